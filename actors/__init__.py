@@ -1,0 +1,1 @@
+"""Who computes it: one plain worker class a file. Ray is not known here."""

@@ -1,0 +1,151 @@
+"""What each worker can be told. Units are in the names: _s seconds, _tokens, _fraction, _gib."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
+
+
+class FrozenConfig(BaseModel):
+    """Immutable, and an unknown key is an error: a misspelt setting must not pass silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(FrozenConfig):
+    """The language model that is aligned."""
+
+    name: str
+    """Folder (relative to the job file) or hub name of a causal language model in Hugging Face
+    format with safetensors. A model that needs code of its own is refused."""
+
+
+class WarmStartConfig(FrozenConfig):
+    """Stage 1, supervised fine-tuning: forward KL from expert to policy on the demonstrations."""
+
+    steps: int = Field(100, ge=0)
+    """Optimizer steps; 0 skips the stage."""
+    prompts_per_step: int = Field(32, gt=0)
+    """Demonstrations in one optimizer step, over all ranks."""
+    learning_rate: float = Field(2e-5, gt=0.0)
+    """Peak of AdamW's rate: linear warm-up, then a cosine down to a tenth."""
+    reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
+    """How a step averages; only sum_per_sequence is the forward KL up to a constant factor."""
+
+
+class ReferenceConfig(FrozenConfig):
+    """Penalty on the KL divergence from the policy to the one that entered stage 2."""
+
+    coefficient: float = Field(0.02, ge=0.0)
+    """Weight of the penalty, in reward units a nat; 0 switches it off and saves a forward pass."""
+    estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"
+    """k1_reward and k2_loss give the gradient of KL(policy, reference); k3_loss that of
+    KL(reference, policy), the forward direction."""
+
+
+class ObjectiveConfig(FrozenConfig):
+    """Stage 2, on-policy imitation: which divergence from the expert is made small, and how."""
+
+    divergence: Divergence = "jensen_shannon"
+    """Between expert and policy, estimated by the discriminator."""
+    divergence_weight: float = Field(1.0, ge=0.0)
+    """Weight of the divergence's reward beside the reward sources; 0 starts no discriminator."""
+    steps: int = Field(100, ge=0)
+    """Optimizer steps; 0 skips the stage."""
+    prompts_per_step: int = Field(32, gt=0)
+    """Prompts in one optimizer step, over all ranks."""
+    group_size: int = Field(4, ge=2)
+    """Responses sampled for each prompt; the baseline of one is the mean of the others."""
+    learning_rate: float = Field(1e-6, gt=0.0)
+    """AdamW's rate after a linear warm-up."""
+    max_staleness_steps: int = Field(0, ge=0)
+    """Most optimizer steps by which a trajectory may lag the policy; 0 is strictly on-policy."""
+    importance: Literal["none", "token", "sequence"] = "token"
+    """Truncated weights against the mismatch of the sampler's log-probabilities and the learner's.
+    Sequence weights are unbiased and suit responses up to 64 tokens; token weights suit any."""
+    reference: ReferenceConfig = ReferenceConfig()
+
+
+class RolloutConfig(FrozenConfig):
+    """How rollout workers sample responses."""
+
+    num_workers: int = Field(1, gt=0)
+    """Number of inference engines, each in a process of its own."""
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    """CPU cores a worker holds and threads it computes with."""
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    """0 samples on the CPU."""
+    temperature: float = Field(1.0, gt=0.0)
+    """Softmax temperature. Log-probabilities are recorded and learnt at this temperature."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the engine's weights."""
+    max_sequences: int = Field(64, gt=0)
+    """Responses that the engine extends at once."""
+    kv_cache_gib: float = Field(0.5, gt=0.0)
+    """Memory for keys and values."""
+
+
+class DiscriminatorConfig(FrozenConfig):
+    """The classifier that tells expert responses from the policy's; its logit is the reward."""
+
+    num_workers: int = Field(1, gt=0)
+    """One trains, all score."""
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    """CPU cores a worker holds and threads it computes with."""
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    """0 computes on the CPU."""
+    num_layers: int | None = Field(None, gt=0)
+    """Keep only the first layers of the policy's architecture; None keeps all."""
+    tuning: Literal["full", "lora", "frozen"] = "full"
+    """What of the backbone is trained beside the scalar head."""
+    learning_rate: float = Field(1e-5, gt=0.0)
+    """AdamW's rate."""
+    updates_per_step: int = Field(1, gt=0)
+    """Discriminator updates for each policy step."""
+    warm_up_steps: int = Field(10, ge=0)
+    """Batches on which only the discriminator trains before the policy's first on-policy step."""
+    label_smoothing: float = Field(0.05, ge=0.0, lt=0.5)
+    """Two-sided; bounds the logit at log((1 - s) / s)."""
+    gradient_penalty: float = Field(0.0, ge=0.0)
+    """Weight of the squared gradient norm of the logit by the input embeddings (R1)."""
+    replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
+    """Share of the policy's responses in an update that come from earlier steps."""
+    weight_decay: float = Field(0.01, ge=0.0)
+    """AdamW's, on matrices only."""
+    correct_staleness: bool = True
+    """Add log mu(y) - log pi(y) to the logit, mu the policy whose samples it was trained on."""
+
+
+class RewardConfig(FrozenConfig):
+    """A further reward source: exactly one of model and function."""
+
+    model: str | None = None
+    """Folder or hub name of a sequence-classification model with one output."""
+    function: str | None = None
+    """Import path module:name of a function of (prompt, response, expert_response) to a number."""
+    weight: float = 1.0
+    """Factor of this source in the total reward."""
+    num_workers: int = Field(1, gt=0)
+    """Copies of this source."""
+
+
+class LearnerConfig(FrozenConfig):
+    """How the policy is updated."""
+
+    num_ranks: int = Field(1, gt=0)
+    """Processes over which the policy is sharded."""
+    cpus_per_rank: float = Field(1.0, gt=0.0)
+    """CPU cores a rank holds and threads it computes with."""
+    gpus_per_rank: float = Field(0.0, ge=0.0)
+    """0 trains on the CPU over gloo; 1 on GPUs over NCCL."""
+    autocast: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the matrix products; master weights and optimizer are float32."""
+    max_tokens_per_microbatch: int = Field(4096, gt=0)
+    """What fits in memory at once; a prompt and all its responses must fit."""
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are clipped to this global norm."""
+    checkpoint_every_steps: int = Field(50, gt=0)
+    """A checkpoint is also written at the end of each stage."""
+    collective_timeout_s: float = Field(300.0, gt=0.0)
+    """A rank that waits longer for the others fails, and the gang restarts from a checkpoint."""

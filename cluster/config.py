@@ -1,0 +1,95 @@
+"""The whole run, from one YAML file. Imports no torch, so that checking a job is instant."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from actors.config import (
+    DiscriminatorConfig,
+    FrozenConfig,
+    LearnerConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RewardConfig,
+    RolloutConfig,
+    WarmStartConfig,
+)
+
+
+class DataConfig(FrozenConfig):
+    """Demonstrations: prompts and the expert's responses."""
+
+    path: Path
+    """JSON lines, each with "prompt" and "response" strings; relative to the job file."""
+    system_prompt: str | None = None
+    """Opens every conversation, through the model's own chat template."""
+    held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
+    """Share kept for evaluation, chosen by a stable hash of the prompt."""
+    max_prompt_tokens: int = Field(1024, gt=0)
+    """A longer prompt, template included, is an error; nothing is cut."""
+    max_response_tokens: int = Field(1024, gt=0)
+    """Sampling stops here, and a longer demonstration is an error."""
+
+
+class EvaluationConfig(FrozenConfig):
+    """What is measured on held-out demonstrations, before, during and after."""
+
+    every_steps: int = Field(20, gt=0)
+    """Steps between measurements of the held-out negative log-likelihood."""
+    num_prompts: int = Field(64, gt=0)
+    """Held-out prompts answered before training, after stage 1 and at the end."""
+    patterns: dict[str, str] = {}
+    """Name to regular expression; the report shows the share of responses that match each."""
+
+
+class PlacementConfig(FrozenConfig):
+    """Where workers go."""
+
+    phases_share_cpus: bool = False
+    """True on a small machine without overlap: sampling, scoring and learning take turns with the
+    same cores, so a worker reserves almost none of the CPUs that it computes with."""
+    timeout_s: float = Field(600.0, gt=0.0)
+    """No start of a worker and no request to one may take longer: then it fails and is tried again
+    elsewhere."""
+
+
+class RunConfig(FrozenConfig):
+    """Everything needed to start or resume a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Names the run directory and the run's actors on the cluster."""
+    seed: int = 0
+    """Of every random choice."""
+    model: ModelConfig
+    data: DataConfig
+    warm_start: WarmStartConfig = WarmStartConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    rewards: tuple[RewardConfig, ...] = ()
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    placement: PlacementConfig = PlacementConfig()
+
+    @model_validator(mode="after")
+    def _a_group_fits_a_microbatch(self) -> Self:
+        prompt, response = self.data.max_prompt_tokens, self.data.max_response_tokens
+        needed = prompt + self.objective.group_size * response
+        limit = self.learner.max_tokens_per_microbatch
+        if self.objective.steps and needed > limit:
+            raise ValueError(
+                f"a prompt and its group take up to {prompt} + {self.objective.group_size} x "
+                f"{response} = {needed} tokens, more than learner.max_tokens_per_microbatch = "
+                f"{limit}; raise that, or lower objective.group_size or data.max_response_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_learn_from(self) -> Self:
+        if self.objective.steps and not self.objective.divergence_weight and not self.rewards:
+            raise ValueError(
+                "objective.divergence_weight is 0 and there are no rewards; "
+                "give one of them, or set objective.steps to 0"
+            )
+        return self
