@@ -1,7 +1,7 @@
 """Failures that a worker reports and a failure policy decides on."""
 
 
-class WeightMismatch(RuntimeError):
+class WeightMismatchError(RuntimeError):
     """The weights in hand are not the weights that were published."""
 
 
@@ -9,5 +9,5 @@ class RewardError(RuntimeError):
     """A reward could not be computed; the message names the prompt and the cause."""
 
 
-class InvalidInput(ValueError):
+class InvalidInputError(ValueError):
     """What the user gave cannot be used; the message names the value, the limit and the remedy."""

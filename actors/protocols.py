@@ -62,7 +62,7 @@ class RolloutWorker(Protocol):
         """Load these weights, prove them, and return the version now served.
 
         Raises:
-            WeightMismatch: the checksum or the canary does not agree.
+            WeightMismatchError: the checksum or the canary does not agree.
         """
         ...
 

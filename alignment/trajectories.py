@@ -36,6 +36,9 @@ class PolicyVersion(NamedTuple):
         return f"v{self.step}" if self.incarnation == 0 else f"v{self.step}.{self.incarnation}"
 
 
+NO_VERSION = PolicyVersion(0, 0)
+
+
 class Trajectories(NamedTuple):
     """Several trajectories, packed: the tokens of one follow the tokens of the one before.
 
@@ -62,7 +65,7 @@ class Trajectories(NamedTuple):
     policy_versions: NDArray[np.int64]
     """[trajectory, 2] PolicyVersion of the oldest weights that chose a token of the response."""
 
-    def __len__(self) -> int:  # type: ignore[override]  # the number of trajectories, not of fields
+    def __len__(self) -> int:  # the number of trajectories, not of fields
         """Return the number of trajectories."""
         return len(self.lengths)
 
@@ -112,7 +115,7 @@ def pack(
     prompt_id: int,
     behavior_logprobs: Sequence[float] | None = None,
     finish_reason: FinishReason = FinishReason.STOP,
-    policy_version: PolicyVersion = PolicyVersion(0, 0),
+    policy_version: PolicyVersion = NO_VERSION,
 ) -> Trajectories:
     """Pack one trajectory.
 

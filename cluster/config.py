@@ -39,7 +39,7 @@ class EvaluationConfig(FrozenConfig):
     """Steps between measurements of the held-out negative log-likelihood."""
     num_prompts: int = Field(64, gt=0)
     """Held-out prompts answered before training, after stage 1 and at the end."""
-    patterns: dict[str, str] = {}
+    patterns: dict[str, str] = Field(default_factory=dict)
     """Name to regular expression; the report shows the share of responses that match each."""
 
 
