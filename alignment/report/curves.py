@@ -1,0 +1,195 @@
+"""Plots of metrics over the steps of a run, one record each."""
+
+from math import log
+from statistics import fmean
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignment.report.figures import COLORS, FAINT, INK, STAGE_LABELS, add_legend, new_figure, plain
+from alignment.report.run_files import STAGES, Run
+
+SMOOTH_FROM = 40  # a curve of more points is drawn faintly, with a running mean over it
+SMOOTH_PARTS = 20  # the running mean spans the curve's length divided by this
+
+
+class CurvePlot(NamedTuple):
+    """A plot of metrics over the steps of a run."""
+
+    name: str
+    """Of the file, without its ending."""
+    title: str
+    unit: str
+    """Label of the vertical axis."""
+    curves: dict[str, str]
+    """Metric to label."""
+    levels: dict[str, float] = {}  # noqa: RUF012 - never changed
+    """Horizontal lines by what they mean."""
+    from_zero: bool = False
+    """Whether the axis begins at 0, for a figure whose size matters beside its course."""
+
+
+CURVE_PLOTS = (
+    CurvePlot(
+        "held_out_nll",
+        "Held-out likelihood of the expert: lower is nearer to the expert",
+        "nats a token",
+        {"eval/held_out_nll": "negative log-likelihood"},
+    ),
+    CurvePlot(
+        "divergences",
+        "Estimated divergence from the expert: should fall towards 0",
+        "nats a response",
+        {
+            "discriminator/forward_kl_estimate": "forward KL(expert, policy)",
+            "discriminator/reverse_kl_estimate": "reverse KL(policy, expert)",
+            "discriminator/jensen_shannon_estimate": "Jensen-Shannon",
+        },
+        {"": 0.0, "most that Jensen-Shannon can be": log(2)},
+    ),
+    CurvePlot(
+        "discriminator",
+        "Can the discriminator tell them apart? At 0.5 it cannot; near 1 it wins",
+        "fraction of responses",
+        {
+            "discriminator/accuracy_fresh": "accuracy on fresh responses",
+            "discriminator/calibration_expert": "E[1 - D] of expert",
+            "discriminator/calibration_policy": "E[D] of policy",
+        },
+        {"coin toss": 0.5},
+    ),
+    CurvePlot(
+        "logits",
+        "Logits of the discriminator: the policy's should rise to meet the expert's",
+        "logit (nats)",
+        {"discriminator/logit_expert": "expert", "discriminator/logit_policy": "policy"},
+        {"": 0.0},
+    ),
+    CurvePlot(
+        "rewards",
+        "Reward of the policy's responses, by source",
+        "reward",
+        {"learner/reward_mean": "total, mean", "learner/reward_std": "total, std. deviation"},
+        {"": 0.0},
+    ),
+    CurvePlot(
+        "entropy",
+        "Entropy of the policy: a steep fall means that it repeats itself",
+        "nats a token",
+        {"learner/entropy": "entropy"},
+        {"": 0.0},
+    ),
+    CurvePlot(
+        "response_length",
+        "Length of responses: a steady drift is a sign that length is rewarded",
+        "tokens",
+        {"rollout/response_length": "response length"},
+    ),
+    CurvePlot(
+        "reference_kl",
+        "How far the policy has moved from where stage 2 began",
+        "nats a token",
+        {"learner/reference_kl": "KL to the reference"},
+        from_zero=True,
+    ),
+    CurvePlot(
+        "behavior_kl",
+        "Do sampler and learner agree? A spike is a mismatch of weights",
+        "nats a token",
+        {"learner/behavior_kl": "behavior KL"},
+        from_zero=True,
+    ),
+    CurvePlot(
+        "throughput",
+        "Throughput: higher is faster",
+        "tokens a second",
+        {"rollout/tokens_per_s": "sampling", "learner/tokens_per_s": "learning"},
+        from_zero=True,
+    ),
+)
+
+
+def draw_curves(run: Run, plot: CurvePlot) -> Figure | None:
+    """Draw the metrics of one plot, with the stages marked; None if none was ever measured."""
+    labels = dict(plot.curves)
+    if plot.name == "rewards":
+        names = sorted({name for row in run.rows for name in row.values})
+        labels |= {name: name.removeprefix("reward/") for name in names if name[:7] == "reward/"}
+    series = {label: name for name, label in labels.items() if run.series(name)}
+    if not series:
+        return None
+    figure, axes = new_figure(plot.title, 3.1)
+    for index, (label, name) in enumerate(series.items()):
+        _draw_curve(axes, run, name, label=plain(label), color=COLORS[index % len(COLORS)])
+    axes.set_xlabel("steps")
+    axes.set_ylabel(plot.unit)
+    if plot.from_zero:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    _draw_levels(axes, plot.levels)
+    _mark_stages(axes, run)
+    if len(series) > 1:
+        add_legend(figure)
+    return figure
+
+
+def _draw_curve(axes: Axes, run: Run, name: str, *, label: str, color: str) -> None:
+    points = run.series(name)
+    if len(points) <= SMOOTH_FROM:
+        axes.plot(*_axes_of(points), color=color, label=label, linewidth=1.6, marker="o", ms=3)
+        return
+    half = len(points) // SMOOTH_PARTS // 2 + 1
+    shown_label: str | None = label
+    for stage in STAGES:  # each by itself: a mean over the change of stages would blur it
+        part = run.series(name, stage)
+        if part:
+            steps, values = _axes_of(part)
+            mean = [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+            axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
+            axes.plot(steps, mean, color=color, label=shown_label, linewidth=1.8)
+            shown_label = None
+
+
+def _axes_of(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _draw_levels(axes: Axes, levels: dict[str, float]) -> None:
+    """Draw lines with a meaning; a line far outside the data is left out."""
+    bottom, top = axes.get_ylim()
+    margin = 0.3 * (top - bottom)
+    for meaning, level in levels.items():
+        if bottom - margin <= level <= top + margin:
+            axes.axhline(level, color=FAINT, linewidth=0.9, linestyle="-" if level == 0 else ":")
+            place = (1.0, level)
+            axes.annotate(
+                meaning,
+                place,
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=FAINT,
+            )
+
+
+def _mark_stages(axes: Axes, run: Run) -> None:
+    """Mark where each stage but the first begins."""
+    stages = [stage for stage in STAGES if any(row.stage == stage for row in run.rows)]
+    firsts = {stage: min(r.step for r in run.rows if r.stage == stage) for stage in stages}
+    starts: dict[int, str] = {}
+    for stage in stages[1:]:
+        starts[firsts[stage]] = STAGE_LABELS[stage]
+    for index, (step, label) in enumerate(starts.items()):
+        axes.axvline(step, color=INK, linewidth=0.8, linestyle="--")
+        axes.annotate(
+            f" {label}",
+            (step, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -9 - 11 * index),  # one below the other, as stages may be short
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+        )
