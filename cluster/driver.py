@@ -1,0 +1,290 @@
+"""The run: sample, score, learn, sync, from a manifest on. Knows neither Ray nor torch.
+
+Three stages follow one another. In warm_start the learner clones demonstrations; in
+discriminator_warm_up the discriminator alone learns, from the policy's samples; in imitation every
+step samples, trains the discriminator, scores, and updates the policy. An iteration is one loop of
+any of them, so iterations count optimizer steps and the discriminator's warm-up together.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from actors.protocols import LearnerTask, Published
+from alignment.schedule import cosine_rate
+from alignment.trajectories import EMPTY, Trajectories
+from cluster.config import RunConfig
+from cluster.fleet import Fleet
+from cluster.held_out import Data, HeldOut
+from cluster.imitation import Imitation
+from cluster.learner_desk import LearnerDesk, LearnerRestartedError
+from cluster.manifest import Event, Manifest, commit_checkpoint, partial_checkpoint, save_manifest
+from cluster.sampling import Draws, Sampler
+from cluster.scoring import Scorer
+from cluster.telemetry import Journal, no_scores, with_step_time
+
+Stage = Literal["starting", "warm_start", "discriminator_warm_up", "imitation", "finished"]
+
+
+class Workforce(NamedTuple):
+    """All that the driver commands."""
+
+    rollout: Fleet
+    scorer: Scorer
+    desk: LearnerDesk
+
+
+@dataclass
+class Progress:
+    """Where the run is, for people."""
+
+    stage: Stage = "starting"
+    phase: str = "starting workers"
+    phase_began: float = 0.0
+    iteration: int = 0
+    num_iterations: int = 0
+    is_finished: bool = False
+
+
+class Driver:
+    """Owns the run: its position, its manifest, and what the workers do next."""
+
+    def __init__(
+        self, config: RunConfig, run_dir: Path, data: Data, workforce: Workforce, manifest: Manifest
+    ) -> None:
+        """Take up a run where its manifest says.
+
+        Args:
+            config: of the run.
+            run_dir: exists already and holds config.yaml.
+            data: the demonstrations.
+            workforce: fleets of the wanted sizes, and the learner's desk.
+            manifest: of the newest checkpoint, or a new one.
+        """
+        self._config, self._run_dir, self._data = config, run_dir, data
+        self._rollout, self._scorer, self._desk = workforce
+        self._manifest = manifest
+        self._journal = Journal(run_dir, manifest.elapsed_s)
+        self._held_out = HeldOut(
+            self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
+        )
+        self._stop_requested = False
+        self.progress = Progress(num_iterations=self._num_iterations)
+        self._restore()
+
+    @property
+    def _warm_up_end(self) -> int:
+        has_warm_up = self._scorer.discriminator is not None and self._config.objective.steps > 0
+        steps = self._config.discriminator.warm_up_steps if has_warm_up else 0
+        return self._config.warm_start.steps + steps
+
+    @property
+    def _num_iterations(self) -> int:
+        return self._warm_up_end + self._config.objective.steps
+
+    def request_stop(self) -> None:
+        """Finish the step under way, write a checkpoint, and return from run."""
+        self._stop_requested = True
+
+    def event(self, what: str) -> None:
+        """Note something that happened, in the manifest and so in the report."""
+        event = Event(time_s=round(self._journal.elapsed_s, 1), what=what)
+        self._save(events=[*self._manifest.events, event])
+
+    def published(self, published: Published) -> None:
+        """Have every rollout worker fetch these weights before it samples again."""
+        self._rollout.announce(published)
+
+    async def run(self) -> bool:
+        """Run to the end, or until a stop is requested; a restarted learner sends it back.
+
+        Returns:
+            Whether the run is finished. Either way a checkpoint holds where it stands.
+        """
+        while True:
+            try:
+                return await self._run()
+            except LearnerRestartedError:
+                self._restore()
+                self.event(f"the learner was restarted; the run goes on from step {self._step}")
+
+    def _restore(self) -> None:
+        saved = self._manifest
+        self._step, self._iteration = saved.step, saved.iteration
+        self.progress.iteration = self._iteration
+        self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
+        self._sampler: Sampler | None = None
+        folder = self._run_dir / "checkpoints" / saved.checkpoint if saved.checkpoint else None
+        self._desk.set_checkpoint(str(folder) if folder else None)
+        discriminator = self._scorer.discriminator
+        if discriminator and folder and (folder / "discriminator").exists():
+            restored = (self._step, self._desk.incarnation, folder / "discriminator")
+            discriminator.announce(restored)
+
+    async def _run(self) -> bool:
+        self._enter("starting", "starting workers")
+        self._save(incarnation=await self._desk.trust_gang())
+        await self._desk.submit(self._task("publish", publish=True))
+        await self._observe("before")
+        await self._clone()
+        if not self._stop_requested:
+            await self._observe("after_warm_start")
+            await self._imitate()
+        if self._stop_requested:
+            await self._checkpoint()
+            return False
+        await self._observe("after")
+        if not self._manifest.is_finished:
+            await self._checkpoint(is_finished=True)
+        self._enter("finished", "")
+        self.progress.is_finished = True
+        return True
+
+    async def _clone(self) -> None:
+        stage = self._config.warm_start
+        if self._iteration < stage.steps:
+            self._enter("warm_start", "learning")
+        while self._iteration < stage.steps and not self._stop_requested:
+            self._iteration_began = time.monotonic()
+            tickets = self._draws.take(stage.prompts_per_step)
+            rows = np.asarray([ticket.prompt_id for ticket in tickets], np.int64)
+            is_last = self._iteration + 1 == stage.steps
+            task = self._task(
+                "clone",
+                self._data.demonstrations(rows),
+                learning_rate=cosine_rate(stage.learning_rate, self._iteration, stage.steps),
+                publish=is_last,
+            )
+            metrics = await self._desk.submit(task)
+            metrics["time/learning_s"] = time.monotonic() - self._iteration_began
+            self._step += 1
+            await self._end_iteration("warm_start", metrics, ends_stage=is_last)
+
+    async def _imitate(self) -> None:
+        if self._iteration >= self._num_iterations:
+            return
+        self._sampler = self._new_sampler()
+        objective = self._config.objective
+        stage = Imitation(objective, self._sampler, self._scorer, self._desk, self._show_phase)
+        try:
+            self._iteration_began = time.monotonic()
+            while self._iteration < self._warm_up_end and not self._stop_requested:
+                self._enter("discriminator_warm_up", "sampling")
+                metrics = await stage.warm_up_step()
+                await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
+            if not self._stop_requested:
+                self._enter("imitation", "sampling")
+                await stage.steps(
+                    first_version=self._step,
+                    first=self._iteration - self._warm_up_end,
+                    count=self._num_iterations - self._iteration,
+                    end_step=self._end_imitation_step,
+                )
+        finally:
+            stage.close()
+
+    def _new_sampler(self) -> Sampler:
+        return Sampler(
+            self._rollout,
+            self._draws,
+            self._data.prompt_tokens,
+            self._config.objective,
+            num_steps=self._num_iterations - self._iteration,
+            max_sequences=self._config.rollout.max_sequences,
+            seed=self._config.seed,
+        )
+
+    async def _end_imitation_step(self, metrics: dict[str, float]) -> bool:
+        self._step += 1
+        is_last = self._iteration + 1 == self._num_iterations
+        await self._end_iteration("imitation", metrics, ends_stage=is_last)
+        return not self._stop_requested
+
+    async def _end_iteration(
+        self, stage: Stage, metrics: dict[str, float], *, ends_stage: bool
+    ) -> None:
+        metrics = with_step_time(metrics, time.monotonic() - self._iteration_began)
+        self._iteration += 1
+        self.progress.iteration = self._iteration
+        if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
+            self._show_phase("evaluating")
+            metrics |= await self._desk.submit(self._task("evaluate", self._held_out.batch()))
+        self._journal.metrics(self._iteration, stage, metrics)
+        every = self._config.learner.checkpoint_every_steps
+        if ends_stage or self._iteration % every == 0:
+            await self._checkpoint()
+        self._iteration_began = time.monotonic()
+
+    def _task(
+        self,
+        kind: Literal["clone", "evaluate", "publish"],
+        batch: Trajectories = EMPTY,
+        *,
+        learning_rate: float = 0.0,
+        publish: bool = False,
+        checkpoint: Path | None = None,
+    ) -> LearnerTask:
+        return LearnerTask(
+            kind=kind,
+            step=self._step,
+            learning_rate=learning_rate,
+            trajectories=batch,
+            discriminator_logits=no_scores(batch),
+            rewards=no_scores(batch),
+            num_sequences=len(batch),
+            num_action_tokens=int(batch.response_lengths.sum()),
+            publish=publish,
+            checkpoint=str(checkpoint) if checkpoint else None,
+        )
+
+    async def _observe(self, phase: str) -> None:
+        """Answer the held-out prompts, once a phase, for the report."""
+        if phase in self._manifest.phases_sampled:
+            return
+        if phase == "before":
+            self._show_phase("evaluating")
+            metrics = await self._desk.submit(self._task("evaluate", self._held_out.batch()))
+            self._journal.metrics(0, "warm_start", metrics)
+        self._show_phase("answering held-out prompts")
+        self._journal.samples(phase, await self._held_out.answers(), self._data)
+        self._save(phases_sampled=[*self._manifest.phases_sampled, phase])
+
+    async def _checkpoint(self, *, is_finished: bool = False) -> None:
+        self._show_phase("writing a checkpoint")
+        folder = partial_checkpoint(self._run_dir, self._step)
+        await self._desk.submit(self._task("publish", checkpoint=folder))
+        discriminator = self._scorer.discriminator
+        if discriminator:
+            await discriminator.request("save", folder / "discriminator", lead_only=True)
+        unfinished = self._draws.unfinished()
+        if self._sampler:
+            unfinished += self._sampler.ledger.unfinished()
+        manifest = self._manifest.model_copy(
+            update={
+                "step": self._step,
+                "iteration": self._iteration,
+                "num_draws": self._draws.next_number,
+                "unfinished_draws": sorted(unfinished),
+                "elapsed_s": self._journal.elapsed_s,
+                "is_finished": is_finished,
+            }
+        )
+        self._manifest = commit_checkpoint(self._run_dir, folder, manifest)
+        final = self._run_dir / "checkpoints" / str(self._manifest.checkpoint)
+        self._desk.set_checkpoint(str(final))
+        if discriminator:
+            discriminator.hold((self._step, self._desk.incarnation, final / "discriminator"))
+
+    def _save(self, **changes: object) -> None:
+        self._manifest = self._manifest.model_copy(update=changes)
+        save_manifest(self._run_dir, self._manifest)
+
+    def _enter(self, stage: Stage, phase: str) -> None:
+        self.progress.stage = stage
+        self._show_phase(phase)
+
+    def _show_phase(self, phase: str) -> None:
+        self.progress.phase, self.progress.phase_began = phase, time.monotonic()

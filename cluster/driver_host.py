@@ -1,0 +1,163 @@
+"""The driver as an actor: builds the crew and the learner around a Driver, and answers for it.
+
+It is named and detached and restarts for ever: whoever knows the run's name can attach to it, and
+after a death it takes the run up again from its manifest. Fleets and learner are its children and
+die with it, so nothing is left behind.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+
+from actors.protocols import LearnerStart, LearnerTask, Published
+from cluster.config import RunConfig
+from cluster.crew import Crew, hire
+from cluster.driver import Driver, Workforce
+from cluster.fleet import MemberStatus
+from cluster.learner_desk import LearnerDesk
+from cluster.learner_host import LearnerHost
+from cluster.manifest import load_manifest
+from cluster.run_data import load_data
+from cluster.scoring import Scorer
+
+logger = logging.getLogger(__name__)
+
+DRIVER = "driver"
+"""The driver's name in its run's namespace."""
+CONCURRENT_CALLS = 1000
+
+
+def namespace(run_name: str) -> str:
+    """Return the Ray namespace of a run: its actors never meet another run's."""
+    return f"irlign-{run_name}"
+
+
+class Status(NamedTuple):
+    """What a run is doing, for people."""
+
+    stage: str
+    phase: str
+    phase_s: float
+    """Seconds in this phase so far."""
+    iteration: int
+    num_iterations: int
+    workers: list[MemberStatus]
+    is_over: bool
+    """Finished, stopped or failed: nothing more will happen."""
+    error: str | None
+
+
+class DriverHost:
+    """The actor around a Driver. Its methods are the run's remote interface."""
+
+    def __init__(self, config_json: str, run_dir: str) -> None:
+        """Take the run up at once; what goes wrong later is told by status."""
+        self._config = RunConfig.model_validate_json(config_json)
+        self._run_dir = Path(run_dir)
+        self._crew: Crew | None = None
+        self._driver: Driver | None = None
+        self._error: str | None = None
+        manifest = load_manifest(self._run_dir, self._config.name)
+        self._desk = LearnerDesk(manifest.incarnation, self._config.placement.timeout_s)
+        self._manifest = manifest
+        self._running = asyncio.get_event_loop().create_task(self._run())
+
+    def __repr__(self) -> str:
+        """Return the name that the dashboard and the logs show."""
+        return f"driver of {self._config.name}"
+
+    async def _run(self) -> None:
+        try:
+            data = await asyncio.to_thread(load_data, self._config)
+            self._crew = hire(self._config, self._run_dir, self._event)
+            learner = ray.remote(LearnerHost).options(num_cpus=0, max_restarts=-1)
+            self._learner = learner.remote(
+                self._config, self._run_dir, DRIVER, namespace(self._config.name)
+            )
+            scorer = Scorer(
+                self._crew.discriminator,
+                self._crew.rewards,
+                data.demonstrations,
+                lambda row: data.texts(row)[1],
+                self._run_dir / "discriminator",
+            )
+            workforce = Workforce(self._crew.rollout, scorer, self._desk)
+            self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
+            await self._driver.run()
+        except Exception as error:
+            logger.exception("the run failed")
+            self._error = f"{type(error).__name__}: {error}"
+        finally:
+            await self._dismiss()
+
+    async def _dismiss(self) -> None:
+        await self._desk.close()
+        if self._crew:
+            await asyncio.gather(*(fleet.close() for fleet in self._crew.fleets()))
+
+    def _event(self, what: str) -> None:
+        logger.warning(what)
+        if self._driver:
+            self._driver.event(what)
+
+    # ---- for people
+
+    async def status(self) -> Status:
+        """Say what the run is doing."""
+        fleets = self._crew.fleets() if self._crew else []
+        workers = [worker for fleet in fleets for worker in fleet.status()]
+        is_over = self._running.done()
+        if self._driver is None:
+            return Status("starting", "reading the data", 0.0, 0, 0, workers, is_over, self._error)
+        progress = self._driver.progress
+        return Status(
+            progress.stage,
+            progress.phase,
+            time.monotonic() - progress.phase_began,
+            progress.iteration,
+            progress.num_iterations,
+            workers,
+            is_over,
+            self._error,
+        )
+
+    async def stop(self) -> None:
+        """Finish the step under way, write a checkpoint, and end."""
+        if self._driver:
+            self._driver.request_stop()
+
+    # ---- for the learner's ranks and their host
+
+    async def learner_start(self, rank: int, world_size: int) -> LearnerStart:
+        """Take a rank into the current gang."""
+        return await self._desk.start(rank, world_size)
+
+    async def learner_task(
+        self, incarnation: int, rank: int, world_size: int, index: int
+    ) -> LearnerTask | None:
+        """Give a rank its share of a task, or None if there is none yet."""
+        return await self._desk.next_task(incarnation, rank, world_size, index)
+
+    async def learner_finished(
+        self, incarnation: int, index: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Take note that a task is done."""
+        await self._desk.finished(incarnation, index, metrics)
+
+    async def published(self, published: Published) -> None:
+        """Take note of new weights."""
+        if self._driver:
+            self._driver.published(published)
+
+    async def learner_progress(self) -> int:
+        """Return how many tasks the learner has done."""
+        return self._desk.num_finished
+
+    async def learner_failed(self, reason: str) -> None:
+        """Take note that the learner was given up."""
+        await self._desk.fail(reason)

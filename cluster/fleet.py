@@ -1,0 +1,283 @@
+"""Many workers of one kind as one object: wanted and actual size, retry, drain, replace.
+
+A fleet knows nothing of what its workers do, nor of Ray. A request goes to whichever worker is
+free; if that worker dies or is too slow, the request goes to another, and the worker is replaced. A
+worker serves only after it holds the newest weights. The states of a worker:
+
+    starting -> syncing -> serving -> draining -> gone
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from cluster import failure_policy
+from cluster.failure_policy import Decision
+from cluster.handle import READY, Handle, WorkerLostError
+
+logger = logging.getLogger(__name__)
+
+
+class FleetFailedError(RuntimeError):
+    """A fleet gave up; the message holds the last error."""
+
+
+@dataclass
+class Member:
+    """A worker and what the fleet knows of it."""
+
+    name: str
+    handle: Handle
+    state: Literal["starting", "syncing", "serving", "draining"] = "starting"
+    version: object = None
+    num_served: int = 0
+
+
+class MemberStatus(NamedTuple):
+    """A worker, for people."""
+
+    name: str
+    state: str
+    version: str
+    num_served: int
+
+
+@dataclass
+class _Request:
+    method: str
+    args: tuple[Any, ...]
+    lead_only: bool
+    done: asyncio.Future[Any]
+    attempts: int = 0
+
+
+@dataclass
+class _Queue:
+    """Requests that no worker has taken yet, and who waits for a change."""
+
+    waiting: deque[_Request] = field(default_factory=deque)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class Fleet:
+    """Owns its workers' lives and the queue of requests to them.
+
+        fleet = Fleet("rollout", start_worker, timeout_s=600, sync=send_weights)
+        fleet.scale(4)
+        fleet.announce(published)
+        result = await fleet.request("rollout", request)
+        await fleet.close()
+
+    Promises: every request ends, in a result or in an error; no wait is without a deadline; a
+    request is never in two workers at once; a worker that leaves on purpose finishes first.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        start: Callable[[str], Handle],
+        *,
+        timeout_s: float,
+        sync: Callable[[Handle, Any], Awaitable[Any]] | None = None,
+        on_event: Callable[[str], None] = logger.warning,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Make a fleet of no workers.
+
+        Args:
+            kind: names the workers: rollout-0, rollout-1, ...
+            start: starts the worker of this name and returns at once.
+            timeout_s: of a start, a sync and a request each.
+            sync: gives a worker what was announced; None if its workers hold no weights.
+            on_event: told of every loss and restart, in a sentence.
+            pause: waits this many seconds before a lost worker is replaced.
+        """
+        self.kind = kind
+        self._start, self._sync, self._on_event, self._pause = start, sync, on_event, pause
+        self._timeout_s = timeout_s
+        self._members: dict[str, Member] = {}
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._queue = _Queue()
+        self._wanted, self._num_started, self._consecutive_losses = 0, 0, 0
+        self._newest: object = None
+        self._failure: FleetFailedError | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self._wanted
+
+    def status(self) -> list[MemberStatus]:
+        """Return each worker's name, state, version and requests served."""
+        return [
+            MemberStatus(m.name, m.state, "" if m.version is None else str(m.version), m.num_served)
+            for m in self._members.values()
+        ]
+
+    def scale(self, wanted: int) -> None:
+        """Change the number of workers. Growing starts some; shrinking lets the newest leave."""
+        self._wanted = wanted
+        staying = [m for m in self._members.values() if m.state != "draining"]
+        for member in staying[wanted:]:
+            member.state = "draining"
+        for _ in range(wanted - len(staying)):
+            self._add()
+        self._notify()
+
+    def announce(self, newest: object) -> None:
+        """Make this what every worker must hold before its next request."""
+        self._newest = newest
+        self._notify()
+
+    def hold(self, version: object) -> None:
+        """Say that the leading worker has made this version itself, and announce it."""
+        for member in list(self._members.values())[:1]:
+            member.version = version
+        self.announce(version)
+
+    async def request(self, method: str, *args: Any, lead_only: bool = False) -> Any:  # noqa: ANN401
+        """Have one worker do this, another one if the first is lost.
+
+        Args:
+            method: of the worker.
+            args: its arguments, passed on as they are.
+            lead_only: only the longest-serving worker may do it.
+
+        Returns:
+            What the method returns.
+
+        Raises:
+            FleetFailedError: if workers of this kind cannot be kept alive, or the request itself
+                takes them down. What the method itself raises is passed on.
+        """
+        if self._failure:
+            raise self._failure
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.waiting.append(_Request(method, args, lead_only, done))
+        self._notify()
+        return await done
+
+    async def close(self) -> None:
+        """Let every worker leave, for at most a few seconds, then end what is left."""
+        self.scale(0)
+        if self._pumps:
+            await asyncio.wait(self._pumps, timeout=5.0)
+        for member in self._members.values():
+            member.handle.kill()
+        for pump in self._pumps:
+            pump.cancel()
+        self._fail(FleetFailedError(f"the {self.kind} fleet was closed"))
+
+    def _notify(self) -> None:
+        async def wake() -> None:
+            async with self._queue.changed:
+                self._queue.changed.notify_all()
+
+        task = asyncio.ensure_future(wake())
+        self._pumps.add(task)
+        task.add_done_callback(self._pumps.discard)
+
+    def _add(self) -> None:
+        name = f"{self.kind}-{self._num_started}"
+        self._num_started += 1
+        member = Member(name, self._start(name))
+        self._members[name] = member
+        pump = asyncio.ensure_future(self._pump(member))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, member: Member) -> None:
+        try:
+            await asyncio.wait_for(member.handle.call(READY), self._timeout_s)
+            while request := await self._next_request(member):
+                await self._serve(member, request)
+            await asyncio.wait_for(member.handle.leave(), self._timeout_s)
+            self._members.pop(member.name, None)
+        except Exception as error:  # lost, too slow, or unable to start or sync
+            await self._replace(member, error)
+
+    async def _next_request(self, member: Member) -> _Request | None:
+        while True:
+            if member.state == "draining":
+                return None
+            if self._sync and self._newest is not None and member.version != self._newest:
+                newest = self._newest
+                member.state = "syncing"
+                await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
+                member.version = newest
+                continue
+            member.state = "serving"
+            async with self._queue.changed:
+                if request := self._take(member):
+                    return request
+                if member.state == "serving" and self._is_current(member):
+                    await self._queue.changed.wait()
+
+    def _is_current(self, member: Member) -> bool:
+        return self._sync is None or self._newest is None or member.version == self._newest
+
+    def _take(self, member: Member) -> _Request | None:
+        if not self._is_current(member) or member.state == "draining":
+            return None
+        is_lead = next(iter(self._members.values())) is member
+        for request in list(self._queue.waiting):
+            if request.done.done():  # whoever asked has gone
+                self._queue.waiting.remove(request)
+            elif is_lead or not request.lead_only:
+                self._queue.waiting.remove(request)
+                return request
+        return None
+
+    async def _serve(self, member: Member, request: _Request) -> None:
+        request.attempts += 1
+        try:
+            call = member.handle.call(request.method, *request.args)
+            result = await asyncio.wait_for(call, self._timeout_s)
+        except (WorkerLostError, TimeoutError) as error:
+            self._retry(request, error)
+            raise
+        except Exception as error:  # the worker is well; its answer is an error
+            if not request.done.done():
+                request.done.set_exception(error)
+            return
+        self._consecutive_losses = 0
+        member.num_served += 1
+        if not request.done.done():
+            request.done.set_result(result)
+
+    def _retry(self, request: _Request, error: Exception) -> None:
+        if failure_policy.after_failed_request(request.attempts) is Decision.RETRY:
+            self._queue.waiting.appendleft(request)
+            self._notify()
+        elif not request.done.done():
+            reason = f"{request.method} failed on {request.attempts} {self.kind} workers: {error!r}"
+            request.done.set_exception(FleetFailedError(reason))
+
+    async def _replace(self, member: Member, error: Exception) -> None:
+        member.handle.kill()
+        self._members.pop(member.name, None)
+        self._notify()  # there is a new leading worker
+        if member.state == "draining":
+            return
+        self._consecutive_losses += 1
+        reason = str(error) or f"no answer in {self._timeout_s:.0f} s"
+        restart = failure_policy.after_lost_worker(self._consecutive_losses)
+        if restart.decision is Decision.STOP:
+            count = self._consecutive_losses
+            text = f"{count} {self.kind} workers in a row failed without finishing a request"
+            self._fail(FleetFailedError(f"{text}; the last error: {reason}"))
+            return
+        self._on_event(f"{member.name} lost ({reason}); replaced in {restart.pause_s:.1f} s")
+        await self._pause(restart.pause_s)
+        if len([m for m in self._members.values() if m.state != "draining"]) < self._wanted:
+            self._add()
+
+    def _fail(self, failure: FleetFailedError) -> None:
+        self._failure = failure
+        while self._queue.waiting:
+            request = self._queue.waiting.popleft()
+            if not request.done.done():
+                request.done.set_exception(failure)

@@ -1,0 +1,65 @@
+"""The demonstrations that are kept for measuring, and the policy's answers to their prompts."""
+
+import asyncio
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.protocols import RolloutRequest, RolloutResult
+from alignment.trajectories import Trajectories, concatenate
+from cluster.fleet import Fleet
+from cluster.telemetry import Texts
+
+EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
+
+
+class Data(Texts, Protocol):
+    """Demonstrations as the driver sees them: rows, token ids and texts."""
+
+    @property
+    def held_out_rows(self) -> NDArray[np.int64]:
+        """Rows that are never trained on."""
+        ...
+
+    def row_of_draw(self, number: int) -> int:
+        """Which training row a draw is: every row once an epoch, in an order of its own."""
+        ...
+
+    def prompt_tokens(self, row: int) -> NDArray[np.int32]:
+        """Token ids of a row's prompt, template included."""
+        ...
+
+    def demonstrations(self, rows: NDArray[np.int64]) -> Trajectories:
+        """Return the expert's trajectories of these rows."""
+        ...
+
+
+class HeldOut:
+    """The first held-out rows, the same ones every time, so that measurements compare."""
+
+    def __init__(self, rollout: Fleet, data: Data, num_prompts: int, max_sequences: int) -> None:
+        self._rollout, self._data = rollout, data
+        self._rows = data.held_out_rows[:num_prompts]
+        self._max_sequences = max_sequences
+
+    def batch(self) -> Trajectories:
+        """Return the expert's trajectories."""
+        return self._data.demonstrations(self._rows)
+
+    async def answers(self) -> Trajectories:
+        """Have the policy answer every prompt once, at the run's temperature."""
+        cuts = range(self._max_sequences, len(self._rows), self._max_sequences)
+        requests = [
+            RolloutRequest(
+                prompt_ids=tuple(int(row) for row in part),
+                prompts=tuple(self._data.prompt_tokens(int(row)) for row in part),
+                group_size=1,
+                seed=EVALUATION_SEED,
+            )
+            for part in np.split(self._rows, list(cuts))
+        ]
+        results: list[RolloutResult] = await asyncio.gather(
+            *(self._rollout.request("rollout", request) for request in requests)
+        )
+        return concatenate([result.trajectories for result in results])

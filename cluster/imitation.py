@@ -1,0 +1,137 @@
+"""Stage 2 as a pipeline of two coroutines: one samples and scores steps, the other learns them.
+
+How far the first may run ahead is the ledger's to say. With max_staleness_steps = 0 nothing leaves
+before the step before is learnt, so the two take turns: the strictly on-policy loop is not another
+loop, only a shorter leash.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from actors.config import ObjectiveConfig
+from actors.protocols import LearnerTask
+from alignment.schedule import constant_rate
+from cluster.learner_desk import LearnerDesk
+from cluster.sampling import Sampled, Sampler
+from cluster.scoring import Scorer, Scores
+from cluster.telemetry import rollout_metrics
+
+EndStep = Callable[[dict[str, float]], Awaitable[bool]]
+"""Is told a step's metrics; False ends the stage early."""
+
+
+class Prepared(NamedTuple):
+    """A step that waits to be learnt."""
+
+    sampled: Sampled
+    scores: Scores
+
+
+class Imitation:
+    """Runs the discriminator's warm-up and the policy's steps of stage 2.
+
+    stage = Imitation(objective, sampler, scorer, desk, show_phase)
+    metrics = await stage.warm_up_step()
+    await stage.steps(first_version=60, first=0, count=100, end_step=note)
+    stage.close()
+    """
+
+    def __init__(
+        self,
+        objective: ObjectiveConfig,
+        sampler: Sampler,
+        scorer: Scorer,
+        desk: LearnerDesk,
+        show_phase: Callable[[str], None],
+    ) -> None:
+        self._objective, self._sampler, self._scorer = objective, sampler, scorer
+        self._desk, self._show_phase = desk, show_phase
+        self._steps_done = 0
+        self._producer: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Forget what is under way."""
+        if self._producer:
+            self._producer.cancel()
+        self._sampler.close()
+
+    def _settle(self, sampled: Sampled) -> None:
+        self._sampler.trained(sampled.tickets)
+        self._steps_done += 1
+
+    async def _sample(self, step: int) -> tuple[Sampled, dict[str, float]]:
+        self._show_phase("sampling")
+        self._sampler.advance(self._steps_done)
+        began = time.monotonic()
+        sampled = await self._sampler.step()
+        waited_s = time.monotonic() - max(began, self._sampler.advanced_at)
+        return sampled, rollout_metrics(sampled, waited_s, step)
+
+    async def warm_up_step(self) -> dict[str, float]:
+        """Sample one step and train only the discriminator on it."""
+        sampled, metrics = await self._sample(0)
+        metrics.pop("rollout/staleness")
+        self._show_phase("training the discriminator")
+        metrics |= await self._scorer.update(sampled.trajectories)
+        self._settle(sampled)
+        return metrics
+
+    async def _prepare(
+        self, first: int, count: int, out: "asyncio.Queue[Prepared | Exception]"
+    ) -> None:
+        try:
+            for step in range(first, first + count):
+                sampled, metrics = await self._sample(step)
+                self._show_phase("training the discriminator")
+                metrics |= await self._scorer.update(sampled.trajectories)
+                self._show_phase("scoring")
+                scores = await self._scorer.score(sampled.trajectories)
+                metrics |= scores.metrics
+                await out.put(Prepared(sampled, scores._replace(metrics=metrics)))
+        except Exception as error:  # handed to whoever waits for the step
+            await out.put(error)
+
+    async def steps(self, *, first_version: int, first: int, count: int, end_step: EndStep) -> None:
+        """Take this many policy steps.
+
+        Args:
+            first_version: optimizer steps done so far.
+            first: steps of this stage done so far, for the learning rate.
+            count: how many are left.
+            end_step: told the metrics of each step; returns False to stop early.
+
+        Raises:
+            LearnerRestartedError: if the learner had to begin again.
+        """
+        queue: asyncio.Queue[Prepared | Exception] = asyncio.Queue(maxsize=1)
+        self._producer = asyncio.ensure_future(self._prepare(first_version, count, queue))
+        for index in range(count):
+            prepared = await queue.get()
+            if isinstance(prepared, Exception):
+                raise prepared
+            metrics = await self._learn(prepared, first_version + index, first + index)
+            self._settle(prepared.sampled)
+            self._sampler.advance(self._steps_done)
+            if not await end_step(metrics):
+                return
+
+    async def _learn(self, prepared: Prepared, version: int, index: int) -> dict[str, float]:
+        batch = prepared.sampled.trajectories
+        task = LearnerTask(
+            kind="imitate",
+            step=version,
+            learning_rate=constant_rate(self._objective.learning_rate, index),
+            trajectories=batch,
+            discriminator_logits=prepared.scores.discriminator_logits,
+            rewards=prepared.scores.rewards,
+            num_sequences=len(batch),
+            num_action_tokens=int(batch.response_lengths.sum()),
+            publish=True,
+        )
+        self._show_phase("learning")
+        began = time.monotonic()
+        metrics = await self._desk.submit(task)
+        learning_s = time.monotonic() - began
+        return prepared.scores.metrics | metrics | {"time/learning_s": learning_s}

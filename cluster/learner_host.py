@@ -1,0 +1,155 @@
+"""The learner on Ray Train: a gang of ranks that runs actors/learner.py and asks for work.
+
+Ray Train places the ranks, forms the process group and ends the gang if one rank fails; what to do
+then is decided here, by the same policy as for every other worker. A gang always begins from the
+checkpoint that the driver names, so Ray Train's own checkpoints are not used.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import FailureConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from actors.config import LearnerConfig
+from actors.protocols import LearnerStart, LearnerTask, Published
+from cluster import failure_policy
+from cluster.config import RunConfig
+from cluster.crew import WEIGHTS
+from cluster.failure_policy import Decision
+from cluster.placement import reserved_cpus
+from cluster.workers import last_line, thread_environment
+
+logger = logging.getLogger(__name__)
+
+
+class RayLearnerPort:
+    """A rank's way to the driver. Every call has a deadline; waiting for work is many calls."""
+
+    def __init__(self, driver: Any, timeout_s: float) -> None:  # noqa: ANN401  # a Ray handle
+        self._driver, self._timeout_s, self._incarnation = driver, timeout_s, -1
+
+    def _ask(self, method: str, *args: Any) -> Any:  # noqa: ANN401
+        reply = getattr(self._driver, method).remote(*args)
+        return ray.get(reply, timeout=self._timeout_s)
+
+    def start(self, rank: int, world_size: int) -> LearnerStart:
+        """Say that this rank is up, and learn where to begin."""
+        start: LearnerStart = self._ask("learner_start", rank, world_size)
+        self._incarnation = start.incarnation
+        return start
+
+    def next_task(self, rank: int, world_size: int, index: int) -> LearnerTask:
+        """Wait for task number index of this gang."""
+        while True:
+            task = self._ask("learner_task", self._incarnation, rank, world_size, index)
+            if task is not None:
+                return LearnerTask(*task)
+
+    def published(self, published: Published) -> None:
+        """Say that new weights are in the store."""
+        self._ask("published", published)
+
+    def finished(self, index: int, metrics: Mapping[str, float]) -> None:
+        """Say that a task is done."""
+        self._ask("learner_finished", self._incarnation, index, dict(metrics))
+
+
+def run_rank(settings: dict[str, Any]) -> None:
+    """Be one rank: what Ray Train calls in each worker of the gang."""
+    from actors.learner import LearnerSettings, train_loop  # noqa: PLC0415
+
+    config = RunConfig.model_validate_json(settings["config"])
+    context = ray.train.get_context()
+    driver = ray.get_actor(settings["driver"], namespace=settings["namespace"])
+    train_loop(
+        RayLearnerPort(driver, config.placement.timeout_s),
+        LearnerSettings(
+            model=Path(config.model.name),
+            weights=Path(settings["run_dir"]) / WEIGHTS,
+            reduction=config.warm_start.reduction,
+            objective=config.objective,
+            correct_staleness=config.discriminator.correct_staleness,
+            temperature=config.rollout.temperature,
+            published_dtype=config.rollout.dtype,
+            config=config.learner,
+        ),
+        device=ray.train.torch.get_device(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+    )
+
+
+class LearnerHost:
+    """Keeps a gang running from the moment it is made; restarted, it needs nobody to call it."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, driver_name: str, namespace: str) -> None:
+        self._config, self._run_dir = config, run_dir
+        self._driver_name, self._namespace = driver_name, namespace
+        threading.Thread(target=self._keep_running, name="learner", daemon=True).start()
+
+    def __repr__(self) -> str:
+        """Return the name that the dashboard shows."""
+        return "learner-host"
+
+    def _keep_running(self) -> None:
+        driver = ray.get_actor(self._driver_name, namespace=self._namespace)
+        losses, finished_before = 0, 0
+        while True:
+            try:
+                self._trainer().fit()
+                return
+            except Exception as error:  # whatever ended the gang, the policy decides
+                finished = cast("int", ray.get(driver.learner_progress.remote(), timeout=60.0))
+                losses = 1 if finished > finished_before else losses + 1
+                finished_before = finished
+                restart = failure_policy.after_lost_worker(losses)
+                reason = last_line(error)
+                if restart.decision is Decision.STOP:
+                    text = f"the learner failed {losses} times in a row; the last error: {reason}"
+                    ray.get(driver.learner_failed.remote(text), timeout=60.0)
+                    return
+                logger.warning("learner lost (%s); again in %.1f s", reason, restart.pause_s)
+                time.sleep(restart.pause_s)
+
+    def _trainer(self) -> TorchTrainer:
+        learner = self._config.learner
+        run_settings: dict[str, Any] = {  # Ray's stubs know only the older RunConfig
+            "name": "learner",
+            "storage_path": str(self._run_dir / "ray_train"),
+            "failure_config": FailureConfig(max_failures=0),
+            "worker_runtime_env": {"env_vars": thread_environment(learner.cpus_per_rank)},
+        }
+        return TorchTrainer(
+            run_rank,
+            train_loop_config={
+                "config": self._config.model_dump_json(),
+                "run_dir": str(self._run_dir),
+                "driver": self._driver_name,
+                "namespace": self._namespace,
+            },
+            torch_config=TorchConfig(
+                backend="nccl" if learner.gpus_per_rank else "gloo",
+                timeout_s=int(learner.collective_timeout_s),
+            ),
+            scaling_config=self._scaling(learner),
+            run_config=ray.train.RunConfig(**run_settings),
+        )
+
+    def _scaling(self, learner: LearnerConfig) -> ScalingConfig:
+        shares = self._config.placement.phases_share_cpus
+        resources = {"CPU": reserved_cpus(learner.cpus_per_rank, shares_cpus=shares)}
+        if learner.gpus_per_rank:
+            resources["GPU"] = learner.gpus_per_rank
+        return ScalingConfig(
+            num_workers=learner.num_ranks,
+            use_gpu=bool(learner.gpus_per_rank),
+            resources_per_worker=resources,
+        )

@@ -1,0 +1,158 @@
+"""The job process: starts or joins a run, shows its progress, passes on a stop, writes the report.
+
+It is thin. Everything that matters is in the driver's actor; this process may die and come back.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import yaml
+from ray.exceptions import GetTimeoutError, RayActorError
+from rich.console import Console
+
+from alignment.report.metrics import headline, summary
+from alignment.report.page import write_report
+from cluster.config import RunConfig
+from cluster.driver_host import CONCURRENT_CALLS, DRIVER, DriverHost, Status, namespace
+from cluster.machine import this_machine
+from cluster.manifest import write_atomically
+from cluster.preflight import check
+from cluster.progress import display
+
+POLL_S = 0.5
+LONGEST_SILENCE_S = 120.0
+"""A driver that cannot be asked for longer than this, restarts included, is given up."""
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a cluster started here: trajectories are small, and weights go through files."""
+
+
+class RunFailedError(RuntimeError):
+    """The run ended with an error; the message says which."""
+
+
+def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
+    """Run a job to its end, on the cluster of RAY_ADDRESS or on one started for it.
+
+    A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run with a
+    checkpoint after the step under way.
+
+    Args:
+        config: the checked job.
+        run_dir: where everything goes.
+        job_path: the job file, named in messages.
+
+    Raises:
+        InvalidInputError: if the job cannot run here; nothing was started or written then.
+        RunFailedError: if the run failed.
+    """
+    console = Console()
+    if is_embedded():
+        check(config, run_dir, this_machine())
+    with connected(config):
+        if not is_embedded():
+            check(config, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        run_dir.mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_atomically(run_dir / "config.yaml", settings)
+        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False)
+        status = follow(start_driver(config, run_dir), console)
+    if status.error:
+        raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
+    page = write_report(run_dir)
+    console.print(headline(summary(run_dir)), highlight=False)
+    if status.stage != "finished":
+        console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
+    console.print(f"Report: {page}", highlight=False)
+
+
+def is_embedded() -> bool:
+    """Whether a cluster has to be started for the run, since none is named."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+@contextmanager
+def connected(config: RunConfig) -> Iterator[None]:
+    """Be connected to a cluster; end one that was started here."""
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        namespace=namespace(config.name),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
+    """Start the run's driver, or join the one that is there."""
+    actor_class = ray.remote(DriverHost).options(
+        name=DRIVER,
+        namespace=namespace(config.name),
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=CONCURRENT_CALLS,
+    )
+    return actor_class.remote(config.model_dump_json(), str(run_dir.resolve()))
+
+
+def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
+    """Show a run's progress until it is over, then end its driver.
+
+    Returns:
+        The last status.
+
+    Raises:
+        RunFailedError: if the driver cannot be reached for too long.
+    """
+    shown = display(console)
+    answered_at = time.monotonic()
+    try:
+        with passing_on_signals(driver):
+            while True:
+                try:
+                    status = Status(*ray.get(driver.status.remote(), timeout=LONGEST_SILENCE_S))
+                    answered_at = time.monotonic()
+                except (RayActorError, GetTimeoutError) as error:
+                    if time.monotonic() - answered_at > LONGEST_SILENCE_S:
+                        raise RunFailedError(f"the driver does not answer: {error}") from error
+                    time.sleep(POLL_S)
+                    continue
+                shown.show(status)
+                if status.is_over:
+                    ray.kill(driver)
+                    return status
+                time.sleep(POLL_S)
+    finally:
+        shown.close()
+
+
+@contextmanager
+def passing_on_signals(driver: Any) -> Iterator[None]:  # noqa: ANN401
+    """Turn the first SIGINT or SIGTERM into a graceful stop; a second one ends this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        driver.stop.remote()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,175 @@
+"""Turns the plain worker classes of actors/ into Ray actors.
+
+Each worker is built inside its actor's process, so that torch and vLLM are imported only there. One
+small actor class hosts them all: it answers while its worker computes, and a worker's methods that
+are not coroutines run one at a time in a thread.
+"""
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.config import RewardConfig
+from cluster.config import RunConfig
+from cluster.handle import READY, WorkerLostError
+from cluster.placement import reserved_cpus
+
+CONCURRENT_CALLS = 16
+
+
+class WorkerHost:
+    """An actor that holds one worker."""
+
+    def __init__(self, name: str, build: Callable[[], Any]) -> None:
+        """Build the worker, here."""
+        self._name = name
+        self._one_at_a_time = asyncio.Lock()
+        self._worker = build()
+
+    def __repr__(self) -> str:
+        """Return the name, as the dashboard and the logs show it."""
+        return self._name
+
+    async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
+        """Call a method of the worker, or answer that it is ready, with its process id."""
+        if method == READY:
+            return os.getpid()
+        function = getattr(self._worker, method)
+        if inspect.iscoroutinefunction(function):
+            return await function(*args)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(function, *args)
+
+    def leave(self) -> None:
+        """End this process, without being taken for a failure."""
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+
+class RayHandle:
+    """A worker in an actor."""
+
+    def __init__(self, actor: Any) -> None:  # noqa: ANN401  # Ray's handles are dynamic
+        self._actor = actor
+
+    async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
+        """Call a method of the worker, wherever it runs.
+
+        Returns:
+            What the method returns.
+
+        Raises:
+            WorkerLostError: if its process is gone. What the method raises is passed on.
+        """
+        try:
+            return await self._actor.call.remote(method, *args)
+        except RayActorError as error:
+            raise WorkerLostError(last_line(error)) from error
+        except RayTaskError as error:
+            raise error.cause from error
+
+    async def leave(self) -> None:
+        """Let the worker end by itself."""
+        try:
+            await self._actor.leave.remote()
+        except RayActorError:
+            return  # that is how its end looks from here
+
+    def kill(self) -> None:
+        """End the worker now."""
+        ray.kill(self._actor)
+
+
+def last_line(error: Exception) -> str:
+    """Return the line of a remote error that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def start_worker(
+    name: str,
+    build: Callable[[], Any],
+    *,
+    cpus: float,
+    gpus: float,
+    shares_cpus: bool,
+    environment: dict[str, str],
+) -> RayHandle:
+    """Start a worker in an actor of its own, which lives as long as the driver does.
+
+    Args:
+        name: of worker and actor.
+        build: makes the worker; called in its process.
+        cpus: that it computes with.
+        gpus: that it holds.
+        shares_cpus: whether it reserves almost none of its CPUs.
+        environment: variables set before anything is imported there.
+
+    Returns:
+        A handle. Starting goes on: the first call waits for it.
+    """
+    actor_class = ray.remote(WorkerHost).options(
+        name=name,
+        num_cpus=reserved_cpus(cpus, shares_cpus=shares_cpus),
+        num_gpus=gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=CONCURRENT_CALLS,
+        runtime_env={"env_vars": environment},
+    )
+    return RayHandle(actor_class.remote(name, build))
+
+
+def thread_environment(cpus: float) -> dict[str, str]:
+    """Return the variables for a worker that computes with torch on this many cores."""
+    threads = max(1, int(cpus))
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the core from whoever's turn it is
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def build_rollout_worker(config: RunConfig, weights: Path) -> Any:  # noqa: ANN401
+    """Make a rollout worker, in its process."""
+    from actors.rollout_worker import RolloutWorker  # noqa: PLC0415
+    from actors.vllm_engine import VllmEngine  # noqa: PLC0415
+    from actors.weight_store import WeightStore  # noqa: PLC0415
+
+    def engine() -> VllmEngine:
+        data = config.data
+        return VllmEngine(
+            config.rollout, config.model.name, data.max_prompt_tokens, data.max_response_tokens
+        )
+
+    return RolloutWorker(config.rollout, WeightStore(weights), engine)
+
+
+def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
+    """Make a discriminator worker, in its process."""
+    from actors.discriminator_worker import DiscriminatorWorker  # noqa: PLC0415
+
+    return DiscriminatorWorker(
+        config.model.name,
+        config.discriminator,
+        max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
+        autocast=config.learner.autocast,
+        seed=config.seed,
+    )
+
+
+def build_reward_source(source: RewardConfig, policy: str) -> Any:  # noqa: ANN401
+    """Make a reward source, in its process."""
+    from actors.reward_model_worker import (  # noqa: PLC0415
+        RewardFunctionWorker,
+        RewardModelWorker,
+    )
+
+    if source.model is not None:
+        return RewardModelWorker(source.model, policy)
+    return RewardFunctionWorker(str(source.function), policy)

@@ -1,0 +1,215 @@
+import asyncio
+
+import pytest
+
+from cluster import failure_policy
+from cluster.fleet import Fleet, FleetFailedError
+from tests.fakes.handle import Workshop
+
+
+class Doubler:
+    """Doubles numbers; every call can be held back until the test lets it go."""
+
+    def __init__(self, number):
+        self.number = number
+        self.version = None
+        self.started = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def double(self, value):
+        self.started.append(value)
+        await self.gate.wait()
+        return 2 * value
+
+    async def version_now(self):
+        return self.version
+
+    async def who(self):
+        return self.number
+
+    async def refuse(self, value):
+        raise ValueError(f"{value} is refused")
+
+    async def load(self, version):
+        self.version = version
+
+
+def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None):
+    async def sync(handle, version):
+        await handle.call("load", version)
+
+    async def pause(seconds):
+        if pauses is not None:
+            pauses.append(seconds)
+
+    fleet = Fleet(
+        "doubler",
+        workshop,
+        timeout_s=timeout_s,
+        sync=sync,
+        on_event=(events if events is not None else []).append,
+        pause=pause,
+    )
+    fleet.scale(size)
+    return fleet
+
+
+async def turns(count=50):
+    """Let every coroutine that can move, move."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_every_request_is_answered_once():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 3)
+    results = await asyncio.gather(*(fleet.request("double", n) for n in range(20)))
+    assert results == [2 * n for n in range(20)]
+    done = sorted(n for h in workshop.handles.values() for n in h.worker.started)
+    assert done == list(range(20))
+    await fleet.close()
+
+
+async def test_a_request_of_a_killed_worker_is_done_by_another_and_the_worker_is_replaced():
+    events = []
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 1, events=events)
+    await turns()
+    first = workshop.handles["doubler-0"]
+    first.worker.gate.clear()
+    request = asyncio.ensure_future(fleet.request("double", 21))
+    await turns()
+    assert first.worker.started == [21]
+    first.kill()
+    first.worker.gate.set()
+    assert await request == 42
+    assert [m.name for m in fleet.status()] == ["doubler-1"]
+    assert workshop.handles["doubler-1"].worker.started == [21]
+    assert len(events) == 1
+    assert "doubler-0 lost (the process died during the call)" in events[0]
+    await fleet.close()
+
+
+async def test_a_worker_that_hangs_is_killed_and_its_request_goes_elsewhere():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 1, timeout_s=0.05)
+    await turns()
+    hanging = workshop.handles["doubler-0"]
+    hanging.worker.gate.clear()
+    assert await fleet.request("double", 4) == 8
+    assert not hanging.is_alive
+    await fleet.close()
+
+
+async def test_no_worker_serves_before_it_holds_what_was_announced():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 2)
+    fleet.announce("v1")
+    await turns()
+    assert await fleet.request("version_now") == "v1"
+    fleet.announce("v2")
+    versions = await asyncio.gather(*(fleet.request("version_now") for _ in range(8)))
+    assert versions == ["v2"] * 8
+    workshop.handles["doubler-0"].kill()
+    workshop.handles["doubler-1"].kill()
+    assert await fleet.request("version_now") == "v2"
+    assert workshop.handles["doubler-2"].worker.version == "v2"
+    await fleet.close()
+
+
+async def test_shrinking_lets_a_worker_finish_what_it_has_and_leave():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 2)
+    await turns()
+    for handle in workshop.handles.values():
+        handle.worker.gate.clear()
+    requests = [asyncio.ensure_future(fleet.request("double", n)) for n in (1, 2)]
+    await turns()
+    fleet.scale(1)
+    await turns()
+    leaving = workshop.handles["doubler-1"]
+    assert not leaving.has_left
+    for handle in workshop.handles.values():
+        handle.worker.gate.set()
+    assert await asyncio.gather(*requests) == [2, 4]
+    await turns()
+    assert leaving.has_left
+    assert [m.name for m in fleet.status()] == ["doubler-0"]
+    await fleet.close()
+
+
+async def test_growing_takes_up_waiting_requests():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 0)
+    request = asyncio.ensure_future(fleet.request("double", 5))
+    await turns()
+    assert not request.done()
+    fleet.scale(1)
+    assert await request == 10
+    await fleet.close()
+
+
+async def test_what_the_worker_itself_raises_reaches_the_caller_and_costs_no_worker():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 1)
+    with pytest.raises(ValueError, match="7 is refused"):
+        await fleet.request("refuse", 7)
+    assert await fleet.request("double", 7) == 14
+    assert list(workshop.handles) == ["doubler-0"]
+    await fleet.close()
+
+
+async def test_only_the_leading_worker_does_what_only_it_may_do():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 3)
+    await turns()
+    who = await asyncio.gather(*(fleet.request("who", lead_only=True) for _ in range(6)))
+    assert who == [0] * 6
+    workshop.handles["doubler-0"].kill()
+    assert await fleet.request("who", lead_only=True) == 1
+    await fleet.close()
+
+
+async def test_a_crash_loop_ends_with_the_last_error():
+    def unable(number):
+        raise_on_start = Doubler(number)
+        raise_on_start.load = lambda version: (_ for _ in ()).throw(OSError("no such model"))
+        return raise_on_start
+
+    workshop, pauses = Workshop(unable), []
+    fleet = make_fleet(workshop, 1, pauses=pauses)
+    fleet.announce("v1")
+    expected = "5 doubler workers in a row .* the last error: no such model"
+    with pytest.raises(FleetFailedError, match=expected):
+        await fleet.request("double", 1)
+    with pytest.raises(FleetFailedError, match=expected):
+        await fleet.request("double", 1)
+    assert len(workshop.handles) == failure_policy.MAX_CONSECUTIVE_LOSSES
+    assert pauses == [0.5, 1.0, 2.0, 4.0]
+    await fleet.close()
+
+
+async def test_a_request_that_takes_down_every_worker_is_given_up():
+    class Fragile(Doubler):
+        async def break_down(self):
+            next(h for h in workshop.handles.values() if h.worker is self).kill()
+
+        async def double(self, value):
+            return 2 * value
+
+    workshop = Workshop(Fragile)
+    fleet = make_fleet(workshop, 2)
+    assert await fleet.request("double", 1) == 2
+    with pytest.raises(FleetFailedError, match="break_down failed on 4 doubler workers"):
+        await fleet.request("break_down")
+    await fleet.close()
+
+
+async def test_closing_ends_waiting_requests_with_an_error():
+    fleet = make_fleet(Workshop(Doubler), 0)
+    request = asyncio.ensure_future(fleet.request("double", 5))
+    await turns()
+    await fleet.close()
+    with pytest.raises(FleetFailedError, match="was closed"):
+        await request

@@ -1,0 +1,1 @@
+"""Small classes that really do the small thing, behind the Protocols of actors/."""

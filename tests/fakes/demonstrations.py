@@ -1,0 +1,29 @@
+"""A data set of rows 0..n-1: prompt [3 + row % 8], expert response [row % 8 + 4, 2]."""
+
+import numpy as np
+
+from alignment.trajectories import concatenate, pack
+
+
+class FakeData:
+    """Rows from num_train on are held out; draws walk through the training rows in order."""
+
+    def __init__(self, num_train=12, num_held_out=4):
+        self._num_train = num_train
+        self.held_out_rows = np.arange(num_train, num_train + num_held_out)
+
+    def row_of_draw(self, number):
+        return number % self._num_train
+
+    def prompt_tokens(self, row):
+        return np.asarray([3 + row % 8], np.int32)
+
+    def demonstrations(self, rows):
+        numbers = [int(row) for row in rows]
+        return concatenate([pack([3 + n % 8], [n % 8 + 4, 2], prompt_id=n) for n in numbers])
+
+    def texts(self, row):
+        return f"prompt {row}", f"expert {row}"
+
+    def decode(self, token_ids):
+        return " ".join(str(token) for token in token_ids)

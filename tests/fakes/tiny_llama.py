@@ -1,0 +1,23 @@
+"""A policy of a few thousand random weights, in files as a real one has them."""
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCAB_SIZE = 64
+
+
+def save_tiny_llama(folder, *, tied=True, num_layers=2):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        eos_token_id=2,
+        initializer_range=0.2,  # so that attention moves something even at random
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
