@@ -72,7 +72,7 @@ class Trajectories(NamedTuple):
     @property
     def starts(self) -> NDArray[np.int64]:
         """[trajectory] where each one begins in the token arrays."""
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)[:-1]]).astype(np.int64)
+        return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
     @property
     def response_lengths(self) -> NDArray[np.int32]:

@@ -1,0 +1,1 @@
+"""Training objectives: one file, one function each. None imports another."""

@@ -1,0 +1,40 @@
+"""The learning rate as a function of the step. A restarted run needs no state to go on with it."""
+
+import math
+
+WARM_UP_STEPS = 5
+"""AdamW's second moments are guesses at first, so the rate starts low; they settle fast."""
+FINAL_FRACTION = 0.1
+"""Share of the peak at which the cosine ends: still learning, no longer moving much."""
+
+
+def constant_rate(peak: float, step: int) -> float:
+    """Rise linearly to the peak over WARM_UP_STEPS, then stay there.
+
+    Args:
+        peak: the largest rate.
+        step: optimizer steps done before this one, in this stage.
+
+    Returns:
+        The rate of this step; never 0.
+    """
+    return peak * min((step + 1) / WARM_UP_STEPS, 1.0)
+
+
+def cosine_rate(peak: float, step: int, num_steps: int) -> float:
+    """Rise linearly to the peak, then fall along a half cosine to a tenth of it.
+
+    Args:
+        peak: the largest rate, reached at step WARM_UP_STEPS - 1.
+        step: optimizer steps done before this one, in this stage.
+        num_steps: steps of the stage; the last one, num_steps - 1, has the final rate. A stage
+            no longer than the warm-up only rises.
+
+    Returns:
+        The rate of this step; later steps than the last keep the final rate.
+    """
+    if step < WARM_UP_STEPS:
+        return constant_rate(peak, step)
+    progress = min((step + 1 - WARM_UP_STEPS) / max(num_steps - WARM_UP_STEPS, 1), 1.0)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * (FINAL_FRACTION + (1.0 - FINAL_FRACTION) * cosine)
