@@ -26,9 +26,9 @@ class DataConfig(FrozenConfig):
     """Opens every conversation, through the model's own chat template."""
     held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
     """Share kept for evaluation, chosen by a stable hash of the prompt."""
-    max_prompt_tokens: int = Field(1024, gt=0)
+    max_prompt_tokens: int = Field(512, gt=0)
     """A longer prompt, template included, is an error; nothing is cut."""
-    max_response_tokens: int = Field(1024, gt=0)
+    max_response_tokens: int = Field(512, gt=0)
     """Sampling stops here, and a longer demonstration is an error."""
 
 

@@ -1,0 +1,143 @@
+"""The command irlign. What a command needs is imported when it runs, so that help is instant."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from actors.errors import InvalidInputError
+
+BAD_INPUT = 2
+"""Exit code when what the user gave cannot be used; nothing was started then."""
+RUN_FAILED = 1
+"""Exit code when a run began and ended with an error."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Align a language model to expert demonstrations, by a divergence of your choice.\n\n"
+        "Look at a job, run it, and try the result:\n\n"
+        "    [bold]irlign check deploy/runs/king_james.yaml[/]\n\n"
+        "    [bold]irlign train deploy/runs/king_james.yaml --set objective.steps=8[/]\n\n"
+        '    [bold]irlign sample runs/king-james "Do not be afraid."[/]'
+    ),
+)
+
+JobPath = Annotated[
+    Path, typer.Argument(metavar="JOB", help="Job file, such as those in deploy/runs.")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting: --set objective.steps=50. Repeatable."
+    ),
+]
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn what the user got wrong into one red sentence and exit code 2, without a traceback."""
+    try:
+        yield
+    except InvalidInputError as error:
+        Console(stderr=True).print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+@app.command()
+def check(job: JobPath, overrides: Overrides = None) -> None:
+    """Say what a job would do here, or what is wrong with it. Starts and writes nothing."""
+    with readable_errors():
+        from cluster import preflight  # noqa: PLC0415
+        from cluster.check_report import show  # noqa: PLC0415
+        from cluster.job_file import load_job  # noqa: PLC0415
+        from cluster.machine import this_machine  # noqa: PLC0415
+
+        _quiet_libraries()
+        config = load_job(job, overrides or ())
+        show(config, preflight.check(config, None, this_machine()), Console())
+
+
+@app.command()
+def train(
+    job: JobPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where everything goes; runs/NAME if not given.")
+    ] = None,
+) -> None:
+    """Run a job, or go on with it if its run directory exists."""
+    with readable_errors():
+        from cluster.job_file import load_job  # noqa: PLC0415
+
+        config = load_job(job, overrides or ())
+        _quiet_libraries()
+        from cluster.train import RunFailedError, train  # noqa: PLC0415
+
+        try:
+            train(config, run_dir or Path("runs") / config.name, job)
+        except RunFailedError as error:
+            Console(stderr=True).print(f"[red]{escape(str(error))}[/]", highlight=False)
+            raise typer.Exit(RUN_FAILED) from None
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write a run's report anew, finished or not."""
+    with readable_errors():
+        if not run.is_dir():
+            raise InvalidInputError(f"there is no run directory {run}")
+        from alignment.report.page import write_report  # noqa: PLC0415
+
+        try:
+            page: Any = write_report(run)
+        except ValueError as error:  # the folder is no run
+            raise InvalidInputError(str(error)) from error
+        Console().print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sample(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run directory, or the folder of a model.")
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer.")],
+    num: Annotated[int, typer.Option(min=1, help="How many responses.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
+    ] = 1.0,
+) -> None:
+    """Let the newest policy of a run answer a prompt."""
+    with readable_errors():
+        if not run.is_dir():
+            raise InvalidInputError(f"there is no run directory or model folder {run}")
+        _quiet_libraries()
+        from cluster.answer import answers  # noqa: PLC0415
+
+        for response in answers(run, prompt, num=num, temperature=temperature):
+            Console().print(response, highlight=False, markup=False, soft_wrap=True)
+
+
+def _quiet_libraries() -> None:
+    """Keep progress bars and hints of libraries out of a command's output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

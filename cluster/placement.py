@@ -1,0 +1,234 @@
+"""How much of the cluster each worker takes. A pure plan: Ray is not asked here."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from actors.config import DiscriminatorConfig, LearnerConfig, RolloutConfig
+from actors.errors import InvalidInputError
+from cluster.config import RunConfig
+
+SHARED_CPUS = 0.01
+"""What a worker reserves where phases take turns with the same cores: Ray grants that to all."""
+REWARD_CPUS = 1.0
+"""Of each copy of a reward source; these have no setting."""
+
+GIB = 2**30
+PROCESS_GIB = 0.8
+"""A worker's process with torch loaded and nothing done: 0.7 to 0.8 GiB measured."""
+RAY_GIB = 1.5
+"""The driver, Ray's own processes and its object store as this package starts it."""
+TRAINED_BYTES = 16
+"""A parameter in training: float32 weight, gradient and AdamW's two moments."""
+ACTIVATIONS_PER_LAYER = 40
+"""Bytes per token, layer and hidden unit that a backward pass finds again, at 16-bit precision."""
+
+
+class ModelSize(NamedTuple):
+    """What a model's memory follows from."""
+
+    num_parameters: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+
+
+class Resources(NamedTuple):
+    """What a cluster has in all."""
+
+    cpus: float
+    gpus: float
+    memory_gib: float
+
+
+class WorkerPlan(NamedTuple):
+    """One kind of worker."""
+
+    kind: str
+    num_workers: int
+    cpus: float
+    """Cores that each computes with."""
+    gpus: float
+    """Of each."""
+    memory_gib: float
+    """Expected of each at its peak, in the host's memory."""
+    count_setting: str
+    """Which setting says how many."""
+    cpus_setting: str | None
+    """Which setting says how many cores, if one does."""
+
+
+class Plan(NamedTuple):
+    """All that a run starts."""
+
+    workers: tuple[WorkerPlan, ...]
+    shares_cpus: bool
+    """Whether the kinds take turns with the same cores."""
+
+    @property
+    def memory_gib(self) -> float:
+        """Expected memory of everything together."""
+        return RAY_GIB + sum(each.num_workers * each.memory_gib for each in self.workers)
+
+
+def reserved_cpus(cpus: float, *, shares_cpus: bool) -> float:
+    """Return what a worker reserves of Ray's CPUs, as against the cores it computes with."""
+    return min(cpus, SHARED_CPUS) if shares_cpus else cpus
+
+
+def plan(
+    config: RunConfig, policy: ModelSize, rewards: Sequence[ModelSize | None], cluster: Resources
+) -> Plan:
+    """Say what a run will take, and refuse one that the cluster cannot hold.
+
+    Memory is an estimate of each kind's peak in the host's memory:
+
+        learner rank    process + 16 bytes a parameter, divided by the ranks + 4 for the reference
+                        policy + activations of a microbatch
+        rollout worker  process + weights twice, as new ones arrive beside the old + kv cache
+        discriminator   process + 16 bytes a trained parameter, 4 a frozen one + activations
+        reward model    process + 4 bytes a parameter
+        beside them     Ray and the driver
+
+    What lies on a GPU is not counted.
+
+    Args:
+        config: the run.
+        policy: its model's size.
+        rewards: of each reward source the size of its model, None for a function.
+        cluster: what there is.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InvalidInputError: naming what is missing and which settings ask for it.
+    """
+    shares_cpus = config.placement.phases_share_cpus
+    made = Plan(tuple(_workers(config, policy, rewards)), shares_cpus)
+    _refuse_too_many_cpus(made, cluster.cpus)
+    _refuse_too_many_gpus(made, cluster.gpus)
+    if made.memory_gib > cluster.memory_gib:
+        parts = ", ".join(f"{w.num_workers} x {w.kind} {w.memory_gib:.1f}" for w in made.workers)
+        raise InvalidInputError(
+            f"the run is expected to take {made.memory_gib:.1f} GiB of memory ({parts}, Ray "
+            f"{RAY_GIB}) and the cluster has {cluster.memory_gib:.1f} GiB; lower "
+            "learner.max_tokens_per_microbatch, rollout.kv_cache_gib or discriminator.num_layers, "
+            "or use a smaller model"
+        )
+    return made
+
+
+def _workers(
+    config: RunConfig, policy: ModelSize, rewards: Sequence[ModelSize | None]
+) -> Iterator[WorkerPlan]:
+    """Yield the kinds of workers that this run starts."""
+    learner, rollout, discriminator = config.learner, config.rollout, config.discriminator
+    tokens = learner.max_tokens_per_microbatch
+    yield WorkerPlan(
+        "learner",
+        learner.num_ranks,
+        learner.cpus_per_rank,
+        learner.gpus_per_rank,
+        _learner_gib(learner, policy, has_reference=config.objective.reference.coefficient > 0),
+        "learner.num_ranks",
+        "learner.cpus_per_rank",
+    )
+    yield WorkerPlan(
+        "rollout",
+        rollout.num_workers,
+        rollout.cpus_per_worker,
+        rollout.gpus_per_worker,
+        _rollout_gib(rollout, policy),
+        "rollout.num_workers",
+        "rollout.cpus_per_worker",
+    )
+    if config.objective.steps and config.objective.divergence_weight:
+        yield WorkerPlan(
+            "discriminator",
+            discriminator.num_workers,
+            discriminator.cpus_per_worker,
+            discriminator.gpus_per_worker,
+            _discriminator_gib(discriminator, policy, tokens),
+            "discriminator.num_workers",
+            "discriminator.cpus_per_worker",
+        )
+    for index, (source, size) in enumerate(zip(config.rewards, rewards, strict=True)):
+        weights_gib = 0.0 if size is None else 4 * size.num_parameters / GIB
+        setting = f"rewards.{index}.num_workers"
+        memory_gib = PROCESS_GIB + weights_gib
+        kind = f"reward {index}"
+        yield WorkerPlan(kind, source.num_workers, REWARD_CPUS, 0.0, memory_gib, setting, None)
+
+
+def _activations_gib(size: ModelSize, num_layers: int, tokens: int) -> float:
+    return tokens * num_layers * ACTIVATIONS_PER_LAYER * size.hidden_size / GIB
+
+
+def _learner_gib(learner: LearnerConfig, policy: ModelSize, *, has_reference: bool) -> float:
+    if learner.gpus_per_rank:
+        return PROCESS_GIB
+    bytes_a_parameter = TRAINED_BYTES + (4 if has_reference else 0)
+    state_gib = policy.num_parameters * bytes_a_parameter / learner.num_ranks / GIB
+    tokens = learner.max_tokens_per_microbatch
+    return PROCESS_GIB + state_gib + _activations_gib(policy, policy.num_layers, tokens)
+
+
+def _rollout_gib(rollout: RolloutConfig, policy: ModelSize) -> float:
+    if rollout.gpus_per_worker:
+        return PROCESS_GIB
+    bytes_a_parameter = 2 if rollout.dtype == "bfloat16" else 4
+    return PROCESS_GIB + 2 * bytes_a_parameter * policy.num_parameters / GIB + rollout.kv_cache_gib
+
+
+def _discriminator_gib(discriminator: DiscriminatorConfig, policy: ModelSize, tokens: int) -> float:
+    if discriminator.gpus_per_worker:
+        return PROCESS_GIB
+    num_layers = min(discriminator.num_layers or policy.num_layers, policy.num_layers)
+    embedding = policy.vocab_size * policy.hidden_size
+    in_layers = max(policy.num_parameters - embedding, 0)
+    num_parameters = embedding + in_layers * num_layers / policy.num_layers
+    bytes_a_parameter = TRAINED_BYTES if discriminator.tuning == "full" else 4
+    state_gib = num_parameters * bytes_a_parameter / GIB
+    return PROCESS_GIB + state_gib + _activations_gib(policy, num_layers, tokens)
+
+
+def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
+    """Raise if a kind has more cores than there are, or all kinds together where none takes turns.
+
+    Raises:
+        InvalidInputError: naming the settings that ask for the most.
+    """
+    groups = [(each,) for each in made.workers] if made.shares_cpus else [made.workers]
+    for group in groups:
+        wanted = sum(each.num_workers * each.cpus for each in group)
+        if wanted <= cpus:
+            continue
+        parts = ", ".join(f"{each.num_workers} x {each.kind} with {each.cpus:g}" for each in group)
+        most = max(group, key=lambda each: each.num_workers * each.cpus)
+        settings = " or ".join(s for s in (most.count_setting, most.cpus_setting) if s)
+        hint = (
+            ""
+            if made.shares_cpus
+            else ", or set placement.phases_share_cpus so that they take turns"
+        )
+        raise InvalidInputError(
+            f"the run asks for {wanted:g} CPUs ({parts}) and the cluster has {cpus:g}; lower "
+            f"{settings}{hint}"
+        )
+
+
+def _refuse_too_many_gpus(made: Plan, gpus: float) -> None:
+    """Raise if the workers together ask for more GPUs than there are.
+
+    Raises:
+        InvalidInputError: naming the settings that ask for them.
+    """
+    wanted = sum(each.num_workers * each.gpus for each in made.workers)
+    if wanted > gpus:
+        users = [each for each in made.workers if each.gpus]
+        parts = ", ".join(f"{each.num_workers} x {each.kind} with {each.gpus:g}" for each in users)
+        settings = ", ".join(str(each.cpus_setting).replace("cpus_", "gpus_") for each in users)
+        raise InvalidInputError(
+            f"the run asks for {wanted:g} GPUs ({parts}) and the cluster has {gpus:g}; "
+            f"lower {settings} (0 computes on the CPU)"
+        )

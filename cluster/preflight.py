@@ -1,0 +1,124 @@
+"""Everything that can be known to be wrong before the first worker starts. Writes nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from actors.errors import InvalidInputError
+from cluster.config import RunConfig
+from cluster.manifest import KEEP_CHECKPOINTS
+from cluster.model_files import ModelFiles, policy_files, reward_model_files
+from cluster.placement import GIB, ModelSize, Plan, Resources, plan
+from cluster.run_directory import check_disk, is_resumed
+
+if TYPE_CHECKING:  # imports transformers, so only once the cheap checks are through
+    from alignment.data.tokenized_demonstrations import TokenizedDemonstrations
+
+CHECKPOINT_BYTES = 16
+"""A parameter in a checkpoint: the policy in Hugging Face format, and weight, two moments of it."""
+DISCRIMINATOR_BYTES = 12
+"""A parameter of the discriminator in a checkpoint."""
+PUBLISHED_BYTES = 3 * 4
+"""A parameter in the weight store, which keeps three versions."""
+
+
+class Findings(NamedTuple):
+    """What the checks found out, all of it fit to run."""
+
+    model: ModelFiles
+    data: "TokenizedDemonstrations"
+    plan: Plan
+    is_resumed: bool
+
+
+def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]) -> Findings:
+    """Check a job against its files, its run directory and a cluster; the cheap checks come first.
+
+    Args:
+        config: the job.
+        run_dir: where it shall run; None checks no directory.
+        cluster: amounts by Ray's names of them: CPU, GPU, and memory in bytes.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InvalidInputError: at the first thing that would fail.
+    """
+    is_old = is_resumed(run_dir, config) if run_dir else False
+    model = policy_files(config.model.name)
+    _check_windows(config, model)
+    rewards = [_reward_size(source.model) for source in config.rewards]
+    made = plan(config, model.size, rewards, resources(cluster))
+    if run_dir:
+        check_disk(run_dir, _disk_gib(config, model.size, is_old=is_old))
+    _check_reward_functions(config)
+    return Findings(model, _checked_data(config), made, is_old)
+
+
+def resources(cluster: Mapping[str, float]) -> Resources:
+    """Translate Ray's names of a cluster's resources; a cluster without GPUs does not name them."""
+    memory_gib = cluster.get("memory", float("inf")) / GIB
+    return Resources(cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), memory_gib)
+
+
+def _check_windows(config: RunConfig, model: ModelFiles) -> None:
+    prompt, response = config.data.max_prompt_tokens, config.data.max_response_tokens
+    if model.max_tokens is not None and prompt + response > model.max_tokens:
+        raise InvalidInputError(
+            f"data.max_prompt_tokens + data.max_response_tokens = {prompt} + {response} = "
+            f"{prompt + response} is more than the {model.max_tokens} tokens of the model's "
+            "context; lower one of them"
+        )
+    num_layers = config.discriminator.num_layers
+    if num_layers is not None and num_layers > model.size.num_layers:
+        raise InvalidInputError(
+            f"discriminator.num_layers = {num_layers}, but the model has {model.size.num_layers} "
+            "layers; lower it, or leave it out to keep all"
+        )
+
+
+def _reward_size(name: str | None) -> ModelSize | None:
+    return None if name is None else reward_model_files(name).size
+
+
+def _disk_gib(config: RunConfig, size: ModelSize, *, is_old: bool) -> float:
+    """Return what a run writes at most: checkpoints, one more in the making, and weights."""
+    has_discriminator = config.objective.steps and config.objective.divergence_weight
+    bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if has_discriminator else 0)
+    num_checkpoints = 1 if is_old else KEEP_CHECKPOINTS + 1
+    in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES
+    return in_all * size.num_parameters / GIB
+
+
+def _check_reward_functions(config: RunConfig) -> None:
+    for index, source in enumerate(config.rewards):
+        if (source.model is None) == (source.function is None):
+            raise InvalidInputError(f"rewards.{index} needs a model or a function, and not both")
+        if source.function is not None:
+            from actors.reward_model_worker import load_reward_function  # noqa: PLC0415
+
+            load_reward_function(source.function)
+
+
+def _checked_data(config: RunConfig) -> "TokenizedDemonstrations":
+    """Load the data as the run will, and see that sampling will stop where demonstrations do."""
+    from alignment.data.demonstrations import read_demonstrations  # noqa: PLC0415
+
+    try:
+        read_demonstrations(config.data.path)  # first alone, as the rest imports transformers
+
+        from actors.model_description import end_token_ids  # noqa: PLC0415
+        from alignment.data.chat_template import end_token_id  # noqa: PLC0415
+        from cluster.run_data import load_data  # noqa: PLC0415
+
+        data = load_data(config)
+        end, known = end_token_id(data.tokenizer), end_token_ids(config.model.name)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(str(error)) from error
+    if end not in known:
+        raise InvalidInputError(
+            f"model {config.model.name}: its chat template ends a response with token {end}, but "
+            f"sampling stops only at {known}; add {end} to eos_token_id in generation_config.json"
+        )
+    return data

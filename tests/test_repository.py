@@ -1,0 +1,107 @@
+"""The rules that hold for the repository as a whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from cluster.config import RunConfig
+from cluster.job_file import load_job, setting_paths
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path for folder in ("alignment", "actors", "cluster") for path in (ROOT / folder).rglob("*.py")
+)
+JOBS = sorted((ROOT / "deploy" / "runs").glob("*.yaml"))
+CATCH_ALL_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "core", "manager", "types"}
+TOP_LEVEL = {
+    *("pyproject.toml", "README.md", "Makefile", "LICENSE"),
+    *("alignment", "actors", "cluster", "tests", "deploy"),
+}
+MAX_SETTINGS = 60
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_file_is_short_and_named_for_what_it_holds(path):
+    assert len(path.read_text().splitlines()) <= 300
+    assert not CATCH_ALL_NAMES & set(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.name == "__init__.py"], ids=relative
+)
+def test_a_package_file_holds_one_docstring(path):
+    text = path.read_text().strip()
+    assert text.startswith('"""')
+    assert text.index('"""', 3) == len(text) - 3
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="is no checkout")
+def test_nothing_new_lies_at_the_top():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
+
+
+def num_settings(model):
+    """Count settings, those of a section or of a list's item included, the section itself not."""
+    count = 0
+    for field in model.model_fields.values():
+        annotations = (field.annotation, *get_args(field.annotation))
+        sections = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+        count += sum(map(num_settings, sections)) if sections else 1
+    return count
+
+
+def test_the_settings_are_few_and_each_is_explained():
+    assert num_settings(RunConfig) <= MAX_SETTINGS
+    assert num_settings(RunConfig) < len(list(setting_paths()))  # which also has the sections
+    unexplained = [
+        f"{model.__name__}.{name}"
+        for model in sections_of(RunConfig)
+        for name, field in model.model_fields.items()
+        if not field.description and not list(sections_in(field))
+    ]
+    assert unexplained == []
+
+
+def sections_in(field):
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+
+
+def sections_of(model):
+    yield model
+    for field in model.model_fields.values():
+        for section in sections_in(field):
+            yield from sections_of(section)
+
+
+def test_the_settings_import_no_heavy_library():
+    code = (
+        "import sys, cluster.config;"
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_there_are_ready_made_jobs():
+    assert "king_james" in {path.stem for path in JOBS}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=relative)
+def test_a_ready_made_job_loads(path):
+    assert load_job(path).name
