@@ -148,6 +148,7 @@ class Driver:
         if self._iteration < stage.steps:
             self._enter("warm_start", "learning")
         while self._iteration < stage.steps and not self._stop_requested:
+            self._show_phase("learning")
             self._iteration_began = time.monotonic()
             tickets = self._draws.take(stage.prompts_per_step)
             rows = np.asarray([ticket.prompt_id for ticket in tickets], np.int64)

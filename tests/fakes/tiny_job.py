@@ -14,11 +14,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_tiny_model(folder, seed=0):
+def save_tiny_model(folder, seed=0, hidden_size=16):
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(WORDS),
-        hidden_size=16,
+        hidden_size=hidden_size,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -38,9 +38,9 @@ def write_rows(place, rows):
     (place / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def save_tiny_job(place):
+def save_tiny_job(place, hidden_size=16):
     """Fill a folder with model, data.jsonl and job.yaml."""
-    save_tiny_model(place / "model")
+    save_tiny_model(place / "model", hidden_size=hidden_size)
     write_rows(place, [{"prompt": f"a {i}", "response": "b c"} for i in range(20)])
     limits = {"max_prompt_tokens": 8, "max_response_tokens": 4}
     data = {"path": "data.jsonl", "held_out_fraction": 0.3, **limits}

@@ -1,0 +1,131 @@
+"""A learner's checkpoint: what it needs to go on, and the policy for everyone else.
+
+FOLDER/learner/         sharded weights, optimizer and reference, for any number of ranks
+FOLDER/learner.json     step and contents, written last: without it the checkpoint is not whole
+FOLDER/policy/          the policy in Hugging Face format
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+
+from actors.errors import InvalidInputError
+from actors.reference_policy import ReferencePolicy
+from actors.sharding import full_tensors
+from alignment.policy import PolicyModel
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "generation_config.json",
+    "added_tokens.json",
+)
+"""What is copied from the model that training began with: what training does not change."""
+
+
+def save_checkpoint(
+    folder: Path,
+    policy: PolicyModel,
+    optimizer: Optimizer,
+    reference: ReferencePolicy | None,
+    *,
+    step: int,
+    source: Path,
+    rank: int,
+) -> None:
+    """Write a checkpoint; all ranks call it.
+
+    Args:
+        folder: to write into; the caller gives it its final name.
+        policy: sharded or not.
+        optimizer: of the policy.
+        reference: None before imitation, or where it has no weight.
+        step: optimizer steps done.
+        source: folder of the model that training began with.
+        rank: of this process.
+    """
+    state = _state(policy, optimizer, reference)
+    save(state, checkpoint_id=folder / "learner")
+    export_policy(folder / "policy", policy, source=source, rank=rank)
+    if rank == 0:
+        contents = {"step": step, "has_reference": reference is not None}
+        (folder / "learner.json").write_text(json.dumps(contents))
+
+
+def restore_checkpoint(
+    folder: Path, policy: PolicyModel, optimizer: Optimizer
+) -> tuple[int, ReferencePolicy | None]:
+    """Read a checkpoint that any number of ranks wrote; all ranks call it.
+
+    Args:
+        folder: of a whole checkpoint.
+        policy: sharded or not; changed in place.
+        optimizer: of the policy; changed in place.
+
+    Returns:
+        Optimizer steps done, and the reference policy if there was one.
+
+    Raises:
+        InvalidInputError: if the checkpoint is not whole.
+    """
+    try:
+        contents = json.loads((folder / "learner.json").read_text())
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"{folder} holds no whole checkpoint (learner.json is missing); name another folder"
+        ) from error
+    reference = ReferencePolicy(policy) if contents["has_reference"] else None
+    state = _state(policy, optimizer, reference)
+    load(state, checkpoint_id=folder / "learner")
+    set_state_dict(
+        policy,
+        optimizer,
+        model_state_dict=state["policy"],
+        optim_state_dict=state["optimizer"],
+    )
+    return int(contents["step"]), reference
+
+
+def export_policy(folder: Path, policy: PolicyModel, *, source: Path, rank: int) -> None:
+    """Write the policy so that AutoModelForCausalLM.from_pretrained loads it; all ranks call it.
+
+    Args:
+        folder: to write into.
+        policy: sharded or not; written in float32, as it is trained.
+        source: folder of the model that training began with, for the tokenizer.
+        rank: of this process; rank 0 writes, and holds the whole model in main memory.
+    """
+    tensors = {}
+    for name, tensor in full_tensors(policy, torch.float32):
+        if rank == 0:
+            tensors[name] = tensor.cpu().contiguous()
+    if rank != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    policy.model.config.save_pretrained(folder)
+    for pattern in TOKENIZER_FILES:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copy(path, folder / path.name)
+
+
+def _state(
+    policy: PolicyModel, optimizer: Optimizer, reference: ReferencePolicy | None
+) -> dict[str, Any]:
+    """Name everything that is saved; the tensors are the live ones, into which loading writes."""
+    weights, moments = get_state_dict(policy, optimizer)
+    state = {"policy": weights, "optimizer": moments}
+    return state if reference is None else {**state, "reference": dict(reference.tensors)}

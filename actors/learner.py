@@ -1,0 +1,286 @@
+"""The learner: updates the policy, step after step, as the driver's tasks say.
+
+Losses are divided by counts of the whole optimizer step, so the gradients of microbatches and ranks
+add up to that of the step, however it was split. Ranks compute in lock-step: one with fewer
+microbatches computes stand-ins of weight 0, so that all take part in every collective.
+"""
+
+import math
+import time
+from itertools import count
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from actors.checkpoint import restore_checkpoint, save_checkpoint
+from actors.config import LearnerConfig, ObjectiveConfig
+from actors.objective_choice import Scored, task_objective
+from actors.protocols import Canary, LearnerPort, LearnerTask, Published
+from actors.reference_policy import ReferencePolicy
+from actors.sharding import clip_gradients, full_tensors, shard, sum_over_ranks
+from actors.task_shares import Share, task_shares
+from actors.weight_store import WeightStore
+from alignment.batching import PackedBatch, microbatches
+from alignment.importance import effective_sample_fraction
+from alignment.objectives.behavior_cloning import Reduction
+from alignment.policy import load_policy
+from alignment.trajectories import PolicyVersion, pack
+
+ADAM_BETAS = (0.9, 0.95)
+"""A second moment that forgets in 20 steps, as is usual for language models: runs are short."""
+CANARY_TOKENS = 16
+"""Long enough to notice wrong weights, short enough to cost nothing."""
+
+
+class LearnerSettings(NamedTuple):
+    """What a learner is told of the run."""
+
+    model: Path
+    """Folder of the model to begin from, in Hugging Face format."""
+    weights: Path
+    """Folder of the weight store."""
+    reduction: Reduction
+    """How cloning averages."""
+    objective: ObjectiveConfig
+    correct_staleness: bool
+    """Of the discriminator's logits."""
+    temperature: float
+    """At which responses are sampled, and all log-probabilities but the canary's computed."""
+    published_dtype: Literal["bfloat16", "float32"]
+    """Precision of published weights."""
+    config: LearnerConfig
+
+
+class Learner:
+    """One rank's part of the policy, its optimizer and its reference.
+
+    Every method is collective: all ranks call it with their parts of the same task.
+    """
+
+    def __init__(
+        self, settings: LearnerSettings, *, device: torch.device, rank: int, world_size: int
+    ) -> None:
+        """Load the model and take this rank's part of it.
+
+        Args:
+            settings: equal on all ranks.
+            device: on which this rank computes.
+            rank: of this process, from 0.
+            world_size: number of ranks; with more than one, a process group must exist.
+        """
+        self.settings = settings
+        self.step = 0
+        self.policy = shard(load_policy(settings.model), device, world_size)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), betas=ADAM_BETAS, weight_decay=0.0, fused=True
+        )
+        self.reference: ReferencePolicy | None = None
+        self._device, self._rank, self._world_size = device, rank, world_size
+        self._store = WeightStore(settings.weights) if rank == 0 else None
+        # Until a text has been seen, the canary's tokens are spread over the vocabulary.
+        stride = self.policy.model.config.vocab_size // CANARY_TOKENS
+        self._canary_ids = [i * stride for i in range(CANARY_TOKENS)]
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint, whatever the number of ranks that wrote it."""
+        self.step, self.reference = restore_checkpoint(folder, self.policy, self.optimizer)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint into this folder."""
+        save_checkpoint(
+            folder,
+            self.policy,
+            self.optimizer,
+            self.reference,
+            step=self.step,
+            source=self.settings.model,
+            rank=self._rank,
+        )
+
+    def publish(self, incarnation: int) -> Published | None:
+        """Share the weights as they are; rank 0 writes them and returns what it wrote."""
+        canary = self._canary()
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in full_tensors(
+            self.policy, getattr(torch, self.settings.published_dtype)
+        ):
+            if self._store is not None:
+                tensors[name] = tensor.cpu()
+        if self._store is None:
+            return None
+        return self._store.publish(PolicyVersion(incarnation, self.step), tensors, canary)
+
+    def perform(self, task: LearnerTask) -> dict[str, float]:
+        """Take the optimizer step that a task asks for, or measure, or do neither.
+
+        Args:
+            task: this rank's part.
+
+        Returns:
+            Figures of the whole task, equal on all ranks. learner/...: loss; grad_norm before
+            clipping; learning_rate; entropy, nll_per_token, reference_kl (k1) and behavior_kl (k3),
+            in nats a response token; rewards, in reward units; shares of sequences or tokens;
+            counts; step_s. Or eval/held_out_nll, in nats a response token.
+
+        Raises:
+            RuntimeError: if the task belongs to another step than the weights.
+        """
+        if task.step != self.step:
+            raise RuntimeError(
+                f"task {task.kind} is for step {task.step}, but the weights are those of step "
+                f"{self.step}; restart the learner from the checkpoint that the driver counts from"
+            )
+        if task.kind not in {"clone", "imitate", "evaluate"}:
+            return {}
+        began = time.perf_counter()
+        shares = task_shares(
+            task,
+            self.settings.config.max_tokens_per_microbatch,
+            device=self._device,
+            world_size=self._world_size,
+        )
+        if len(task.trajectories):
+            self._canary_ids = shares[0].batch.token_ids[:CANARY_TOKENS].tolist()
+        return (
+            self._evaluate(task, shares)
+            if task.kind == "evaluate"
+            else self._update(task, shares, began)
+        )
+
+    def _update(self, task: LearnerTask, shares: list[Share], began: float) -> dict[str, float]:
+        """One optimizer step."""
+        references = self._reference_logprobs(task, shares)
+        totals: dict[str, Tensor | float] = {}
+        for share, reference in zip(shares, references, strict=True):
+            logprobs, entropies = self._scores(share.batch)
+            scored = Scored(
+                share.batch, logprobs, reference, share.discriminator_logits, share.rewards
+            )
+            output = task_objective(
+                task,
+                scored,
+                self.settings.objective,
+                reduction=self.settings.reduction,
+                correct_staleness=self.settings.correct_staleness,
+            )
+            # FSDP averages the gradients of the ranks; but losses are shares, which add up.
+            loss = output.loss * (share.weight * self._world_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            figures: dict[str, Tensor | float] = {
+                **output.diagnostics,
+                "loss": output.loss.detach(),
+                "entropy": entropies.sum() / task.num_action_tokens,
+                "trained_tokens": float(share.batch.num_tokens),
+            }
+            for name, figure in figures.items():
+                totals[name] = totals.get(name, 0.0) + share.weight * figure
+        norm = clip_gradients(self.policy, self.settings.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = task.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        sums = sum_over_ranks(totals, self._device, self._world_size)
+        return _step_metrics(task, sums, norm, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _evaluate(self, task: LearnerTask, shares: list[Share]) -> dict[str, float]:
+        """Measure the negative log-likelihood of this task's responses."""
+        total = sum(-share.weight * self._scores(share.batch)[0].sum() for share in shares)
+        figures = {"eval/held_out_nll": total / task.num_action_tokens}
+        return sum_over_ranks(figures, self._device, self._world_size)
+
+    def _scores(
+        self, batch: PackedBatch, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[action] log-probabilities and entropies, at the run's temperature if None."""
+        dtype = getattr(torch, self.settings.config.autocast)
+        enabled = dtype != torch.float32
+        with torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled):
+            scores: tuple[Tensor, Tensor] = self.policy(
+                batch, self.settings.temperature if temperature is None else temperature
+            )
+        return scores
+
+    @torch.no_grad()
+    def _reference_logprobs(
+        self, task: LearnerTask, shares: list[Share]
+    ) -> list[Tensor] | list[None]:
+        """Of each share, for a task that needs them; the first such task sets the reference."""
+        if task.kind != "imitate" or self.settings.objective.reference.coefficient == 0.0:
+            return [None] * len(shares)
+        if self.reference is None:
+            self.reference = ReferencePolicy(self.policy)
+        with self.reference.in_place_of_policy():
+            return [self._scores(share.batch)[0] for share in shares]
+
+    @torch.no_grad()
+    def _canary(self) -> Canary:
+        """Score a few tokens at temperature 1."""
+        first, *rest = self._canary_ids
+        (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
+        logprobs, _ = self._scores(batch.to(self._device), temperature=1.0)
+        return Canary(tuple(self._canary_ids), tuple(logprobs.tolist()))
+
+
+def _step_metrics(
+    task: LearnerTask, sums: dict[str, float], norm: float, step_s: float
+) -> dict[str, float]:
+    """Name the figures of an optimizer step, and add those that are no sums."""
+    if "reward_second_moment" in sums:
+        variance = sums.pop("reward_second_moment") - sums["reward_mean"] ** 2
+        sums["reward_std"] = math.sqrt(max(variance, 0.0))
+        sums["effective_sample_fraction"] = effective_sample_fraction(
+            sums["importance_mean"], sums.pop("importance_second_moment")
+        )
+    figures = {
+        **sums,
+        "grad_norm": norm,
+        "learning_rate": task.learning_rate,
+        "num_sequences": float(task.num_sequences),
+        "num_action_tokens": float(task.num_action_tokens),
+        "step_s": step_s,
+        "tokens_per_s": sums["trained_tokens"] / step_s,
+    }
+    return {f"learner/{name}": figure for name, figure in figures.items()}
+
+
+def train_loop(
+    port: LearnerPort,
+    settings: LearnerSettings,
+    *,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+) -> None:
+    """Perform the driver's tasks until it says stop.
+
+    Whoever hosts this has made the process group where there are several ranks. Any failure is
+    raised; the host starts the whole gang again, and it goes on from the newest checkpoint.
+
+    Args:
+        port: to the driver.
+        settings: equal on all ranks.
+        device: on which this rank computes.
+        rank: of this process, from 0.
+        world_size: number of ranks.
+    """
+    torch.set_num_threads(max(int(settings.config.cpus_per_rank), 1))
+    incarnation, checkpoint = port.start(rank, world_size)
+    learner = Learner(settings, device=device, rank=rank, world_size=world_size)
+    if checkpoint is not None:
+        learner.restore(Path(checkpoint))
+    for index in count():
+        task = port.next_task(rank, world_size, index)
+        if task.kind == "stop":
+            return
+        metrics = learner.perform(task)
+        if task.checkpoint is not None:
+            learner.save(Path(task.checkpoint))
+        published = learner.publish(incarnation) if task.publish or task.kind == "publish" else None
+        if published is not None:
+            port.published(published)
+        if rank == 0:
+            port.finished(index, metrics)

@@ -1,0 +1,60 @@
+"""A learner task cut into what one rank computes at a time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from actors.protocols import LearnerTask
+from actors.sharding import largest_over_ranks
+from alignment.batching import PackedBatch, microbatches
+from alignment.trajectories import pack
+
+
+class Share(NamedTuple):
+    """A microbatch with what the task says of its trajectories, on the learner's device."""
+
+    batch: PackedBatch
+    discriminator_logits: Tensor
+    """[sequence]"""
+    rewards: Tensor
+    """[sequence]"""
+    weight: float
+    """1; or 0 for a stand-in that only keeps this rank in step with the others."""
+
+
+def task_shares(
+    task: LearnerTask, max_tokens: int, *, device: torch.device, world_size: int
+) -> list[Share]:
+    """Cut this rank's part of a task into microbatches; all ranks call it and get equally many.
+
+    Args:
+        task: this rank's part, possibly without trajectories.
+        max_tokens: most tokens in a microbatch.
+        device: where the microbatches go.
+        world_size: number of ranks.
+
+    Returns:
+        At least one share; the trajectories of those of weight 1 are the task's.
+    """
+    batches = microbatches(task.trajectories, max_tokens)
+    shares = [
+        Share(
+            batch.to(device),
+            torch.from_numpy(task.discriminator_logits[batch.trajectory_indices.numpy()]).to(
+                device
+            ),
+            torch.from_numpy(task.rewards[batch.trajectory_indices.numpy()]).to(device),
+            weight=1.0,
+        )
+        for batch in batches
+    ]
+    missing = max(largest_over_ranks(len(shares), device, world_size), 1) - len(shares)
+    return shares + [_stand_in(device)] * missing
+
+
+def _stand_in(device: torch.device) -> Share:
+    """Return the smallest microbatch that still needs every parameter."""
+    (batch,) = microbatches(pack([0], [0], prompt_id=0), 2)
+    nothing = torch.zeros(1, device=device)
+    return Share(batch.to(device), nothing, nothing, weight=0.0)

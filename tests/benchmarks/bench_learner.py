@@ -1,0 +1,178 @@
+"""The learner beside a bare PyTorch loop: trained tokens a second, and their ratio.
+
+The bare loop has the same model, packed rows, autocast and AdamW, but no tasks, ranks, reference or
+metrics, and computes all logits of the actions at once. Steps of the two alternate, so that
+whatever else the machine does hits both. `--tiny` makes a small random model, as a smoke test.
+
+    python -m tests.benchmarks.bench_learner --model FOLDER --prompts 16 --group-size 4
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
+from actors.learner import ADAM_BETAS, Learner, LearnerSettings
+from actors.protocols import LearnerTask
+from alignment.batching import microbatches
+from alignment.packed_attention import packed_hidden_states
+from alignment.policy import load_policy
+from alignment.trajectories import concatenate, pack
+
+
+def make_task(arguments, step, vocabulary):
+    """Random tokens; lengths vary by 30 % around those asked for."""
+    rng = np.random.default_rng(0)
+
+    def tokens(mean):
+        length = rng.integers(round(0.7 * mean), round(1.3 * mean) + 1)
+        return rng.integers(0, vocabulary, max(length, 1)).tolist()
+
+    trajectories = concatenate(
+        [
+            pack(prompt, tokens(arguments.response_tokens), prompt_id=index)
+            for index in range(arguments.prompts)
+            for prompt in [tokens(arguments.prompt_tokens)]
+            for _ in range(arguments.group_size)
+        ]
+    )
+    values = rng.normal(size=len(trajectories)).astype(np.float32)
+    return LearnerTask(
+        kind="imitate" if arguments.group_size > 1 else "clone",
+        step=step,
+        learning_rate=1e-6,
+        trajectories=trajectories,
+        discriminator_logits=values,
+        rewards=values,
+        num_sequences=len(trajectories),
+        num_action_tokens=int(trajectories.action_mask.sum()),
+    )
+
+
+class BareLoop:
+    def __init__(self, model, device, dtype, max_tokens):
+        self.policy = load_policy(model).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), 1e-6, betas=ADAM_BETAS, weight_decay=0.0, fused=True
+        )
+        self.device, self.dtype, self.max_tokens = device, dtype, max_tokens
+
+    def step(self, task):
+        for packed in microbatches(task.trajectories, self.max_tokens):
+            batch = packed.to(self.device)
+            with torch.autocast(self.device.type, self.dtype):
+                hidden = packed_hidden_states(self.policy.backbone, batch)
+                logits = hidden[batch.state_indices] @ self.policy.head_weight.T
+            logprobs = logits.float().log_softmax(dim=-1)
+            chosen = logprobs.gather(1, batch.action_ids[:, None])[:, 0]
+            advantages = torch.from_numpy(task.rewards).to(self.device)[batch.trajectory_indices]
+            loss = -(advantages[batch.sequence_index] * chosen).sum() / task.num_sequences
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+
+def seconds(step, task, device, clock):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = clock()
+    step(task)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - began
+
+
+def tiny_model(folder):
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def arguments_given():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="folder in Hugging Face format")
+    parser.add_argument("--tiny", action="store_true")
+    for name, default in {
+        "prompts": 16,
+        "group-size": 4,
+        "prompt-tokens": 40,
+        "response-tokens": 28,
+        "max-tokens": 4096,
+        "repeats": 5,
+        "threads": 1,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="by seconds of CPU, where others share the machine"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--reference", type=float, default=0.0, help="coefficient; 0 has none")
+    arguments = parser.parse_args()
+    if not arguments.tiny and arguments.model is None:
+        parser.error("give --model or --tiny")
+    return arguments
+
+
+def compare(arguments, scratch):
+    """Print the rates of each repeat, and return the ratios."""
+    device = torch.device(arguments.device)
+    model = tiny_model(scratch / "model") if arguments.tiny else arguments.model
+    settings = LearnerSettings(
+        model=model,
+        weights=scratch / "weights",
+        reduction="token_mean",
+        objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
+        correct_staleness=True,
+        temperature=1.0,
+        published_dtype="bfloat16",
+        config=LearnerConfig(max_tokens_per_microbatch=arguments.max_tokens),
+    )
+    learner = Learner(settings, device=device, rank=0, world_size=1)
+    bare = BareLoop(model, device, torch.bfloat16, arguments.max_tokens)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    steps = {"learner": learner.perform, "bare loop": bare.step}
+    ratios = []
+    for repeat in range(arguments.repeats + 1):
+        task = make_task(arguments, repeat, learner.policy.model.config.vocab_size)
+        tokens = sum(b.num_tokens for b in microbatches(task.trajectories, arguments.max_tokens))
+        order = list(steps) if repeat % 2 else list(reversed(steps))
+        rates = {name: tokens / seconds(steps[name], task, device, clock) for name in order}
+        warm_up = "" if repeat else " (warm-up, not counted)"
+        figures = ", ".join(f"{name} {rates[name]:.0f}" for name in steps)
+        print(f"{tokens} tokens: {figures} tokens/s{warm_up}", flush=True)  # noqa: T201
+        if repeat:
+            ratios.append(rates["learner"] / rates["bare loop"])
+    return ratios
+
+
+def main():
+    arguments = arguments_given()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        ratios = compare(arguments, Path(scratch))
+    print(  # noqa: T201
+        f"learner / bare loop: median {statistics.median(ratios):.3f}, "
+        f"from {min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} repeats"
+    )
+
+
+if __name__ == "__main__":
+    main()
