@@ -26,6 +26,10 @@ def save_tiny_model(folder, seed=0, hidden_size=16):
         eos_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+
+
+def save_tiny_tokenizer(folder):
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

@@ -1,0 +1,270 @@
+"""Serves rewards beside the discriminator's: a trained reward model, or a function of the texts."""
+
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from actors.errors import InvalidInputError, RewardError
+from alignment.trajectories import Trajectories
+
+RewardFunction = Callable[[str, str, str], float]
+Encoding = dict[str, list[int]]
+
+MAX_TOKENS_PER_BATCH = 8192
+"""Of a reward model's forward pass, padding included: some hundred MiB of activations."""
+
+
+class RewardModelWorker:
+    """Holds a sequence-classification model with one output, which is the reward.
+
+    It promises that a reward does not depend on what else is scored beside it. A model whose head
+    is not in its files is refused, since its rewards would be random. It computes in float32, on
+    the GPU where its host shows it one.
+    """
+
+    def __init__(self, model: str, policy: str) -> None:
+        """Load the reward model.
+
+        Args:
+            model: folder or hub name of the reward model.
+            policy: folder or hub name of the policy, whose tokenizer made the trajectories.
+        """
+        self._policy_tokenizer = AutoTokenizer.from_pretrained(policy)
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = load_reward_model(model)
+        self._model.to(device=self._device)  # type: ignore[call-arg]
+        self._pad_token_id: int | None = self._model.config.pad_token_id
+        self._max_tokens = min(
+            self._tokenizer.model_max_length,
+            getattr(self._model.config, "max_position_embeddings", sys.maxsize),
+        )
+
+    def score(
+        self, trajectories: Trajectories, expert_responses: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return one reward a trajectory.
+
+        Args:
+            trajectories: prompts and responses.
+            expert_responses: not looked at.
+
+        Returns:
+            The model's output for each.
+
+        Raises:
+            RewardError: if a text is longer than the model's context, or a reward is not finite.
+        """
+        del expert_responses
+        texts = decoded(self._policy_tokenizer, trajectories)
+        encoded = [self._encode(prompt, response) for prompt, response in texts]
+        lengths = [len(tokens["input_ids"]) for tokens in encoded]
+        for prompt_id, length in zip(trajectories.prompt_ids, lengths, strict=True):
+            if length > self._max_tokens:
+                raise RewardError(
+                    f"prompt {prompt_id}: prompt and response take {length} of the reward model's "
+                    f"tokens, more than its context of {self._max_tokens}; lower "
+                    f"data.max_prompt_tokens or data.max_response_tokens"
+                )
+        rewards = np.zeros(len(encoded), np.float32)
+        for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
+            rewards[rows] = self._forward([encoded[row] for row in rows])
+        for prompt_id, reward in zip(trajectories.prompt_ids, rewards, strict=True):
+            checked_reward(reward, int(prompt_id))
+        return rewards
+
+    def _encode(self, prompt: str, response: str) -> Encoding:
+        if self._tokenizer.chat_template is None:
+            return dict(self._tokenizer(prompt, response))
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        encoded: Any = self._tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
+        return dict(encoded)
+
+    @torch.inference_mode()
+    def _forward(self, encoded: Sequence[Encoding]) -> NDArray[np.float32]:
+        # A decoder reads its reward at the last token that is not the pad token. Without one of its
+        # own it is given one that no text holds, so that it never takes a text's end for padding.
+        used = {token for tokens in encoded for token in tokens["input_ids"]}
+        unused = next(token for token in itertools.count() if token not in used)
+        pad = unused if self._pad_token_id is None else self._pad_token_id
+        self._model.config.pad_token_id = pad
+        width = max(len(tokens["input_ids"]) for tokens in encoded)
+        inputs = {
+            name: torch.tensor(
+                [
+                    tokens[name] + [pad if name == "input_ids" else 0] * (width - len(tokens[name]))
+                    for tokens in encoded
+                ],
+                device=self._device,
+            )
+            for name in encoded[0]
+        }
+        rewards: NDArray[np.float32] = self._model(**inputs).logits.squeeze(-1).cpu().numpy()
+        return rewards
+
+
+class RewardFunctionWorker:
+    """Calls a function of (prompt, response, expert_response), named by its import path."""
+
+    def __init__(self, function: str, policy: str) -> None:
+        """Import the function.
+
+        Args:
+            function: "module:name".
+            policy: folder or hub name of the policy, whose tokenizer made the trajectories.
+        """
+        self._function = load_reward_function(function)
+        self._name = function
+        self._policy_tokenizer = AutoTokenizer.from_pretrained(policy)
+
+    def score(
+        self, trajectories: Trajectories, expert_responses: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return one reward a trajectory.
+
+        Args:
+            trajectories: prompts and responses.
+            expert_responses: the demonstration of each trajectory's prompt, as text.
+
+        Returns:
+            What the function returned for each.
+
+        Raises:
+            RewardError: if the function raises, or returns anything but a finite number.
+            ValueError: if there is not one expert response a trajectory.
+        """
+        if len(expert_responses) != len(trajectories):
+            raise ValueError(
+                f"{len(expert_responses)} expert_responses for {len(trajectories)} trajectories; "
+                f"give one a trajectory"
+            )
+        texts = decoded(self._policy_tokenizer, trajectories)
+        rewards = np.zeros(len(trajectories), np.float32)
+        for index, ((prompt, response), expert_response) in enumerate(
+            zip(texts, expert_responses, strict=True)
+        ):
+            prompt_id = int(trajectories.prompt_ids[index])
+            try:
+                reward = self._function(prompt, response, expert_response)
+            except Exception as error:  # whatever the user's function raises ends the request
+                raise RewardError(
+                    f"prompt {prompt_id}: {self._name} raised {type(error).__name__}: {error}"
+                ) from error
+            rewards[index] = checked_reward(reward, prompt_id)
+        return rewards
+
+
+def load_reward_model(name: str) -> PreTrainedModel:
+    """Load a sequence-classification model in float32, all of it from files.
+
+    Args:
+        name: folder or hub name.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        InvalidInputError: if the model has several outputs, or weights that are in no file.
+    """
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    if model.config.num_labels != 1:
+        raise InvalidInputError(
+            f"reward model {name} has {model.config.num_labels} outputs; it needs exactly 1"
+        )
+    if loading["missing_keys"]:
+        raise InvalidInputError(
+            f"reward model {name} lacks the weights {sorted(loading['missing_keys'])}, so its "
+            f"rewards would be random; give a model trained for sequence classification"
+        )
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Put sequences of similar length together, so that little is padding.
+
+    Args:
+        lengths: of the sequences, in tokens.
+        max_tokens: most tokens in a batch, padding included; a longer sequence is a batch alone.
+
+    Returns:
+        Indices, each exactly once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def load_reward_function(path: str) -> RewardFunction:
+    """Import a reward function.
+
+    Args:
+        path: "module:name".
+
+    Returns:
+        The function.
+
+    Raises:
+        InvalidInputError: if there is no such function.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        function: Any = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidInputError(
+            f"reward function {path!r} cannot be imported: {error}; write it as module:name, and "
+            f"put the module where Python finds it"
+        ) from error
+    if not callable(function):
+        raise InvalidInputError(f"reward function {path!r} is a {type(function).__name__}")
+    checked: RewardFunction = function
+    return checked
+
+
+def decoded(tokenizer: Any, trajectories: Trajectories) -> list[tuple[str, str]]:  # noqa: ANN401
+    """Return prompt and response of each trajectory as text, without special tokens."""
+    return [
+        (
+            tokenizer.decode(trajectories.prompt(index), skip_special_tokens=True),
+            tokenizer.decode(trajectories.response(index), skip_special_tokens=True),
+        )
+        for index in range(len(trajectories))
+    ]
+
+
+def checked_reward(reward: object, prompt_id: int) -> float:
+    """Return the reward as a number.
+
+    Args:
+        reward: what a source returned.
+        prompt_id: named in the error.
+
+    Returns:
+        The same, as a float.
+
+    Raises:
+        RewardError: if it is no number or not finite; True and False are no numbers.
+    """
+    if isinstance(reward, (int, float, np.floating, np.integer)) and not isinstance(reward, bool):
+        number = float(reward)
+        if math.isfinite(number):
+            return number
+    raise RewardError(f"prompt {prompt_id}: the reward is {reward!r}, not a finite number")

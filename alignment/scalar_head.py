@@ -1,0 +1,117 @@
+"""One number for each response: a scalar head on the last token's state of a decoder.
+
+The decoder sees prompt and response to their end, so its last state can hold a verdict on the
+whole. The head computes in float32 whatever precision the decoder's matrix products have.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from alignment.batching import PackedBatch
+from alignment.low_rank_adapter import add_adapters
+from alignment.packed_attention import PACKED_ATTENTION, packed_hidden_states
+
+Tuning = Literal["full", "lora", "frozen"]
+
+
+class ScalarModel(nn.Module):
+    """A decoder with a scalar head that begins at zero, so that every first logit is exactly 0.
+
+    Token embeddings are never trained. A table of 49,152 x 576 is larger than six layers of such a
+    model: its gradient and moments would take 340 MB (and 0.03 s an update, little), and weight
+    decay would pull all rows to 0 for the sake of the few that a batch uses.
+
+    Example:
+        model = ScalarModel(load_backbone("model", num_layers=6), "full", "bfloat16", seed=0)
+        logits = model(batch)  # one a response, in the row's order
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tuning: Tuning,
+        autocast: Literal["bfloat16", "float32"],
+        seed: int,
+    ) -> None:
+        """Put a head on a backbone and choose what is trained.
+
+        Args:
+            backbone: a decoder without its head, from load_backbone; changed in place.
+            tuning: full trains all of it but its token embeddings; lora only low-rank adapters on
+                its linear layers; frozen nothing of it. The head is always trained.
+            autocast: precision of the backbone's matrix products.
+            seed: of the adapters' random half; nothing else is random.
+        """
+        super().__init__()
+        if tuning == "lora":
+            add_adapters(backbone, seed)
+        elif tuning == "frozen":
+            backbone.requires_grad_(False)
+        self.backbone = backbone
+        self.backbone.train(mode=False)  # no dropout: a response has one logit
+        self.backbone.get_input_embeddings().requires_grad_(False)
+        self.head = nn.Linear(backbone.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self._autocast = autocast == "bfloat16"
+
+    def embed(self, batch: PackedBatch) -> Float[Tensor, "token hidden"]:
+        """Return the embeddings of the row's tokens, to differentiate the logits by them."""
+        embeddings: Tensor = self.backbone.get_input_embeddings()(batch.token_ids)
+        return embeddings
+
+    def forward(
+        self, batch: PackedBatch, inputs_embeds: Float[Tensor, "token hidden"] | None = None
+    ) -> Float[Tensor, " trajectory"]:
+        """Return one logit a response.
+
+        Args:
+            batch: on the model's device.
+            inputs_embeds: from embed, where they are differentiated by.
+
+        Returns:
+            Logits in the row's order; batch.trajectory_indices says whose they are.
+        """
+        device = batch.token_ids.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
+            hidden = packed_hidden_states(self.backbone, batch, inputs_embeds)
+        logits: Tensor = self.head(hidden[batch.last_indices].float()).squeeze(-1)
+        return logits
+
+
+def load_backbone(name: str, num_layers: int | None) -> PreTrainedModel:
+    """Load a decoder without its head in float32, ready for packed rows.
+
+    Args:
+        name: folder or hub name of a causal language model with safetensors.
+        num_layers: keep only the first ones, and the final norm; None keeps all.
+
+    Returns:
+        The decoder, with the weights that the files hold.
+
+    Raises:
+        ValueError: if the model has fewer layers.
+    """
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if num_layers is not None:
+        if num_layers > config.num_hidden_layers:
+            raise ValueError(
+                f"discriminator.num_layers = {num_layers}, but {name} has "
+                f"{config.num_hidden_layers} layers; lower it"
+            )
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:num_layers]
+        config.num_hidden_layers = num_layers
+    backbone: PreTrainedModel = AutoModel.from_pretrained(
+        name,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=PACKED_ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    return backbone
