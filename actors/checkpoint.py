@@ -6,7 +6,6 @@ FOLDER/policy/          the policy in Hugging Face format
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,12 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
+from transformers import AutoTokenizer
 
 from actors.errors import InvalidInputError
 from actors.reference_policy import ReferencePolicy
 from actors.sharding import full_tensors
 from alignment.policy import PolicyModel
-
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "generation_config.json",
-    "added_tokens.json",
-)
-"""What is copied from the model that training began with: what training does not change."""
 
 
 def save_checkpoint(
@@ -42,7 +30,7 @@ def save_checkpoint(
     reference: ReferencePolicy | None,
     *,
     step: int,
-    source: Path,
+    source: str,
     rank: int,
 ) -> None:
     """Write a checkpoint; all ranks call it.
@@ -53,7 +41,7 @@ def save_checkpoint(
         optimizer: of the policy.
         reference: None before imitation, or where it has no weight.
         step: optimizer steps done.
-        source: folder of the model that training began with.
+        source: folder or hub name of the model that training began with.
         rank: of this process.
     """
     state = _state(policy, optimizer, reference)
@@ -98,13 +86,13 @@ def restore_checkpoint(
     return int(contents["step"]), reference
 
 
-def export_policy(folder: Path, policy: PolicyModel, *, source: Path, rank: int) -> None:
+def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) -> None:
     """Write the policy so that AutoModelForCausalLM.from_pretrained loads it; all ranks call it.
 
     Args:
         folder: to write into.
         policy: sharded or not; written in float32, as it is trained.
-        source: folder of the model that training began with, for the tokenizer.
+        source: folder or hub name of the model that training began with, for the tokenizer.
         rank: of this process; rank 0 writes, and holds the whole model in main memory.
     """
     tensors = {}
@@ -116,10 +104,8 @@ def export_policy(folder: Path, policy: PolicyModel, *, source: Path, rank: int)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     policy.model.config.save_pretrained(folder)
-    for pattern in TOKENIZER_FILES:
-        for path in source.glob(pattern):
-            if path.is_file():
-                shutil.copy(path, folder / path.name)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    policy.model.generation_config.save_pretrained(folder)
 
 
 def _state(

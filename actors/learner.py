@@ -37,8 +37,8 @@ CANARY_TOKENS = 16
 class LearnerSettings(NamedTuple):
     """What a learner is told of the run."""
 
-    model: Path
-    """Folder of the model to begin from, in Hugging Face format."""
+    model: str
+    """Folder or hub name of the model to begin from, in Hugging Face format."""
     weights: Path
     """Folder of the weight store."""
     reduction: Reduction
@@ -279,7 +279,7 @@ def train_loop(
         metrics = learner.perform(task)
         if task.checkpoint is not None:
             learner.save(Path(task.checkpoint))
-        published = learner.publish(incarnation) if task.publish or task.kind == "publish" else None
+        published = learner.publish(incarnation) if task.publish else None
         if published is not None:
             port.published(published)
         if rank == 0:

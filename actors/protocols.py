@@ -115,9 +115,9 @@ class RewardSource(Protocol):
 class LearnerTask(NamedTuple):
     """What a learner rank does next."""
 
-    kind: Literal["clone", "imitate", "evaluate", "publish", "stop"]
-    """clone and imitate take one optimizer step; evaluate only measures; publish only shares the
-    weights as they are."""
+    kind: Literal["clone", "imitate", "evaluate", "hold", "stop"]
+    """clone and imitate take one optimizer step; evaluate only measures; hold leaves the weights as
+    they are, to be published or saved."""
     step: int
     """Optimizer steps done before this task."""
     learning_rate: float

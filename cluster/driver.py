@@ -127,7 +127,7 @@ class Driver:
     async def _run(self) -> bool:
         self._enter("starting", "starting workers")
         self._save(incarnation=await self._desk.trust_gang())
-        await self._desk.submit(self._task("publish", publish=True))
+        await self._desk.submit(self._task("hold", publish=True))
         await self._observe("before")
         await self._clone()
         if not self._stop_requested:
@@ -221,7 +221,7 @@ class Driver:
 
     def _task(
         self,
-        kind: Literal["clone", "evaluate", "publish"],
+        kind: Literal["clone", "evaluate", "hold"],
         batch: Trajectories = EMPTY,
         *,
         learning_rate: float = 0.0,
@@ -256,7 +256,7 @@ class Driver:
     async def _checkpoint(self, *, is_finished: bool = False) -> None:
         self._show_phase("writing a checkpoint")
         folder = partial_checkpoint(self._run_dir, self._step)
-        await self._desk.submit(self._task("publish", checkpoint=folder))
+        await self._desk.submit(self._task("hold", checkpoint=folder))
         discriminator = self._scorer.discriminator
         if discriminator:
             await discriminator.request("save", folder / "discriminator", lead_only=True)

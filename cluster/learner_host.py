@@ -72,7 +72,7 @@ def run_rank(settings: dict[str, Any]) -> None:
     train_loop(
         RayLearnerPort(driver, config.placement.timeout_s),
         LearnerSettings(
-            model=Path(config.model.name),
+            model=config.model.name,
             weights=Path(settings["run_dir"]) / WEIGHTS,
             reduction=config.warm_start.reduction,
             objective=config.objective,

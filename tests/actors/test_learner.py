@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
 from actors.errors import InvalidInputError
@@ -17,6 +17,7 @@ from actors.protocols import LearnerStart, LearnerTask
 from actors.sharding import join_process_group
 from actors.weight_store import WeightStore
 from alignment.trajectories import EMPTY, Trajectories, concatenate, pack
+from tests.fakes.tiny_job import save_tiny_tokenizer
 
 VOCABULARY = 96
 # A single rank needs no process group, of which torch's checkpoints warn.
@@ -114,13 +115,13 @@ def make_model(tmp_path, *, tied):
     )
     folder = tmp_path / f"model-{tied}"
     LlamaForCausalLM(config).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    save_tiny_tokenizer(folder)
     return folder
 
 
 def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_tokens=64, **more):
     return LearnerSettings(
-        model=model_folder,
+        model=str(model_folder),
         weights=model_folder.parent / "weights",
         objective=ObjectiveConfig(
             reference=ReferenceConfig(coefficient=coefficient, estimator=estimator)
@@ -265,7 +266,7 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
     folder = make_model(tmp_path, tied=tied)
     checkpoint = tmp_path / "checkpoint"
     tasks = [
-        task("publish", 0),
+        task("hold", 0, publish=True),
         task("clone", 0, publish=True, checkpoint=str(checkpoint)),
     ]
     port = run(ListPort(tasks, incarnation=3), settings_for(folder, temperature=0.7))
@@ -282,12 +283,13 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
             logprobs = model(tokens).logits[0, :-1].log_softmax(dim=-1)
         expected_logprobs = logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist()
         assert published.canary.logprobs == pytest.approx(expected_logprobs, abs=1e-4)
-    assert (checkpoint / "policy" / "tokenizer.json").read_text() == "{}"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "policy")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
 
 
 def test_published_precision_is_the_engines(model_folder):
     settings = settings_for(model_folder, published_dtype="bfloat16")
-    port = run(ListPort([task("publish", 0)]), settings)
+    port = run(ListPort([task("hold", 0, publish=True)]), settings)
     fetched = WeightStore(settings.weights).fetch(port.publications[0])
     for name, tensor in weights_of(model_folder).items():
         assert torch.equal(fetched[name], tensor.bfloat16())

@@ -136,7 +136,7 @@ def compare(arguments, scratch):
     device = torch.device(arguments.device)
     model = tiny_model(scratch / "model") if arguments.tiny else arguments.model
     settings = LearnerSettings(
-        model=model,
+        model=str(model),
         weights=scratch / "weights",
         reduction="token_mean",
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
