@@ -1,6 +1,10 @@
 """Failures that a worker reports and a failure policy decides on."""
 
 
+class RetryableError(RuntimeError):
+    """The worker is well and the request is good; another try may succeed."""
+
+
 class WeightMismatchError(RuntimeError):
     """The weights in hand are not the weights that were published."""
 

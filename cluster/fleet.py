@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from actors.errors import RetryableError
 from cluster import failure_policy
 from cluster.failure_policy import Decision
 from cluster.handle import READY, Handle, WorkerLostError
@@ -239,6 +240,9 @@ class Fleet:
         except (WorkerLostError, TimeoutError) as error:
             self._retry(request, error)
             raise
+        except RetryableError as error:
+            self._retry(request, error)
+            return
         except Exception as error:  # the worker is well; its answer is an error
             if not request.done.done():
                 request.done.set_exception(error)

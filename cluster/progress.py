@@ -98,7 +98,8 @@ class Lines:
         self._shown_at, self._stage = now, status.stage
         steps = f"step {status.iteration} of {status.num_iterations}"
         parts = [f"{now - self._began:5.0f} s", STAGES[status.stage], steps, status.phase, left]
-        self._console.print(" | ".join(part for part in parts if part), highlight=False)
+        line = " | ".join(part for part in parts if part)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -62,15 +62,15 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_atomically(run_dir / "config.yaml", settings)
-        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False)
+        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
         status = follow(start_driver(config, run_dir), console)
     if status.error:
         raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
     page = write_report(run_dir)
-    console.print(headline(summary(run_dir)), highlight=False)
+    console.print(headline(summary(run_dir)), highlight=False, soft_wrap=True)
     if status.stage != "finished":
         console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
-    console.print(f"Report: {page}", highlight=False)
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
 def is_embedded() -> bool:

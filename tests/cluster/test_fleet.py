@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from actors.errors import RetryableError
 from cluster import failure_policy
 from cluster.fleet import Fleet, FleetFailedError
 from tests.fakes.handle import Workshop
@@ -203,6 +204,26 @@ async def test_a_request_that_takes_down_every_worker_is_given_up():
     assert await fleet.request("double", 1) == 2
     with pytest.raises(FleetFailedError, match="break_down failed on 4 doubler workers"):
         await fleet.request("break_down")
+    await fleet.close()
+
+
+async def test_a_request_that_may_succeed_later_is_tried_again_without_replacing_the_worker():
+    class Moody(Doubler):
+        num_refusals = 3
+
+        async def double(self, value):
+            if self.num_refusals:
+                self.num_refusals -= 1
+                raise RetryableError("not now")
+            return 2 * value
+
+    workshop = Workshop(Moody)
+    fleet = make_fleet(workshop, 1)
+    assert await fleet.request("double", 3) == 6
+    workshop.handles["doubler-0"].worker.num_refusals = 4
+    with pytest.raises(FleetFailedError, match=r"double failed on 4 doubler workers.*not now"):
+        await fleet.request("double", 3)
+    assert list(workshop.handles) == ["doubler-0"]
     await fleet.close()
 
 
