@@ -12,6 +12,7 @@ from cluster.fleet import Fleet
 from cluster.telemetry import Texts
 
 EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
+SAMPLE_SEED = 0  # not the run's: runs with other seeds are measured on the same rows
 
 
 class Data(Texts, Protocol):
@@ -36,11 +37,15 @@ class Data(Texts, Protocol):
 
 
 class HeldOut:
-    """The first held-out rows, the same ones every time, so that measurements compare."""
+    """A sample of the held-out rows, the same one every time, so that measurements compare.
+
+    It is drawn at random, for data is often sorted, by source or by topic.
+    """
 
     def __init__(self, rollout: Fleet, data: Data, num_prompts: int, max_sequences: int) -> None:
         self._rollout, self._data = rollout, data
-        self._rows = data.held_out_rows[:num_prompts]
+        shuffled = np.random.default_rng(SAMPLE_SEED).permutation(data.held_out_rows)
+        self._rows = np.sort(shuffled[:num_prompts])
         self._max_sequences = max_sequences
 
     def batch(self) -> Trajectories:
