@@ -192,16 +192,12 @@ class Learner:
         figures = {"eval/held_out_nll": total / task.num_action_tokens}
         return sum_over_ranks(figures, self._device, self._world_size)
 
-    def _scores(
-        self, batch: PackedBatch, temperature: float | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """[action] log-probabilities and entropies, at the run's temperature if None."""
+    def _scores(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """[action] log-probabilities and entropies, at the run's temperature and precision."""
         dtype = getattr(torch, self.settings.config.autocast)
         enabled = dtype != torch.float32
         with torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled):
-            scores: tuple[Tensor, Tensor] = self.policy(
-                batch, self.settings.temperature if temperature is None else temperature
-            )
+            scores: tuple[Tensor, Tensor] = self.policy(batch, self.settings.temperature)
         return scores
 
     @torch.no_grad()
@@ -218,10 +214,10 @@ class Learner:
 
     @torch.no_grad()
     def _canary(self) -> Canary:
-        """Score a few tokens at temperature 1."""
+        """Score a few tokens at temperature 1 and in float32, whatever the run uses."""
         first, *rest = self._canary_ids
         (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
-        logprobs, _ = self._scores(batch.to(self._device), temperature=1.0)
+        logprobs, _ = self.policy(batch.to(self._device), 1.0)
         return Canary(tuple(self._canary_ids), tuple(logprobs.tolist()))
 
 
