@@ -157,7 +157,7 @@ def compare(arguments, scratch):
         rates = {name: tokens / seconds(steps[name], task, device, clock) for name in order}
         warm_up = "" if repeat else " (warm-up, not counted)"
         figures = ", ".join(f"{name} {rates[name]:.0f}" for name in steps)
-        print(f"{tokens} tokens: {figures} tokens/s{warm_up}", flush=True)  # noqa: T201
+        print(f"{tokens} tokens: {figures} tokens/s{warm_up}", flush=True)
         if repeat:
             ratios.append(rates["learner"] / rates["bare loop"])
     return ratios
@@ -168,7 +168,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
         ratios = compare(arguments, Path(scratch))
-    print(  # noqa: T201
+    print(
         f"learner / bare loop: median {statistics.median(ratios):.3f}, "
         f"from {min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} repeats"
     )

@@ -1,0 +1,33 @@
+"""All benchmarks on the main job's model, one after the other: `make benchmark`.
+
+Each prints ratios of figures that were taken in turns, in one process. Use an idle machine.
+"""
+
+import os
+import subprocess
+import sys
+
+import yaml
+
+JOB = "deploy/runs/king_james.yaml"
+
+
+def main():
+    with open(JOB) as file:
+        job = yaml.safe_load(file)
+    model = os.path.normpath(os.path.join(os.path.dirname(JOB), job["model"]["name"]))
+    if not os.path.isdir(model):
+        sys.exit(f"{model} is missing; run deploy/runs/prepare_king_james.py first")
+    threads = str(job["learner"]["cpus_per_rank"])
+    shape = ["--prompts", "16", "--group-size", "4"]
+    for name, options in {
+        "bench_learner": ["--model", model, *shape, "--threads", threads],
+        "bench_rollout": ["--model", model, *shape, "--threads", threads],
+        "bench_step": [JOB],
+    }.items():
+        print(f"\n== {name} {' '.join(options)}", flush=True)
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}", *options], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Where a whole step's time goes: a short run of a job, phase by phase.
+
+    python -m tests.benchmarks.bench_step deploy/runs/king_james.yaml
+
+Sampling, discriminator, scoring, learning and weight sync are what the driver measures; waiting is
+what is left of the step, so it holds the driver's own time and whatever nobody accounts for.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cluster.telemetry import PHASES
+
+SHORT = ("warm_start.steps=3", "discriminator.warm_up_steps=1", "objective.steps=5")
+SKIPPED = 1  # the first step of a stage pays for what is done only once
+
+
+def run(job, run_dir):
+    overrides = [part for setting in SHORT for part in ("--set", setting)]
+    command = [sys.executable, "-m", "cluster.cli", "train", job, *overrides]
+    subprocess.run([*command, "--run-dir", run_dir], check=True, stdout=subprocess.DEVNULL)
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def print_table(stage, rows):
+    steps = [row for row in rows if row["stage"] == stage and "time/step_s" in row][SKIPPED:]
+    whole = statistics.median(row["time/step_s"] for row in steps)
+    print(f"\n{stage}: {whole:.2f} s a step, median of {len(steps)}")
+    for phase in (*PHASES, "waiting"):
+        seconds = [row.get(f"time/{phase}_s", 0.0) for row in steps]
+        middle = statistics.median(seconds)
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"  {phase:15} {middle:6.2f} s  {middle / whole:6.1%}   ({spread})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("job", nargs="?", type=Path, default=Path("deploy/runs/king_james.yaml"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = run(arguments.job, Path(folder) / "run")
+    for stage in ("warm_start", "imitation"):
+        print_table(stage, rows)
+
+
+if __name__ == "__main__":
+    main()
