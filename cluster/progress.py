@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a bar where there is a terminal, lines where not."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
@@ -33,18 +34,20 @@ class Display(Protocol):
 class TimeLeft:
     """Guesses the time left from the pace of the stage under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._stage, self._began, self._first = "", 0.0, 0
 
     def text(self, status: Status) -> str:
         """Return the guess, once a step of the stage is done."""
         if status.stage != self._stage:
-            self._stage, self._began, self._first = status.stage, time.monotonic(), status.iteration
+            self._stage, self._first = status.stage, status.iteration
+            self._began = self._clock()
         done = status.iteration - self._first
         left = status.num_iterations - status.iteration
         if not done or status.stage not in ("warm_start", "discriminator_warm_up", "imitation"):
             return ""
-        seconds = (time.monotonic() - self._began) / done * left
+        seconds = (self._clock() - self._began) / done * left
         left_text = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
         return f"about {left_text} left"
 
