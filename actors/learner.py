@@ -51,6 +51,8 @@ class LearnerSettings(NamedTuple):
     published_dtype: Literal["bfloat16", "float32"]
     """Precision of published weights."""
     config: LearnerConfig
+    context_tokens: int
+    """Of the engines, prompt and response together: the canary must fit."""
 
 
 class Learner:
@@ -80,8 +82,9 @@ class Learner:
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
         # Until a text has been seen, the canary's tokens are spread over the vocabulary.
-        stride = self.policy.model.config.vocab_size // CANARY_TOKENS
-        self._canary_ids = [i * stride for i in range(CANARY_TOKENS)]
+        self._num_canary_tokens = min(CANARY_TOKENS, settings.context_tokens - 1)
+        stride = self.policy.model.config.vocab_size // self._num_canary_tokens
+        self._canary_ids = [i * stride for i in range(self._num_canary_tokens)]
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint, whatever the number of ranks that wrote it."""
@@ -142,7 +145,7 @@ class Learner:
             world_size=self._world_size,
         )
         if len(task.trajectories):
-            self._canary_ids = shares[0].batch.token_ids[:CANARY_TOKENS].tolist()
+            self._canary_ids = shares[0].batch.token_ids[: self._num_canary_tokens].tolist()
         return (
             self._evaluate(task, shares)
             if task.kind == "evaluate"

@@ -21,6 +21,7 @@ class ReferencePolicy:
     def __init__(self, policy: PolicyModel) -> None:
         """Remember the policy as it is now."""
         self._policy = policy
+        release_gathered(policy)  # a forward pass may have left parts of it whole
         self.tensors: Mapping[str, Tensor] = {
             name: parameter.detach().clone() for name, parameter in policy.named_parameters()
         }

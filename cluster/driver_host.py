@@ -155,8 +155,8 @@ class DriverHost:
             self._driver.published(published)
 
     async def learner_progress(self) -> int:
-        """Return how many tasks the learner has done."""
-        return self._desk.num_finished
+        """Return how many optimizer steps the learner has taken, over all its gangs."""
+        return self._desk.num_steps
 
     async def learner_failed(self, reason: str) -> None:
         """Take note that the learner was given up."""

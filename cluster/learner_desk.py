@@ -15,6 +15,8 @@ from alignment.trajectories import EMPTY, Trajectories
 
 LONGEST_POLL_S = 20.0
 """A rank that waits longer for a task is told to ask again, so that its calls stay short."""
+STEPS = ("clone", "imitate")
+"""Kinds of task that take an optimizer step."""
 NOTHING = np.zeros(0, np.float32)
 STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
 
@@ -74,15 +76,17 @@ class LearnerDesk:
         self._results: list[asyncio.Future[dict[str, float]]] = []
         self._changed = asyncio.Condition()
         self._num_gangs = 0
-        self._num_finished = 0
+        self._num_steps = 0
         self._is_up, self._stop_requested = False, False
         self._trusted: int | None = None
         self._failure: LearnerFailedError | None = None
 
     @property
-    def num_finished(self) -> int:
-        """Tasks done by all gangs so far: tells a learner that works from one that cannot."""
-        return self._num_finished
+    def num_steps(self) -> int:
+        """Optimizer steps taken by all gangs so far: tells a learner that works from one that
+        comes up and cannot.
+        """
+        return self._num_steps
 
     def set_checkpoint(self, checkpoint: str | None) -> None:
         """Say from where the next gang begins."""
@@ -212,7 +216,7 @@ class LearnerDesk:
         self._check(incarnation)
         if not self._results[index].done():
             self._results[index].set_result(dict(metrics))
-            self._num_finished += 1
+            self._num_steps += self._tasks[index].kind in STEPS
         if index:  # every rank has fetched it by now; memory stays flat
             self._tasks[index - 1] = self._tasks[index - 1]._replace(
                 trajectories=self._tasks[index - 1].trajectories.select([])

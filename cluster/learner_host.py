@@ -80,6 +80,7 @@ def run_rank(settings: dict[str, Any]) -> None:
             temperature=config.rollout.temperature,
             published_dtype=config.rollout.dtype,
             config=config.learner,
+            context_tokens=config.data.max_prompt_tokens + config.data.max_response_tokens,
         ),
         device=ray.train.torch.get_device(),
         rank=context.get_world_rank(),

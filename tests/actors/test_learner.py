@@ -132,6 +132,7 @@ def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_to
             "correct_staleness": True,
             "temperature": 1.0,
             "published_dtype": "float32",
+            "context_tokens": 12,
             **more,
         },
     )
@@ -279,6 +280,7 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
         assert all(torch.equal(fetched[name], expected[name]) for name in expected)
         model = AutoModelForCausalLM.from_pretrained(source)
         tokens = torch.tensor([published.canary.token_ids])
+        assert tokens.shape == (1, 11)  # as many as an engine with a context of 12 can score
         with torch.no_grad():
             logprobs = model(tokens).logits[0, :-1].log_softmax(dim=-1)
         expected_logprobs = logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist()
@@ -311,7 +313,7 @@ def test_a_task_for_another_step_is_refused(model_folder):
 
 
 MIXED = [
-    task("clone", 0),
+    task("clone", 0, publish=True),  # scoring the canary leaves some weights gathered
     imitate(1),
     imitate(2),
     imitate(3),

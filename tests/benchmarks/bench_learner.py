@@ -144,6 +144,7 @@ def compare(arguments, scratch):
         temperature=1.0,
         published_dtype="bfloat16",
         config=LearnerConfig(max_tokens_per_microbatch=arguments.max_tokens),
+        context_tokens=512,
     )
     learner = Learner(settings, device=device, rank=0, world_size=1)
     bare = BareLoop(model, device, torch.bfloat16, arguments.max_tokens)

@@ -88,7 +88,19 @@ async def test_finishing_twice_changes_nothing():
     await desk.finished(0, 0, {"loss": 3.0})
     await desk.finished(0, 0, {"loss": 4.0})
     assert await submitted == {"loss": 3.0}
-    assert desk.num_finished == 1
+    assert desk.num_steps == 1
+
+
+async def test_only_optimizer_steps_count_as_progress():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    for index, kind in enumerate(("hold", "evaluate", "clone", "imitate")):
+        submitted = asyncio.ensure_future(desk.submit(make_task([1])._replace(kind=kind)))
+        await desk.next_task(0, 0, 1, index)
+        await desk.finished(0, index, {})
+        await submitted
+    assert desk.num_steps == 2
 
 
 async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the_task():

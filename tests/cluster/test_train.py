@@ -104,8 +104,13 @@ def story(tmp_path_factory):
 
     second = start(place)
     wait_for_iteration(place, second, 7)
-    for title in ("ray::RayTrainWorker", "ray::rollout-0"):
-        (victim, *_) = descendants(second, title)
+    rank, *_ = descendants(second, "ray::RayTrainWorker")
+    (rollout_worker,) = [
+        process
+        for process in descendants(second, "ray::WorkerHost")
+        if any("/vllm/" in mapped.path for mapped in process.memory_maps())
+    ]
+    for victim in (rank, rollout_worker):
         victim.send_signal(signal.SIGKILL)
     second_output = second.communicate(timeout=DEADLINE_S)[0]
     return {
