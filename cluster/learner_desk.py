@@ -83,9 +83,7 @@ class LearnerDesk:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps taken by all gangs so far: tells a learner that works from one that
-        comes up and cannot.
-        """
+        """Optimizer steps of all gangs so far: tells a learner that works from one that cannot."""
         return self._num_steps
 
     def set_checkpoint(self, checkpoint: str | None) -> None:
