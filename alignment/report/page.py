@@ -108,7 +108,7 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
         is_finished=figures.is_finished,
         tiles=_tiles(figures),
         setup=_setup(run),
-        command=str(run.manifest.get("command", f"irlign train {run.path.name}/config.yaml")),
+        command=f"irlign train {run.path}/config.yaml --run-dir {run.path}",
         phase_labels=[GROUP_LABELS[phase] for phase in phases],
         exchanges=_exchanges(run, phases),
         num_open=NUM_OPEN_PROMPTS,

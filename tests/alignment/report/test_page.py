@@ -70,13 +70,14 @@ def test_highlight_joins_overlaps_and_ignores_empty_matches():
 
 
 def test_verdict_and_tables_show_the_figures(write_run):
-    text = Tags(report(write_run())).text
+    run = write_run()
+    text = Tags(report(run)).text
     assert "4.000 \N{RIGHTWARDS ARROW} 2.500" in text
     assert "0% \N{RIGHTWARDS ARROW} 100%" in text
     assert "of responses; expert 100%, prompts 0%" in text
     assert "Reverse KL, KL(policy, expert): the policy pays for everything it says" in text
     assert "learning rate 1e-06, strictly on-policy" in text
-    assert "irlign train run/config.yaml" in text
+    assert f"irlign train {run}/config.yaml --run-dir {run}" in text
     assert "50% (9 to 91)" in text  # Wilson's interval of 1 in 2
     assert "[cut at the limit]" in text
     assert "Tokens a second, median: sampling 60, learning 115." in text
