@@ -201,28 +201,22 @@ class Fleet:
             await self._replace(member, error)
 
     async def _next_request(self, member: Member) -> _Request | None:
+        """Wait for a request that this worker may serve, keeping it up to date; None: leave."""
         while True:
-            if member.state == "draining":
-                return None
-            if self._sync and self._newest is not None and member.version != self._newest:
-                newest = self._newest
-                member.state = "syncing"
-                await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
-                member.version = newest
-                continue
-            member.state = "serving"
             async with self._queue.changed:
-                if request := self._take(member):
-                    return request
-                if member.state == "serving" and self._is_current(member):
+                if member.state == "draining":
+                    return None
+                if member.version == self._newest or self._sync is None:
+                    member.state = "serving"
+                    if request := self._take(member):
+                        return request
                     await self._queue.changed.wait()
-
-    def _is_current(self, member: Member) -> bool:
-        return self._sync is None or self._newest is None or member.version == self._newest
+                    continue
+            member.state, newest = "syncing", self._newest
+            await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
+            member.version = newest
 
     def _take(self, member: Member) -> _Request | None:
-        if not self._is_current(member) or member.state == "draining":
-            return None
         is_lead = next(iter(self._members.values())) is member
         for request in list(self._queue.waiting):
             if request.done.done():  # whoever asked has gone
