@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from alignment.batching import PackedBatch
 from alignment.logprobs import token_logprobs
 from alignment.packed_attention import PACKED_ATTENTION, packed_hidden_states
+from alignment.state_divergence import Teacher, state_divergences
 
 OTHER_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_enabled")
 """Settings of architectures whose logits are more than the head's product with the hidden state."""
@@ -44,21 +45,29 @@ class PolicyModel(nn.Module):
         self.model = model
 
     def forward(
-        self, batch: PackedBatch, temperature: float
-    ) -> tuple[Float[Tensor, " action"], Float[Tensor, " action"]]:
+        self, batch: PackedBatch, temperature: float, teacher: Teacher | None = None
+    ) -> tuple[Float[Tensor, " action"], ...]:
         """Score every action of a packed row.
 
         Args:
             batch: on the model's device.
             temperature: softmax temperature, positive.
+            teacher: on the same device, of the batch's states in the batch's order.
 
         Returns:
             Log-probability of each action, with gradient, and entropy of each state's
-            distribution, without; in nats.
+            distribution, without; and a third, if there is a teacher, its divergence from the
+            policy at each state, with gradient; in nats.
         """
-        hidden = packed_hidden_states(self.backbone, batch)
-        states = hidden[batch.state_indices]
-        return token_logprobs(states, self.head_weight, batch.action_ids, temperature)
+        states = self.states(batch)
+        scores = token_logprobs(states, self.head_weight, batch.action_ids, temperature)
+        if teacher is None:
+            return scores
+        return *scores, state_divergences(states, self.head_weight, teacher, temperature)
+
+    def states(self, batch: PackedBatch) -> Float[Tensor, "action hidden"]:
+        """Return the normed final hidden states that predict the actions of a packed row."""
+        return packed_hidden_states(self.backbone, batch)[batch.state_indices]
 
     @property
     def backbone(self) -> PreTrainedModel:

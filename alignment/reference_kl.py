@@ -8,7 +8,7 @@ k1 and k3 are unbiased as values. As gradients they differ, and by where they ar
 
     k1 in the reward      the exact gradient of KL(pi, reference) of whole responses
     k2 as a loss          the gradient of KL(pi, reference) at each visited state
-    k3 as a loss          the gradient of KL(reference, pi), the forward direction, at each state
+    k3 as a loss          the gradient of KL(reference, pi), the forward direction, at each of them
     k1 as a loss          zero in expectation, hence not offered
 
 A loss on tokens holds the states fixed: it ignores that the policy chooses which states it visits,
@@ -55,6 +55,8 @@ def k2_loss(
 ) -> Float[Tensor, ""]:
     """Half the squared log-ratio, summed over tokens: (1/N) sum_i sum_t 1/2 (log pi/reference)^2.
 
+    Its gradient is that of KL(pi, reference) at each visited state, the states held fixed.
+
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats; the only input that receives a gradient.
         reference_logprobs: the reference policy's, of the same tokens.
@@ -79,7 +81,8 @@ def k3_loss(
 ) -> Float[Tensor, ""]:
     """Never negative, summed over tokens: (1/N) sum_i sum_t [rho - 1 - log rho].
 
-    Its value estimates KL(pi, reference), its gradient is that of KL(reference, pi).
+    Its value estimates KL(pi, reference), its gradient is that of KL(reference, pi) at each visited
+    state, the states held fixed.
 
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats; the only input that receives a gradient.

@@ -1,7 +1,8 @@
-"""One number for each response: a scalar head on the last token's state of a decoder.
+"""One number for each response, or for each of its prefixes: a scalar head on a decoder's states.
 
-The decoder sees prompt and response to their end, so its last state can hold a verdict on the
-whole. The head computes in float32 whatever precision the decoder's matrix products have.
+At a token of the response the decoder has seen the prompt and the response up to that token, so its
+state can hold a verdict on that prefix, and at the last token on the whole. The head computes in
+float32 whatever precision the decoder's matrix products have.
 """
 
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from alignment.batching import PackedBatch
+from alignment.labelled_batch import response_token_indices
 from alignment.low_rank_adapter import add_adapters
 from alignment.packed_attention import PACKED_ATTENTION, packed_hidden_states
 
@@ -28,6 +30,7 @@ class ScalarModel(nn.Module):
     Example:
         model = ScalarModel(load_backbone("model", num_layers=6), "full", "bfloat16", seed=0)
         logits = model(batch)  # one a response, in the row's order
+        prefix_logits = model(batch, per_token=True)  # one a response token
     """
 
     def __init__(
@@ -65,21 +68,28 @@ class ScalarModel(nn.Module):
         return embeddings
 
     def forward(
-        self, batch: PackedBatch, inputs_embeds: Float[Tensor, "token hidden"] | None = None
-    ) -> Float[Tensor, " trajectory"]:
-        """Return one logit a response.
+        self,
+        batch: PackedBatch,
+        inputs_embeds: Float[Tensor, "token hidden"] | None = None,
+        *,
+        per_token: bool = False,
+    ) -> Float[Tensor, " verdict"]:
+        """Return one logit a response, or one a prefix of it.
 
         Args:
             batch: on the model's device.
-            inputs_embeds: from embed, where they are differentiated by.
+            inputs_embeds: from embed, where they are differentiated by or changed.
+            per_token: a logit for each response token, on the response up to and including it.
 
         Returns:
-            Logits in the row's order; batch.trajectory_indices says whose they are.
+            Logits in the row's order; batch.trajectory_indices says whose they are, with
+            batch.sequence_index where there is one a token.
         """
         device = batch.token_ids.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
             hidden = packed_hidden_states(self.backbone, batch, inputs_embeds)
-        logits: Tensor = self.head(hidden[batch.last_indices].float()).squeeze(-1)
+        judged = response_token_indices(batch) if per_token else batch.last_indices
+        logits: Tensor = self.head(hidden[judged].float()).squeeze(-1)
         return logits
 
 

@@ -36,7 +36,8 @@ class PolicyVersion(NamedTuple):
         return f"v{self.step}" if self.incarnation == 0 else f"v{self.step}.{self.incarnation}"
 
 
-NO_VERSION = PolicyVersion(0, 0)
+NO_VERSION = PolicyVersion(-1, -1)
+"""Of what no policy wrote: a demonstration."""
 
 
 class Trajectories(NamedTuple):
@@ -96,6 +97,27 @@ class Trajectories(NamedTuple):
         start = int(self.starts[index])
         end = start + int(self.lengths[index])
         return self.token_ids[start + int(self.prompt_lengths[index]) : end]
+
+    def select_values(
+        self, values: NDArray[np.float32], indices: Sequence[int] | NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return what belongs to the trajectories at these indices, in this order.
+
+        Args:
+            values: [trajectory, ...] or [response token, ...], in the order of the trajectories.
+            indices: which trajectories.
+
+        Returns:
+            Rows of values, as copies: one a trajectory, or one a response token of it.
+        """
+        index = np.asarray(indices, dtype=np.int64)
+        if len(values) == len(self):
+            return values[index]
+        lengths = self.response_lengths.astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        tokens = [np.arange(starts[i], starts[i] + lengths[i]) for i in index]
+        selected: NDArray[np.float32] = values[np.concatenate(tokens) if tokens else index]
+        return selected
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "Trajectories":
         """Return the trajectories at these indices, in this order, as copies."""

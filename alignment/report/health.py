@@ -11,6 +11,8 @@ from alignment.report.run_files import Run
 MAX_ACCURACY = 0.95  # above it, rewards that saturate carry next to no gradient
 MIN_ACCURACY = 0.52  # of a coin toss, give or take the noise of a few batches
 MAX_MISCALIBRATION = 0.15  # between two fractions that are equal for an optimal discriminator
+MIN_CONTROL_ACCURACY = 0.6  # below it a control has learnt nothing to speak of
+MAX_CONTROL_GAP = 0.02  # by which the discriminator should be better than its controls
 MAX_LENGTH_EFFECT = 1.0  # nats between a response of no tokens and an average one
 MIN_DIVERSITY_RATIO = 0.7  # of the expert's distinct-2
 MIN_ENTROPY_RATIO = 0.3  # of the entropy that stage 2 began with
@@ -78,6 +80,7 @@ def health_notes(run: Run, summary: Summary) -> list[str]:
     checks: tuple[Callable[[Run, Summary], Iterator[str]], ...] = (
         _numbers,
         _discriminator,
+        _shortcuts,
         _length,
         _limits,
         _likelihood,
@@ -126,6 +129,20 @@ def _discriminator(run: Run, _: Summary) -> Iterator[str]:
             f"belief in the policy {belief:.2f}, and they should be equal. Take the divergence "
             f"estimates with care."
         )
+
+
+def _shortcuts(run: Run, _: Summary) -> Iterator[str]:
+    accuracy = late_mean(run, "discriminator/accuracy_fresh")
+    for control, words in (("bag_of_words", "single words"), ("length", "length alone")):
+        rival = late_mean(run, f"discriminator/{control}_accuracy")
+        if accuracy is None or rival is None or rival < MIN_CONTROL_ACCURACY:
+            continue
+        if rival > accuracy - MAX_CONTROL_GAP:
+            yield (
+                f"The reward may be a shortcut: {words} tell expert from policy in {rival:.0%} of "
+                f"cases, the discriminator in {accuracy:.0%}. A policy that is paid by it may "
+                f"learn only that."
+            )
 
 
 def _length(run: Run, _: Summary) -> Iterator[str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from alignment.divergences import divergence
+from alignment.divergences.lookup import divergence
 from alignment.estimators import (
     discriminator_estimates,
     enumerate_responses,

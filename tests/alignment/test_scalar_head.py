@@ -4,9 +4,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from alignment.batching import microbatches
-from alignment.labelled_batch import labelled, response_token_weights, split_microbatches
+from alignment.labelled_batch import response_token_indices
 from alignment.low_rank_adapter import RANK, SCALE, LowRankLinear
-from alignment.replay import pair_by_prompt
 from alignment.scalar_head import ScalarModel, load_backbone
 from alignment.trajectories import concatenate, pack
 from tests.fakes.tiny_llama import save_tiny_llama
@@ -62,6 +61,24 @@ def test_a_logit_is_the_head_on_the_last_state_of_the_policys_own_decoder(folder
         torch.testing.assert_close(logits[row], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_prefix_logits_are_those_of_the_response_cut_there(folder):
+    model = scalar_model(folder, head=1.0)
+    (batch,) = microbatches(TRAJECTORIES, 100)
+    prefix_logits = model(batch, per_token=True).detach()
+    assert prefix_logits.shape == (12,)
+    tokens = batch.token_ids[response_token_indices(batch)]
+    assert torch.equal(tokens, batch.action_ids)
+    place = 0
+    for row in batch.trajectory_indices.tolist():
+        prompt = TRAJECTORIES.prompt(row).tolist()
+        response = TRAJECTORIES.response(row).tolist()
+        for end in range(1, len(response) + 1):
+            (cut,) = microbatches(pack(prompt, response[:end], prompt_id=0), 100)
+            expected = model(cut).detach()[0]
+            torch.testing.assert_close(prefix_logits[place], expected, atol=1e-5, rtol=1e-5)
+            place += 1
+
+
 def test_truncation_keeps_the_first_layers_weights(folder):
     policy = AutoModelForCausalLM.from_pretrained(folder).model
     backbone = load_backbone(folder, num_layers=2)
@@ -112,34 +129,3 @@ def test_embeddings_given_are_those_of_the_tokens(folder):
     own[: group.prompt_length + group.response_lengths[0]] = True
     assert bool((gradient[own].abs().sum(-1) > 0).all())
     assert float(gradient[~own].abs().max()) == 0.0
-
-
-def test_a_prompts_two_classes_share_its_computation():
-    rollouts = TRAJECTORIES.select([0, 1, 3])
-    demonstrations = TRAJECTORIES.select([3, 2])
-    batch = labelled(pair_by_prompt(rollouts, demonstrations))
-    assert batch.is_expert.tolist() == [False, False, True, False, True]
-    assert (batch.num_expert, batch.num_policy) == (2, 3)
-    (packed,) = split_microbatches(batch.trajectories, 100)
-    assert [group.response_lengths for group in packed.groups] == [(2, 4, 1), (3, 3)]
-
-
-@pytest.mark.parametrize("max_tokens", [7, 8, 10, 13, 100])
-def test_responses_that_do_not_fit_with_their_prompt_are_split(max_tokens):
-    # Prompt 3 and its responses take 3 + 2 + 4 + 1 = 10 tokens; the second alone 7.
-    packed = split_microbatches(TRAJECTORIES, max_tokens)
-    rows = torch.cat([batch.trajectory_indices for batch in packed])
-    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4]
-    assert all(batch.num_tokens <= max_tokens for batch in packed)
-    for batch in packed:
-        for row, last in zip(batch.trajectory_indices, batch.last_indices, strict=True):
-            assert batch.token_ids[last] == int(TRAJECTORIES.response(int(row))[-1])
-    with pytest.raises(ValueError, match="= 7 tokens"):
-        split_microbatches(TRAJECTORIES, 6)
-
-
-def test_weights_of_response_tokens_add_up_to_the_class_means():
-    batch = labelled(pair_by_prompt(TRAJECTORIES.select([0, 1]), TRAJECTORIES.select([2])))
-    (packed,) = split_microbatches(batch.trajectories, 100)
-    weights = response_token_weights(packed, batch.is_expert, num_expert=2, num_policy=4)
-    assert weights.tolist() == [0.0] * 3 + [0.25] * 6 + [0.5]

@@ -56,7 +56,7 @@ def test_the_example_of_the_docstring():
     assert batch.response_lengths.tolist() == [2, 3]
     assert batch.prompt_ids.tolist() == [3, 3]
     assert batch.finish_reasons.tolist() == [FinishReason.STOP, FinishReason.LENGTH]
-    assert batch.policy_versions.tolist() == [[0, 0], [1, 17]]
+    assert batch.policy_versions.tolist() == [list(NO_VERSION), [1, 17]]
     assert batch.prompt(1).tolist() == [5, 6]
     assert batch.response(0).tolist() == [7, 2]
     assert batch.response(1).tolist() == [8, 9, 2]
@@ -139,3 +139,18 @@ def test_versions_are_ordered_by_incarnation_and_written_as_users_see_them():
 def test_arrays_have_the_documented_types():
     kinds = [column.dtype for column in two_responses()]
     assert kinds == [np.int32, np.float32, bool, np.int32, np.int64, np.uint8, np.int64]
+
+
+@given(specs=trajectory_specs(), data=st.data())
+def test_values_go_with_their_trajectories(specs, data):
+    batch = concatenate([pack(**spec) for spec in specs])
+    chosen = st.lists(st.integers(0, len(specs) - 1)) if specs else st.just([])
+    rows = data.draw(chosen)
+    of_trajectories = np.arange(len(specs), dtype=np.float32)
+    np.testing.assert_array_equal(batch.select_values(of_trajectories, rows), rows)
+    tokens = batch.token_ids[batch.action_mask].astype(np.float32)
+    selected = batch.select(rows)
+    expected = selected.token_ids[selected.action_mask]
+    np.testing.assert_array_equal(batch.select_values(tokens, rows), expected)
+    pairs = np.stack([tokens, -tokens], axis=1)
+    np.testing.assert_array_equal(batch.select_values(pairs, rows)[:, 1], -expected)

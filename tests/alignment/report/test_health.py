@@ -68,6 +68,15 @@ def test_a_discriminator_that_wins_is_named_with_what_it_means(write_run, diverg
             {"discriminator/length_slope": -0.03, "rollout/response_length": 50.0},
             "The discriminator may judge by length: its logit falls by 0.03 nats a token, so sh",
         ),
+        (
+            {"discriminator/accuracy_fresh": 0.8, "discriminator/bag_of_words_accuracy": 0.79},
+            "The reward may be a shortcut: single words tell expert from policy in 79% of cases, "
+            "the discriminator in 80%",
+        ),
+        (
+            {"discriminator/accuracy_fresh": 0.6, "discriminator/length_accuracy": 0.7},
+            "The reward may be a shortcut: length alone tell",
+        ),
     ],
 )
 def test_each_trouble_is_named(write_run, metrics, beginning):

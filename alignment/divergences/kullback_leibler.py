@@ -1,0 +1,88 @@
+"""The Kullback-Leibler divergence from either side, and both together."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from alignment.divergences.conjugate import conjugate_by_inversion
+from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+
+
+def forward_kl() -> Divergence:
+    """Return KL(expert, policy), the divergence that supervised fine-tuning minimizes."""
+    return Divergence(
+        name="forward_kl",
+        formula="sum p log(p / q)",
+        generator_formula="u log u",
+        reward_formula="e^h",
+        behavior="covers every mode of the expert, at the price of mass between the modes",
+        choose_when="nothing that the expert says may be lost, and the warm start left something",
+        avoid_when="demonstrations alone will do: the warm start minimizes it without a critic",
+        generator=Generator(
+            f=lambda u: u * u.log(),
+            derivative=lambda u: u.log() + 1.0,
+            second_derivative=lambda u: 1.0 / u,
+            conjugate=lambda t: (t - 1.0).exp(),
+            activation=torch.clone,
+            at_zero=0.0,
+            slope_at_infinity=math.inf,
+        ),
+        reward=torch.exp,
+        safe_logits=(-MAX_LOGIT, math.log(MAX_WEIGHT)),
+    )
+
+
+def reverse_kl() -> Divergence:
+    """Return KL(policy, expert), whose reward is the logit itself (AIRL, arXiv:1710.11248)."""
+    return Divergence(
+        name="reverse_kl",
+        formula="sum q log(q / p)",
+        generator_formula="-log u",
+        reward_formula="h",
+        behavior="seeks modes: says only what the expert might say, and may leave modes out",
+        choose_when="what is said must be right; its reward guides a policy that is far away too",
+        avoid_when="variety matters and the policy is too small to be the expert",
+        generator=Generator(
+            f=lambda u: -u.log(),
+            derivative=lambda u: -1.0 / u,
+            second_derivative=lambda u: u**-2.0,
+            conjugate=lambda t: -1.0 - (-t).log(),
+            activation=lambda v: -(-v).exp(),
+            at_zero=math.inf,
+            slope_at_infinity=0.0,
+        ),
+        reward=torch.clone,
+        safe_logits=(-MAX_LOGIT, MAX_LOGIT),
+    )
+
+
+def jeffreys() -> Divergence:
+    """Return the sum of both KL divergences, which is symmetric and may be infinite."""
+
+    def f(u: Tensor) -> Tensor:
+        return (u - 1.0) * u.log()
+
+    def derivative(u: Tensor) -> Tensor:
+        return u.log() + 1.0 - 1.0 / u
+
+    return Divergence(
+        name="jeffreys",
+        formula="sum (p - q) log(p / q)",
+        generator_formula="(u - 1) log u",
+        reward_formula="h + e^h",
+        behavior="pays for modes left out and for mass between the modes alike",
+        choose_when="covering matters, and policies far from the expert need a reward that guides",
+        avoid_when="discriminator logits are rough: the e^h in the reward magnifies errors",
+        generator=Generator(
+            f=f,
+            derivative=derivative,
+            second_derivative=lambda u: 1.0 / u + u**-2.0,
+            conjugate=conjugate_by_inversion(f, derivative),
+            activation=torch.clone,
+            at_zero=math.inf,
+            slope_at_infinity=math.inf,
+        ),
+        reward=lambda h: h + h.exp(),
+        safe_logits=(-MAX_LOGIT, math.log(MAX_WEIGHT)),
+    )

@@ -1,0 +1,104 @@
+"""Rewards that are often taken for a divergence which they are not; selectable, and labelled."""
+
+import math
+
+import torch
+from torch.nn.functional import logsigmoid, softplus
+
+from alignment.divergences.conjugate import conjugate_by_inversion
+from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+
+MAX_CRITIC = 1000.0
+"""A critic may lie anywhere, since only its differences count; beyond this float32 gets coarse."""
+
+
+def log_d() -> Divergence:
+    """Return KL(policy, expert) - 2 JS, which the reward log D of many GAIL codes minimizes.
+
+    References:
+        The generator loss that Goodfellow et al. 2014 propose in place of their own,
+        arXiv:1406.2661; what it minimizes: Arjovsky & Bottou 2017, arXiv:1701.04862, theorem 2.5.
+    """
+
+    def f(u: torch.Tensor) -> torch.Tensor:
+        return (u + 1.0) * ((u + 1.0) / (2.0 * u)).log()
+
+    def derivative(u: torch.Tensor) -> torch.Tensor:
+        return -1.0 / u - (2.0 * u / (u + 1.0)).log()
+
+    return Divergence(
+        name="log_d",
+        formula="sum q log(q / p) - sum p log(p / m) - sum q log(q / m), m = (p + q) / 2",
+        generator_formula="(u + 1) log((u + 1) / (2 u))",
+        reward_formula="log D = -log(1 + e^(-h))",
+        behavior="seeks modes as reverse_kl does; bounded reward for what the expert does say",
+        choose_when="results of a GAIL code with the reward log D are to be repeated",
+        avoid_when="the Jensen-Shannon divergence is meant",
+        generator=Generator(
+            f=f,
+            derivative=derivative,
+            second_derivative=lambda u: 1.0 / (u.square() * (1.0 + u)),
+            conjugate=conjugate_by_inversion(f, derivative),
+            activation=lambda v: softplus(-v) - (-v).exp() - math.log(2.0),
+            at_zero=math.inf,
+            slope_at_infinity=-math.log(2.0),
+        ),
+        reward=logsigmoid,
+        safe_logits=(-MAX_LOGIT, MAX_LOGIT),
+        caveat=(
+            "the reward log D minimizes KL(policy, expert) - 2 JS, not the Jensen-Shannon "
+            "divergence; take jensen_shannon if that is meant"
+        ),
+    )
+
+
+def fairl() -> Divergence:
+    """Return FAIRL's reward -h e^h, which was published as forward KL and is no divergence.
+
+    It is -f(u), the integrand of forward KL, where the gradient asks for u f'(u) - f(u). It falls
+    for every h above -1, so near the expert it leads away from it.
+
+    References:
+        Ghasemipour et al. 2019, arXiv:1911.02256.
+    """
+    return Divergence(
+        name="fairl",
+        formula="none",
+        generator_formula="none: f'' = -(1 + log u) / u is negative for u > 1 / e",
+        reward_formula="-h e^h",
+        behavior="repels: the policy leaves the expert when it comes near, at h > -1",
+        choose_when="the published reward itself is studied",
+        avoid_when="a policy is to be aligned",
+        generator=None,
+        reward=lambda h: -h * h.exp(),
+        safe_logits=(-MAX_LOGIT, math.log(MAX_WEIGHT)),
+        caveat=(
+            "its reward -h e^h falls for h > -1, so it minimizes no divergence near the expert and "
+            "drives the policy away from it; take forward_kl or skew_forward_kl"
+        ),
+    )
+
+
+def wasserstein() -> Divergence:
+    """Return the reward of a critic that estimates a Wasserstein distance, which is the critic.
+
+    References:
+        Arjovsky et al. 2017, arXiv:1701.07875; gradient penalty: Gulrajani et al. 2017,
+        arXiv:1704.00028.
+    """
+    return Divergence(
+        name="wasserstein",
+        formula="sup over 1-Lipschitz T of sum (p - q) T",
+        generator_formula="none: it is no f-divergence",
+        reward_formula="T, the critic itself",
+        behavior="depends on distances between embeddings, not on probability ratios alone",
+        choose_when="expert and policy hardly overlap, so that a classifier separates them at once",
+        avoid_when="a reward in nats is needed: the critic's scale is that of its gradient penalty",
+        generator=None,
+        reward=torch.clone,
+        safe_logits=(-MAX_CRITIC, MAX_CRITIC),
+        caveat=(
+            "it needs a critic with a gradient penalty, whose output is no log-ratio, so value and "
+            "calibration are not those of a divergence; take reverse_kl for a reward in nats"
+        ),
+    )

@@ -1,0 +1,198 @@
+"""What a divergence is here: a record of its value, and of the reward that makes it small.
+
+Conventions of this package. With p the expert's and q the policy's probability of a response, every
+f-divergence is D(p, q) = sum_y q(y) f(p(y) / q(y)) for a convex generator f with f(1) = 0. Names
+take the expert's side: forward KL is KL(expert, policy), reverse KL is KL(policy, expert). A logit
+is h = log(p / q): high for expert, and what an optimal discriminator emits.
+
+The reward of a divergence is a function of the logit, and its policy gradient is exact:
+
+    -grad D(p, q) = E_{y ~ q}[ r(h(y)) grad log q(y) ],    r = u f'(u) - f(u) at u = e^h,
+
+up to a constant in r, which no baseline leaves in. It is not -f(u), the integrand: that forgets
+that u depends on q. Conversely, a reward that never falls as u rises is exact for the f-divergence
+with f'' = r'(u) / u, so clipped logits still belong to a divergence. Where it falls there is none.
+
+References:
+    Nowozin et al. 2016 (f-GAN), arXiv:1606.00709; the reward: Ke et al. 2019, arXiv:1905.12888, and
+    Go et al. 2023 (f-DPG), arXiv:2302.08215.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MAX_LOGIT = 10.0
+"""A discriminator that claims odds beyond e^10 = 22000 to 1 is saturated, not informative."""
+MAX_WEIGHT = 10.0
+"""One response may count as ten where rewards grow as a power of e^h: the variance of e^h grows as
+the policy's chi-square distance."""
+SUM_TOLERANCE = 1e-6
+"""How far from 1 the sum of a distribution may lie."""
+CURVATURE_PROBES = (math.exp(-1.0), 1.0, math.e)
+"""Ratios at which a generator whose critic can be trained curves somewhere."""
+
+
+class Generator(NamedTuple):
+    """The convex function f that makes an f-divergence; every function works elementwise."""
+
+    f: Callable[[Tensor], Tensor]
+    """f(u) at probability ratios u = p / q > 0; f(1) = 0."""
+    derivative: Callable[[Tensor], Tensor]
+    """f'(u) at u > 0."""
+    second_derivative: Callable[[Tensor], Tensor]
+    """f''(u) at u > 0; where f has a kink, that of its smooth parts."""
+    conjugate: Callable[[Tensor], Tensor]
+    """f*(t) = sup over u > 0 of u t - f(u), for t in the range of f'."""
+    activation: Callable[[Tensor], Tensor]
+    """Takes any real number, increasingly, into the range of f': a critic's last layer."""
+    at_zero: float
+    """Limit of f(u) as u falls to 0: the price of policy mass that the expert never chooses."""
+    slope_at_infinity: float
+    """Limit of f(u) / u as u grows: the price of expert mass that the policy never chooses."""
+
+
+class Divergence(NamedTuple):
+    """One divergence from expert p to policy q: its value, and the reward that minimizes it."""
+
+    name: str
+    formula: str
+    """In plain text, with p the expert and q the policy; so are all formulas."""
+    generator_formula: str
+    """f(u) with u = p / q, up to a linear term c (u - 1), which changes no divergence."""
+    reward_formula: str
+    """r(h) with h = log(p / q)."""
+    behavior: str
+    """What minimizing it does to a policy that cannot match the expert."""
+    choose_when: str
+    avoid_when: str
+    generator: Generator | None
+    """None where there is no f-divergence behind the reward."""
+    reward: Callable[[Tensor], Tensor]
+    """r(h) of an expert-positive logit, in nats, up to a constant; finite in the safe range."""
+    safe_logits: tuple[float, float]
+    """(low, high), to which clip_logits clips before the reward."""
+    parameters: str = ""
+    """What the parameters mean and which values they take; empty where there are none."""
+    caveat: str | None = None
+    """What a user must know before choosing it, and what to take instead."""
+
+    def value(
+        self, expert: Float[Tensor, " outcome"], policy: Float[Tensor, " outcome"]
+    ) -> Float[Tensor, ""]:
+        """Compute the divergence of two discrete distributions exactly.
+
+        Where the policy gives 0, an outcome costs slope_at_infinity times the expert's mass; where
+        the expert gives 0, at_zero times the policy's mass. Either may be infinite. An outcome that
+        both exclude costs nothing. Gradients are right where both are positive.
+
+        Args:
+            expert: probabilities that sum to 1; float64 for exact work.
+            policy: probabilities of the same outcomes, in the same order.
+
+        Returns:
+            The divergence in nats, at least 0 up to rounding, possibly infinite.
+
+        Raises:
+            ValueError: if one of the two is no distribution, or there is no divergence to compute.
+        """
+        generator = self._known_generator("value")
+        _require_distribution("expert", expert)
+        _require_distribution("policy", policy)
+        is_shared = (expert > 0) & (policy > 0)
+        p, q = expert[is_shared], policy[is_shared]
+        value = (q * generator.f(p / q)).sum()
+        for mass, price in (
+            (policy[expert == 0].sum(), generator.at_zero),
+            (expert[policy == 0].sum(), generator.slope_at_infinity),
+        ):
+            if mass > 0:  # 0 times an infinite price is 0, not NaN
+                value = value + mass * price
+        return value
+
+    def critic(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Turn logits into the f-GAN critic T = f'(e^h), whose best logit is log(p / q).
+
+        E_p[T] - E_q[f*(T)] is at most the divergence, and equal to it at h = log(p / q).
+
+        Args:
+            logits: h, within the safe range, where float32 is enough.
+
+        Returns:
+            T(h), differentiable by the logits.
+
+        Raises:
+            ValueError: if there is no such critic, or none whose gradient could train it.
+        """
+        return self._curved_generator().derivative(logits.exp())
+
+    def critic_cost(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Compute f*(T(h)), what the critic costs on the policy's samples.
+
+        f*(f'(u)) = u f'(u) - f(u), so it is the reward with its constant restored.
+
+        Args:
+            logits: h, within the safe range.
+
+        Returns:
+            r(h) - r(0) + f'(1), differentiable by the logits.
+
+        Raises:
+            ValueError: as critic does.
+        """
+        at_one = self._curved_generator().derivative(logits.new_ones(()))
+        return self.reward(logits) - self.reward(logits.new_zeros(())) + at_one
+
+    def _known_generator(self, what: str) -> Generator:
+        if self.generator is None:
+            raise ValueError(
+                f"{self.name} has no {what}, since no f-divergence is behind it: {self.caveat}"
+            )
+        return self.generator
+
+    def _curved_generator(self) -> Generator:
+        generator = self._known_generator("variational critic")
+        probes = torch.tensor(CURVATURE_PROBES, dtype=torch.float64)
+        if not (generator.second_derivative(probes) > 0).any():
+            raise ValueError(
+                f"{self.name} has no variational critic that can be trained: f is piecewise "
+                "linear, so f'(e^h) does not change with the logit; train the discriminator by "
+                "cross_entropy instead"
+            )
+        return generator
+
+
+class ClippedLogits(NamedTuple):
+    """Logits within a divergence's safe range, and which ones had to be moved there."""
+
+    logits: Float[Tensor, " logit"]
+    was_clipped: Bool[Tensor, " logit"]
+
+
+def clip_logits(logits: Float[Tensor, " logit"], record: Divergence) -> ClippedLogits:
+    """Clip logits to the safe range of a divergence's reward.
+
+    A reward that is flat outside a range still never falls, so it is still the exact reward of
+    some divergence; what clipping buys is a bounded variance.
+
+    Args:
+        logits: expert-positive logits, staleness correction included. Infinite ones are moved to
+            the end of the range. NaN, the mark of a broken discriminator, stays NaN and is not
+            counted: the loss that it reaches must not be finite either.
+        record: the divergence whose reward comes next.
+
+    Returns:
+        The clipped logits and a mask of those that were outside; log its mean.
+    """
+    low, high = record.safe_logits
+    return ClippedLogits(logits.clamp(low, high), (logits < low) | (logits > high))
+
+
+def _require_distribution(who: str, probabilities: Tensor) -> None:
+    total = float(probabilities.detach().sum())
+    if not abs(total - 1.0) <= SUM_TOLERANCE or bool((probabilities < 0).any()):
+        raise ValueError(f"{who} must be probabilities that sum to 1; they sum to {total}")

@@ -1,0 +1,51 @@
+"""Distillation of a teacher whose next-token distributions are known. Stage 2, at level state."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from alignment.output import ObjectiveOutput
+from alignment.sequences import require_positive
+
+
+def distillation(
+    divergences: Float[Tensor, " action"], *, num_sequences: int, num_action_tokens: int
+) -> ObjectiveOutput:
+    """Divergence between teacher and policy at each state, summed over every response's states.
+
+    With N responses and D_it the divergence in state t of response i:
+
+        loss = (1/N) sum_i sum_t D_it
+
+    The states are constants: where the policy wrote them, the loss does not see that another policy
+    would visit others. Hence it is in general not the gradient of any divergence between whole
+    responses. One case is: forward KL on the demonstrations' states, which no policy chooses. It is
+    the forward KL of whole responses, that is supervised fine-tuning with the teacher's full
+    distribution in place of its sampled token, and less variance. Reverse KL on the policy's own
+    states is the immediate part of the gradient of KL(policy, teacher); what is missing is each
+    choice's effect on the divergences after it.
+
+    Where the states come from matters more than the divergence. On its own states even forward KL
+    makes the policy seek modes, since it is never asked about those that it does not visit; on the
+    demonstrations' states even reverse KL nearly covers them all.
+
+    Args:
+        divergences: from teacher to policy at each state in nats, with gradient.
+        num_sequences: N, responses in the optimizer step over all ranks and microbatches.
+        num_action_tokens: response tokens in the same.
+
+    Returns:
+        This microbatch's share of the loss, and the diagnostic state_divergence, in nats a token.
+
+    Raises:
+        ValueError: if a count is not positive.
+
+    References:
+        Agarwal et al. 2024 (GKD), arXiv:2306.13649, eq. 2 with a sum in place of the mean over a
+        response's tokens, which would weigh a token by the inverse of its response's length; the
+        whole gradient: Gu et al. 2024 (MiniLLM), arXiv:2306.08543.
+    """
+    require_positive(num_sequences=num_sequences, num_action_tokens=num_action_tokens)
+    total = divergences.sum()
+    return ObjectiveOutput(
+        total / num_sequences, {"state_divergence": total.detach() / num_action_tokens}
+    )
