@@ -1,10 +1,66 @@
 """What each worker can be told. Units are in the names: _s seconds, _tokens, _fraction, _gib."""
 
-from typing import Literal
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
+DivergenceName = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "jeffreys",
+    "alpha",
+    "squared_hellinger",
+    "pearson_chi2",
+    "neyman_chi2",
+    "total_variation",
+    "generalized_js",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "le_cam",
+    "log_d",
+    "fairl",
+    "wasserstein",
+]
+STATE_DIVERGENCES = (
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "generalized_js",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "total_variation",
+)
+"""Those that are computed from two full next-token distributions."""
+CAUTIONED_DIVERGENCES = (
+    "pearson_chi2",
+    "neyman_chi2",
+    "total_variation",
+    "log_d",
+    "fairl",
+    "wasserstein",
+)
+"""Those with a trap, or that are not what their users may take them for: a run says so."""
+UNBOUND_DIVERGENCES = ("fairl", "wasserstein")
+"""Those without a convex generator: a reward or a critic, and no f to bound or to integrate."""
+Level = Literal["trajectory", "token", "occupancy", "state"]
+DiscriminatorLoss = Literal["cross_entropy", "pairwise", "variational", "least_squares"]
+
+
+def _divergence(name: str) -> str:
+    """Accept a name of DivergenceName or an import path; no torch here, so a look at names only."""
+    names = get_args(DivergenceName)
+    if name in names or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        return name
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(
+        f"unknown divergence {name!r}; {hint}choose one of {', '.join(names)}, "
+        "or name a convex function of your own as module:function"
+    )
 
 
 class FrozenConfig(BaseModel):
@@ -47,8 +103,15 @@ class ReferenceConfig(FrozenConfig):
 class ObjectiveConfig(FrozenConfig):
     """Stage 2, on-policy imitation: which divergence from the expert is made small, and how."""
 
-    divergence: Divergence = "jensen_shannon"
-    """Between expert and policy, estimated by the discriminator."""
+    divergence: Annotated[str, AfterValidator(_divergence)] = "jensen_shannon"
+    """From expert to policy: a name that `irlign divergences` lists, or module:function, a convex
+    generator f of your own with f(1) = 0."""
+    divergence_parameters: dict[str, float] = Field(default_factory=dict)
+    """What the divergence takes: alpha of alpha, beta of generalized_js, skew of skew_*."""
+    level: Level = "trajectory"
+    """trajectory: one verdict on a whole response. token: verdicts on prefixes, the same divergence
+    with credit by token. occupancy: of state-action visits, another objective. state: full
+    vocabularies of a teacher and the policy at each state, states held constant."""
     divergence_weight: float = Field(1.0, ge=0.0)
     """Weight of the divergence's reward beside the reward sources; 0 starts no discriminator."""
     steps: int = Field(100, ge=0)
@@ -61,10 +124,65 @@ class ObjectiveConfig(FrozenConfig):
     """AdamW's rate after a linear warm-up."""
     max_staleness_steps: int = Field(0, ge=0)
     """Most optimizer steps by which a trajectory may lag the policy; 0 is strictly on-policy."""
-    importance: Literal["none", "token", "sequence"] = "token"
+    on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of a step's prompts whose states are the policy's own; those of the others are the
+    demonstrations'. Only level state can do with less than 1."""
+    advantage: Literal["leave_one_out", "group_mean", "group_normalized", "self_normalized"] = (
+        "leave_one_out"
+    )
+    """Baseline within a prompt's responses. group_normalized (GRPO) hides the choice of divergence;
+    self_normalized weighs responses by their share of the group's e^h, for forward_kl only."""
+    importance: Literal["none", "token", "sequence", "clip"] = "token"
     """Truncated weights against the mismatch of the sampler's log-probabilities and the learner's.
-    Sequence weights are unbiased and suit responses up to 64 tokens; token weights suit any."""
+    Sequence weights are unbiased and suit responses up to 64 tokens; token weights suit any; clip
+    is PPO's clipped ratio of each token."""
+    max_mean_log_ratio: float | None = Field(None, gt=0.0)
+    """A response whose mean log-ratio of learner to sampler is farther from 0, in nats a token, is
+    rejected; None rejects none."""
     reference: ReferenceConfig = ReferenceConfig()
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> Self:
+        for problem in _disagreements(self):
+            raise ValueError(problem)
+        return self
+
+
+def _disagreements(objective: ObjectiveConfig) -> Iterator[str]:
+    """Yield, for each choice that another one forbids, the reason and the remedy."""
+    name, level, advantage = objective.divergence, objective.level, objective.advantage
+    if level == "state" and name not in STATE_DIVERGENCES:
+        yield (
+            f"objective.divergence: {name} is not defined at objective.level: state, which "
+            f"compares full vocabularies; choose one of {', '.join(STATE_DIVERGENCES)}, or level "
+            "trajectory or token"
+        )
+    if level == "occupancy" and name in UNBOUND_DIVERGENCES:
+        yield (
+            f"objective.divergence: {name} is not defined at objective.level: occupancy, because "
+            "it has no generator f to sum over prefixes; use level trajectory or token"
+        )
+    if level != "trajectory" and advantage != "leave_one_out":
+        yield (
+            f"objective.advantage: {advantage} compares whole responses, and objective.level: "
+            f"{level} gives credit by token; use leave_one_out, or level trajectory"
+        )
+    if advantage == "self_normalized" and name != "forward_kl":
+        yield (
+            "objective.advantage: self_normalized weighs responses by e^h, the reward of "
+            f"forward_kl, and objective.divergence is {name}; use leave_one_out, or forward_kl"
+        )
+    if objective.on_policy_fraction < 1.0 and level != "state":
+        yield (
+            f"objective.on_policy_fraction = {objective.on_policy_fraction} needs level state: a "
+            f"policy gradient (level {level}) needs the policy's own samples; set it to 1"
+        )
+    if objective.on_policy_fraction < 1.0 and objective.reference.coefficient:
+        yield (
+            f"objective.on_policy_fraction = {objective.on_policy_fraction} and "
+            f"objective.reference.coefficient = {objective.reference.coefficient} exclude each "
+            "other: the penalty needs the policy's own samples; set the coefficient to 0"
+        )
 
 
 class RolloutConfig(FrozenConfig):
@@ -99,6 +217,10 @@ class DiscriminatorConfig(FrozenConfig):
     """Keep only the first layers of the policy's architecture; None keeps all."""
     tuning: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained beside the scalar head."""
+    loss: DiscriminatorLoss = "cross_entropy"
+    """What trains the logit. pairwise compares responses to one prompt (Bradley-Terry); variational
+    maximizes the f-GAN bound of the objective's divergence; least_squares is the Brier score. The
+    reward does not depend on the choice, except off the optimum."""
     learning_rate: float = Field(1e-5, gt=0.0)
     """AdamW's rate."""
     updates_per_step: int = Field(1, gt=0)
@@ -108,13 +230,33 @@ class DiscriminatorConfig(FrozenConfig):
     label_smoothing: float = Field(0.05, ge=0.0, lt=0.5)
     """Two-sided; bounds the logit at log((1 - s) / s)."""
     gradient_penalty: float = Field(0.0, ge=0.0)
-    """Weight of the squared gradient norm of the logit by the input embeddings (R1)."""
+    """Weight of the squared gradient norm of the logit by the input embeddings (R1); with
+    wasserstein, of the squared distance of that norm from 1."""
+    token_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of response tokens of both classes whose embeddings an update hides."""
+    spectral_norm: bool = False
+    """Keep the norm of the head's weights at 1 or below."""
+    max_accuracy: float = Field(1.0, gt=0.5, le=1.0)
+    """No update while accuracy on demonstrations held out is above it; 1 never stops."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
     """Share of the policy's responses in an update that come from earlier steps."""
     weight_decay: float = Field(0.01, ge=0.0)
     """AdamW's, on matrices only."""
     correct_staleness: bool = True
     """Add log mu(y) - log pi(y) to the logit, mu the policy whose samples it was trained on."""
+
+
+class TeacherConfig(FrozenConfig):
+    """An expert that is a model: its exact log-probabilities take the discriminator's place."""
+
+    model: str
+    """Folder or hub name of a causal language model with the policy's vocabulary."""
+    num_workers: int = Field(1, gt=0)
+    """Copies of the teacher."""
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    """CPU cores a worker holds and threads it computes with."""
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    """0 computes on the CPU."""
 
 
 class RewardConfig(FrozenConfig):

@@ -1,29 +1,27 @@
 """Trains and serves the discriminator: the logit that on-policy imitation turns into a reward."""
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-from actors.config import DiscriminatorConfig
+from actors.config import DiscriminatorConfig, Level
+from actors.discriminator_choice import require_possible
+from actors.discriminator_files import load_training, save_training
+from actors.discriminator_verdicts import VerdictModel
 from actors.errors import InvalidInputError
-from alignment.batching import PackedBatch
-from alignment.discriminator import discriminator_loss, gradient_penalty, length_slope
+from alignment.control_discriminators import NUM_CONTROL_GROUPS, control_accuracies
+from alignment.discriminator import group_levels
+from alignment.discriminator_figures import Judged, fresh_figures
+from alignment.discriminator_regularizers import limit_spectral_norm
+from alignment.divergences.record import Divergence
 from alignment.estimators import discriminator_estimates
-from alignment.labelled_batch import (
-    LabelledBatch,
-    labelled,
-    response_token_weights,
-    split_microbatches,
-)
-from alignment.replay import Replay, num_replayed_groups, pair_by_prompt
+from alignment.labelled_batch import LabelledBatch, labelled
+from alignment.replay import PromptGroup, Replay, join_groups, num_replayed_groups, pair_by_prompt
 from alignment.scalar_head import ScalarModel, load_backbone
 from alignment.trajectories import Trajectories
 
@@ -54,6 +52,8 @@ class DiscriminatorWorker:
         model: str,
         config: DiscriminatorConfig,
         *,
+        level: Level,
+        divergence: Divergence,
         max_tokens_per_microbatch: int,
         autocast: Literal["bfloat16", "float32"],
         seed: int,
@@ -63,25 +63,30 @@ class DiscriminatorWorker:
         Args:
             model: folder or hub name of the policy.
             config: how the discriminator is built and trained.
+            level: trajectory for a verdict on each response; token and occupancy for one on each
+                of its prefixes.
+            divergence: whose reward the logit becomes; the variational loss is a bound of it.
             max_tokens_per_microbatch: what fits in memory at once.
             autocast: precision of the backbone's matrix products.
-            seed: of the adapters' beginning and of the choice of replayed prompts.
+            seed: of the adapters' beginning, of the prompts replayed and of the tokens hidden.
 
         Raises:
-            InvalidInputError: if a gradient penalty is asked for on a GPU.
+            InvalidInputError: if these exclude one another; discriminator_choice says which do.
         """
-        if config.gradient_penalty and config.gpus_per_worker:
-            raise InvalidInputError(
-                f"discriminator.gradient_penalty = {config.gradient_penalty} needs second "
-                f"derivatives, which attention on a GPU does not have here; set it to 0, or "
-                f"discriminator.gpus_per_worker to 0"
-            )
+        require_possible(config, level, divergence)
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
         self._config = config
-        self._max_tokens = max_tokens_per_microbatch
-        self._device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         backbone = load_backbone(model, config.num_layers)
-        self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(self._device)
+        self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(device)
+        self._verdicts = VerdictModel(
+            self._model,
+            config,
+            level=level,
+            divergence=divergence,
+            max_tokens_per_microbatch=max_tokens_per_microbatch,
+            seed=seed,
+        )
         self._parameters = {
             name: parameter
             for name, parameter in self._model.named_parameters()
@@ -89,129 +94,127 @@ class DiscriminatorWorker:
         }
         self._optimizer = _optimizer(self._parameters, config)
         self._replay = Replay(MAX_REPLAYED_GROUPS, seed)
+        self._recent = Replay(NUM_CONTROL_GROUPS, seed)
         self._num_updates = 0
 
-    def update(self, rollouts: Trajectories, demonstrations: Trajectories) -> dict[str, float]:
+    def update(
+        self, rollouts: Trajectories, demonstrations: Trajectories, held_out: Trajectories
+    ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
-        The fresh batch is measured by the first update's forward pass, before the weights move.
-        Every key begins with "discriminator/": what alignment.estimators.discriminator_estimates
-        says of the fresh batch, its accuracy as accuracy_fresh (0.5 while all logits are 0, since
-        a tie counts half); length_slope over the policy's responses; and of the last update its
+        Every key begins with "discriminator/". Before training: what
+        alignment.discriminator_figures.fresh_figures says, and the control_accuracies of
+        alignment.control_discriminators; none of the three has trained on what is measured. At
+        every level these are verdicts on whole responses. With Wasserstein's critic, whose level is
+        arbitrary, only its differences mean something: no accuracy, no calibration, no estimate.
+        With the pairwise loss each group's mean of e^logit is 1, so that at least one rollout of k
+        is on the wrong side of 0, and accuracy is at most 1 - 1 / (2 k).
+
+        Then skipped: 1 if the accuracy (accuracy_held_out, or accuracy_fresh without demonstrations
+        held out) was above max_accuracy and no update was taken; else 0, and of the last update its
         loss and grad_norm (before clipping), accuracy_trained (on all its rows, by its forward
         pass) and replayed (its rollouts of earlier steps).
 
         Args:
             rollouts: responses of the policy, a group a prompt.
             demonstrations: one a prompt, of the same prompts.
+            held_out: demonstrations of prompts that are never trained on, possibly none.
 
         Returns:
             The figures above.
         """
         fresh = pair_by_prompt(rollouts, demonstrations)
-        num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
-        figures: dict[str, float] = {}
-        for index in range(self._config.updates_per_step):
-            replayed = self._replay.draw(num_replayed, self._num_updates)
-            batch = labelled([*fresh, *replayed])
-            loss, logits = self._accumulate(batch)
-            if index == 0:
-                figures = _fresh_figures(labelled(fresh), logits)
-            grad_norm = self._step()
-            trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
-            figures |= {
-                "loss": loss,
-                "grad_norm": grad_norm,
-                "accuracy_trained": float(trained["accuracy"]),
-                "replayed": float(sum(len(group.rollouts) for group in replayed)),
-            }
+        figures = fresh_figures(self._judged(labelled(fresh), held_out))
+        unseen = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
+        seen = self._recent.draw(NUM_CONTROL_GROUPS, self._num_updates)
+        figures |= control_accuracies(join_groups(seen), unseen)
+        accuracy = figures.get("accuracy_held_out", figures["accuracy_fresh"])
+        is_skipped = accuracy > self._config.max_accuracy
+        figures["skipped"] = float(is_skipped)
+        if not is_skipped:
+            figures |= self._train(fresh)
         self._replay.add(fresh)
+        self._recent.add(fresh)
         return {f"discriminator/{name}": value for name, value in figures.items()}
 
-    @torch.no_grad()
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """Return one logit a trajectory, high for expert.
+        """Return logits, high for expert.
 
         Both classes weigh the same in the loss whatever their counts, so the logit has no offset
-        for the class ratio.
+        for the class ratio. The pairwise loss leaves an offset for each prompt, which is taken away
+        by its group here: give all responses of the policy to a prompt at once, at least two.
+
+        Args:
+            trajectories: responses of the policy.
+
+        Returns:
+            [trajectory], or at levels token and occupancy [response token]: on the response up to
+            and including each of its tokens.
+
+        Raises:
+            InvalidInputError: if a prompt has one response only and the loss is pairwise.
         """
-        logits = torch.zeros(len(trajectories))
-        for packed in split_microbatches(trajectories, self._max_tokens):
-            logits[packed.trajectory_indices] = self._model(packed.to(self._device)).cpu()
-        return logits.numpy()
+        logits = self._verdicts.verdicts(trajectories)
+        if self._config.loss != "pairwise" or not len(trajectories):
+            return logits.numpy()
+        prompts, groups, sizes = np.unique(
+            trajectories.prompt_ids, return_inverse=True, return_counts=True
+        )
+        if sizes.min() < 2:
+            raise InvalidInputError(
+                f"prompt {prompts[sizes.argmin()]} has one response; discriminator.loss = pairwise "
+                f"finds a prompt's offset from a group of at least 2"
+            )
+        index = torch.from_numpy(groups)
+        return (logits - group_levels(logits, index)[index]).numpy()
 
     def save(self, folder: Path) -> None:
         """Write the trained weights, optimizer, replay and counters; the rest is in the model."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: p.detach() for name, p in self._parameters.items()}
-        moments = {
-            f"{name}.{key}": value
-            for name, parameter in self._parameters.items()
-            for key, value in self._optimizer.state[parameter].items()
-        }
-        save_file(weights, folder / "weights.safetensors")
-        save_file(moments, folder / "optimizer.safetensors")
+        save_training(folder, self._parameters, self._optimizer)
         np.savez(folder / "replay.npz", **self._replay.state())  # type: ignore[arg-type]
+        np.savez(folder / "recent.npz", **self._recent.state())  # type: ignore[arg-type]
         (folder / "counters.json").write_text(json.dumps({"num_updates": self._num_updates}))
 
     def load(self, folder: Path) -> None:
         """Go on from what save wrote.
 
         Args:
-            folder: written by a worker with the same arguments.
-
-        Raises:
-            InvalidInputError: if other weights are trained here than in the folder.
+            folder: written by a worker with the same arguments; others raise InvalidInputError.
         """
-        weights = load_file(folder / "weights.safetensors", device=str(self._device))
-        shapes = {name: value.shape for name, value in weights.items()}
-        if shapes != {name: parameter.shape for name, parameter in self._parameters.items()}:
-            raise InvalidInputError(
-                f"{folder} holds another discriminator; go on with the model, the "
-                f"discriminator.num_layers and the discriminator.tuning that it was trained with"
-            )
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(weights[name])
-        self._optimizer.state.clear()
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            name, _, moment = key.rpartition(".")
-            parameter = self._parameters[name]
-            self._optimizer.state[parameter][moment] = value.to(self._device)
-        with np.load(folder / "replay.npz", allow_pickle=False) as arrays:
-            self._replay.restore(dict(arrays))
+        load_training(folder, self._parameters, self._optimizer, self._verdicts.device)
+        for name, replay in (("replay", self._replay), ("recent", self._recent)):
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+                replay.restore(dict(arrays))
         counters = json.loads((folder / "counters.json").read_text())
         self._num_updates = int(counters["num_updates"])
 
-    def _accumulate(self, batch: LabelledBatch) -> tuple[float, Tensor]:
-        """Set the gradient of one update; return its loss and the logits, [trajectory]."""
-        self._optimizer.zero_grad(set_to_none=True)
-        losses, logits = [], torch.zeros(len(batch.trajectories))
-        for packed in split_microbatches(batch.trajectories, self._max_tokens):
-            loss, values = self._loss(packed.to(self._device), batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            logits[packed.trajectory_indices] = values.detach().cpu()
-        return float(torch.stack(losses).sum()), logits
+    def _judged(self, fresh: LabelledBatch, held_out: Trajectories) -> Judged:
+        """Judge whole responses. Prompts held out have no group: all rollouts stand in for one."""
+        logits = self._verdicts.final(fresh.trajectories)
+        held_out_logits = self._verdicts.final(held_out)
+        if self._config.loss == "pairwise":
+            policy, groups = logits[~fresh.is_expert], fresh.group_index[~fresh.is_expert]
+            held_out_logits = held_out_logits - group_levels(policy, torch.zeros_like(groups))
+            logits = logits - group_levels(policy, groups)[fresh.group_index]
+        return Judged(fresh, logits, held_out_logits)
 
-    def _loss(self, packed: PackedBatch, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-        """Return this microbatch's part of the update's loss, and its logits."""
-        is_expert = batch.is_expert.to(self._device)[packed.trajectory_indices]
-        penalty_weight = self._config.gradient_penalty
-        embeddings = self._model.embed(packed).requires_grad_(penalty_weight > 0)
-        with _twice_differentiable_attention() if penalty_weight else nullcontext():
-            logits = self._model(packed, embeddings)
-        loss = discriminator_loss(
-            logits[is_expert],
-            logits[~is_expert],
-            num_expert=batch.num_expert,
-            num_policy=batch.num_policy,
-            label_smoothing=self._config.label_smoothing,
-        )
-        if penalty_weight:
-            weights = response_token_weights(packed, is_expert, batch.num_expert, batch.num_policy)
-            loss = loss + penalty_weight * gradient_penalty(logits, embeddings, weights)
-        return loss, logits
+    def _train(self, fresh: list[PromptGroup]) -> dict[str, float]:
+        """Take the updates of a step; return the figures of the last."""
+        num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
+        figures: dict[str, float] = {}
+        for _ in range(self._config.updates_per_step):
+            replayed = self._replay.draw(num_replayed, self._num_updates)
+            batch = labelled([*fresh, *replayed])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss, logits = self._verdicts.accumulate(batch, self._num_updates)
+            trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
+            figures = {
+                "loss": loss,
+                "grad_norm": self._step(),
+                "accuracy_trained": float(trained["accuracy"]),
+                "replayed": float(sum(len(group.rollouts) for group in replayed)),
+            }
+        return figures
 
     def _step(self) -> float:
         """Take one optimizer step; return the norm of its gradient before clipping."""
@@ -222,6 +225,8 @@ class DiscriminatorWorker:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * warm_up
         self._optimizer.step()
+        if self._config.spectral_norm:
+            limit_spectral_norm(self._model.head.weight)
         self._num_updates += 1
         return float(grad_norm)
 
@@ -241,20 +246,3 @@ def _optimizer(
             peak = config.learning_rate * rate
             groups.append({"params": chosen, "weight_decay": decay, "lr": peak, "peak_lr": peak})
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-
-
-def _fresh_figures(fresh: LabelledBatch, logits: Tensor) -> dict[str, float]:
-    """Figures of the fresh batch, which opens the batch of an update."""
-    logits = logits[: len(fresh.trajectories)]
-    policy_logits = logits[~fresh.is_expert]
-    estimates = discriminator_estimates(logits[fresh.is_expert], policy_logits)
-    figures = {name: float(value) for name, value in estimates.items()}
-    figures["accuracy_fresh"] = figures.pop("accuracy")
-    lengths = torch.from_numpy(fresh.trajectories.response_lengths)[~fresh.is_expert]
-    figures["length_slope"] = length_slope(policy_logits, lengths)
-    return figures
-
-
-def _twice_differentiable_attention() -> AbstractContextManager[None]:
-    """The only attention on the CPU whose gradient can be differentiated again."""
-    return sdpa_kernel(SDPBackend.MATH)

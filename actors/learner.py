@@ -5,7 +5,6 @@ add up to that of the step, however it was split. Ranks compute in lock-step: on
 microbatches computes stand-ins of weight 0, so that all take part in every collective.
 """
 
-import math
 import time
 from itertools import count
 from pathlib import Path
@@ -20,12 +19,14 @@ from actors.objective_choice import Scored, task_objective
 from actors.protocols import Canary, LearnerPort, LearnerTask, Published
 from actors.reference_policy import ReferencePolicy
 from actors.sharding import clip_gradients, full_tensors, shard, sum_over_ranks
+from actors.step_metrics import accepted_scale, step_metrics
 from actors.task_shares import Share, task_shares
+from actors.teacher_worker import load_output_head
 from actors.weight_store import WeightStore
 from alignment.batching import PackedBatch, microbatches
-from alignment.importance import effective_sample_fraction
 from alignment.objectives.behavior_cloning import Reduction
 from alignment.policy import load_policy
+from alignment.state_divergence import Teacher
 from alignment.trajectories import PolicyVersion, pack
 
 ADAM_BETAS = (0.9, 0.95)
@@ -53,6 +54,8 @@ class LearnerSettings(NamedTuple):
     config: LearnerConfig
     context_tokens: int
     """Of the engines, prompt and response together: the canary must fit."""
+    teacher: str | None = None
+    """Folder or hub name of the expert, where it is a model; its output head is read."""
 
 
 class Learner:
@@ -79,6 +82,7 @@ class Learner:
             self.policy.parameters(), betas=ADAM_BETAS, weight_decay=0.0, fused=True
         )
         self.reference: ReferencePolicy | None = None
+        self._teacher_head: Tensor | None = None
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
         # Until a text has been seen, the canary's tokens are spread over the vocabulary.
@@ -157,9 +161,14 @@ class Learner:
         references = self._reference_logprobs(task, shares)
         totals: dict[str, Tensor | float] = {}
         for share, reference in zip(shares, references, strict=True):
-            logprobs, entropies = self._scores(share.batch)
+            logprobs, entropies, divergences = self._scores_beside_teacher(share)
             scored = Scored(
-                share.batch, logprobs, reference, share.discriminator_logits, share.rewards
+                share.batch,
+                logprobs,
+                reference,
+                share.discriminator_logits,
+                share.rewards,
+                divergences,
             )
             output = task_objective(
                 task,
@@ -179,14 +188,16 @@ class Learner:
             }
             for name, figure in figures.items():
                 totals[name] = totals.get(name, 0.0) + share.weight * figure
-        norm = clip_gradients(self.policy, self.settings.config.max_grad_norm)
+        sums = sum_over_ranks(totals, self._device, self._world_size)
+        norm = clip_gradients(
+            self.policy, self.settings.config.max_grad_norm, scale=accepted_scale(task, sums)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = task.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        sums = sum_over_ranks(totals, self._device, self._world_size)
-        return _step_metrics(task, sums, norm, time.perf_counter() - began)
+        return step_metrics(task, sums, norm, time.perf_counter() - began)
 
     @torch.no_grad()
     def _evaluate(self, task: LearnerTask, shares: list[Share]) -> dict[str, float]:
@@ -197,10 +208,32 @@ class Learner:
 
     def _scores(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """[action] log-probabilities and entropies, at the run's temperature and precision."""
+        with self._precision():
+            scores: tuple[Tensor, Tensor] = self.policy(batch, self.settings.temperature)
+        return scores
+
+    def _precision(self) -> torch.autocast:
         dtype = getattr(torch, self.settings.config.autocast)
         enabled = dtype != torch.float32
-        with torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled):
-            scores: tuple[Tensor, Tensor] = self.policy(batch, self.settings.temperature)
+        return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
+
+    def _scores_beside_teacher(self, share: Share) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As _scores, and [action] divergences from the teacher where the task has its states."""
+        if share.teacher_states is None or self.settings.teacher is None:
+            return *self._scores(share.batch), None
+        if self._teacher_head is None:
+            self._teacher_head = load_output_head(self.settings.teacher).to(self._device)
+        objective = self.settings.objective
+        teacher = Teacher(
+            share.teacher_states,
+            self._teacher_head,
+            objective.divergence,
+            objective.divergence_parameters,
+        )
+        with self._precision():
+            scores: tuple[Tensor, Tensor, Tensor] = self.policy(
+                share.batch, self.settings.temperature, teacher
+            )
         return scores
 
     @torch.no_grad()
@@ -222,28 +255,6 @@ class Learner:
         (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
         logprobs, _ = self.policy(batch.to(self._device), 1.0)
         return Canary(tuple(self._canary_ids), tuple(logprobs.tolist()))
-
-
-def _step_metrics(
-    task: LearnerTask, sums: dict[str, float], norm: float, step_s: float
-) -> dict[str, float]:
-    """Name the figures of an optimizer step, and add those that are no sums."""
-    if "reward_second_moment" in sums:
-        variance = sums.pop("reward_second_moment") - sums["reward_mean"] ** 2
-        sums["reward_std"] = math.sqrt(max(variance, 0.0))
-        sums["effective_sample_fraction"] = effective_sample_fraction(
-            sums["importance_mean"], sums.pop("importance_second_moment")
-        )
-    figures = {
-        **sums,
-        "grad_norm": norm,
-        "learning_rate": task.learning_rate,
-        "num_sequences": float(task.num_sequences),
-        "num_action_tokens": float(task.num_action_tokens),
-        "step_s": step_s,
-        "tokens_per_s": sums["trained_tokens"] / step_s,
-    }
-    return {f"learner/{name}": figure for name, figure in figures.items()}
 
 
 def train_loop(

@@ -5,16 +5,15 @@ Everything here is local to a microbatch, because groups are never split over mi
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from actors.config import ObjectiveConfig
+from actors.expert_credit import expert_credit, has_logits
 from actors.protocols import LearnerTask
 from alignment.advantages import leave_one_out
 from alignment.batching import PackedBatch
-from alignment.divergences import clip_logits, divergence
-from alignment.importance import staleness_correction
 from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
+from alignment.objectives.distillation import distillation
 from alignment.objectives.policy_gradient import policy_gradient
 from alignment.output import ObjectiveOutput
 from alignment.reference_kl import k1_penalty, k2_loss, k3_loss
@@ -29,9 +28,12 @@ class Scored(NamedTuple):
     reference_logprobs: Tensor | None
     """[action] by the reference policy; None where the reference has no weight."""
     discriminator_logits: Tensor
-    """[sequence] high for expert, against the policy that sampled."""
+    """[sequence], or [action] where prefixes are judged: high for expert, against the policy that
+    sampled."""
     rewards: Tensor
     """[sequence] of the reward sources."""
+    state_divergences: Tensor | None = None
+    """[action] between teacher and policy, in nats, with gradient; at level state."""
 
 
 def task_objective(
@@ -86,9 +88,11 @@ def imitation(
     num_sequences: int,
     num_action_tokens: int,
 ) -> ObjectiveOutput:
-    """Policy gradient of a divergence from the expert, reward sources and a reference penalty.
+    """Gradient of a divergence from the expert, of reward sources and of a reference penalty.
 
     reward = divergence_weight * r(h) + reward sources - coefficient * k1 (where k1 is a reward)
+
+    At level state the divergence is a loss of its own instead of a reward.
 
     Args:
         scored: one microbatch, with whole groups.
@@ -99,53 +103,63 @@ def imitation(
 
     Returns:
         This microbatch's share of the loss, and diagnostics whose sums over microbatches are, with
-        those of policy_gradient: reward_mean, reward_second_moment, logit_clipped_fraction, and
-        reference_kl, the k1 estimate of KL(policy, reference) in nats a token.
+        those of policy_gradient, expert_credit and distillation: reward_mean, reward_second_moment,
+        and reference_kl, the k1 estimate of KL(policy, reference) in nats a token.
     """
     batch = scored.batch
-    rewards, diagnostics = scored.rewards, {}
-    if config.divergence_weight:
-        reward, was_clipped = _divergence_rewards(scored, config, correct_staleness)
-        rewards = rewards + config.divergence_weight * reward
-        diagnostics["logit_clipped_fraction"] = was_clipped.sum() / num_sequences
-    penalty_loss = scored.logprobs.new_zeros(())
-    if scored.reference_logprobs is not None:
-        arguments = scored.logprobs, scored.reference_logprobs
-        k1 = k1_penalty(*arguments, batch.sequence_index, batch.num_sequences)
-        diagnostics["reference_kl"] = k1.sum() / num_action_tokens
-        match config.reference.estimator:
-            case "k1_reward":
-                rewards = rewards - config.reference.coefficient * k1
-            case "k2_loss":
-                penalty_loss = k2_loss(*arguments, num_sequences=num_sequences)
-            case "k3_loss":
-                penalty_loss = k3_loss(*arguments, num_sequences=num_sequences)
+    rewards, penalty_loss, diagnostics = _penalized(
+        scored, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
+    )
+    loss = config.reference.coefficient * penalty_loss
+    advantages = leave_one_out(rewards, batch.group_index).values[batch.sequence_index]
+    if has_logits(config):
+        credit = expert_credit(
+            batch, scored.logprobs, scored.discriminator_logits, rewards, config, correct_staleness
+        )
+        advantages, rewards = credit.advantages, credit.rewards
+        num_logits = num_sequences if config.level == "trajectory" else num_action_tokens
+        diagnostics["logit_clipped_fraction"] = credit.num_clipped / num_logits
+        diagnostics["staleness_clipped_fraction"] = credit.num_corrections_clipped / num_logits
+        if credit.effective_sizes is not None:
+            diagnostics["effective_group_fraction"] = credit.effective_sizes.sum() / num_sequences
+    if scored.state_divergences is not None:
+        output = distillation(
+            scored.state_divergences,
+            num_sequences=num_sequences,
+            num_action_tokens=num_action_tokens,
+        )
+        loss = loss + config.divergence_weight * output.loss
+        diagnostics |= output.diagnostics
     output = policy_gradient(
         scored.logprobs,
         batch.behavior_logprobs,
-        leave_one_out(rewards, batch.group_index).values,
+        advantages,
         batch.sequence_index,
         importance=config.importance,
+        max_mean_log_ratio=config.max_mean_log_ratio,
         num_sequences=num_sequences,
     )
     diagnostics |= output.diagnostics
     diagnostics["reward_mean"] = rewards.sum() / num_sequences
     diagnostics["reward_second_moment"] = rewards.square().sum() / num_sequences
-    return ObjectiveOutput(output.loss + config.reference.coefficient * penalty_loss, diagnostics)
+    return ObjectiveOutput(loss + output.loss, diagnostics)
 
 
-def _divergence_rewards(
-    scored: Scored, config: ObjectiveConfig, correct_staleness: bool
-) -> tuple[Tensor, Tensor]:
-    """[sequence] reward of the divergence, and which logits were outside its safe range."""
-    batch, chosen = scored.batch, divergence(config.divergence)
-    logits = scored.discriminator_logits
-    if correct_staleness:
-        logits = (
-            logits
-            + staleness_correction(
-                scored.logprobs, batch.behavior_logprobs, batch.sequence_index, batch.num_sequences
-            ).correction
-        )
-    clipped = clip_logits(logits, chosen)
-    return chosen.reward(clipped.logits), torch.as_tensor(clipped.was_clipped)
+def _penalized(
+    scored: Scored, config: ObjectiveConfig, *, num_sequences: int, num_action_tokens: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """[sequence] rewards less the penalty, the penalty where it is a loss, and what it was."""
+    batch = scored.batch
+    nothing = scored.logprobs.new_zeros(())
+    if scored.reference_logprobs is None:
+        return scored.rewards, nothing, {}
+    arguments = scored.logprobs, scored.reference_logprobs
+    k1 = k1_penalty(*arguments, batch.sequence_index, batch.num_sequences)
+    diagnostics = {"reference_kl": k1.sum() / num_action_tokens}
+    match config.reference.estimator:
+        case "k1_reward":
+            return scored.rewards - config.reference.coefficient * k1, nothing, diagnostics
+        case "k2_loss":
+            return scored.rewards, k2_loss(*arguments, num_sequences=num_sequences), diagnostics
+        case "k3_loss":
+            return scored.rewards, k3_loss(*arguments, num_sequences=num_sequences), diagnostics

@@ -78,15 +78,21 @@ class RolloutWorker(Protocol):
 class DiscriminatorWorker(Protocol):
     """Trains and serves the discriminator."""
 
-    def update(self, rollouts: Trajectories, demonstrations: Trajectories) -> dict[str, float]:
+    def update(
+        self, rollouts: Trajectories, demonstrations: Trajectories, held_out: Trajectories
+    ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
-        Both hold the same prompts; demonstrations one each, rollouts a group each.
+        Rollouts and demonstrations hold the same prompts; demonstrations one each, rollouts a group
+        each. The demonstrations held out have prompts of their own, and are only measured on.
         """
         ...
 
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """Return one logit a trajectory, high for expert, corrected for the class ratio."""
+        """Return logits, high for expert, without an offset for the class ratio.
+
+        [trajectory]; or, at levels token and occupancy, [response token], one for each prefix.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -95,6 +101,18 @@ class DiscriminatorWorker(Protocol):
 
     def load(self, folder: Path) -> None:
         """Go on from what save wrote."""
+        ...
+
+
+class TeacherWorker(Protocol):
+    """Serves an expert that is a model."""
+
+    def logprobs(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """[response token] the teacher's log-probability of each token, in nats."""
+        ...
+
+    def states(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """[response token, hidden] the states from which its output head predicts each token."""
         ...
 
 
@@ -124,7 +142,8 @@ class LearnerTask(NamedTuple):
     trajectories: Trajectories
     """This rank's share, a prompt's whole group together."""
     discriminator_logits: NDArray[np.float32]
-    """[trajectory] high for expert; zeros where the objective has no discriminator."""
+    """[trajectory], or [response token] at levels token and occupancy; high for expert. A teacher's
+    exact ones stand in for a discriminator's; zeros where the objective has neither."""
     rewards: NDArray[np.float32]
     """[trajectory] weighted sum of the reward sources; zeros where there are none."""
     num_sequences: int
@@ -135,6 +154,8 @@ class LearnerTask(NamedTuple):
     """Share the weights after the step."""
     checkpoint: str | None = None
     """Folder to write a checkpoint to after the step."""
+    teacher_states: NDArray[np.float32] | None = None
+    """[response token, hidden] of the teacher, at level state."""
 
 
 class LearnerStart(NamedTuple):

@@ -71,8 +71,12 @@ def release_gathered(policy: PolicyModel) -> None:
             module.reshard()
 
 
-def clip_gradients(policy: PolicyModel, max_norm: float) -> float:
-    """Scale the gradients down to this global norm, and return their norm before."""
+def clip_gradients(policy: PolicyModel, max_norm: float, *, scale: float = 1.0) -> float:
+    """Multiply the gradients by scale, then clip them to a global norm; return it before that."""
+    if scale != 1.0:
+        for parameter in policy.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
     norm = nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.protocols import LearnerTask
@@ -16,9 +18,11 @@ class Share(NamedTuple):
 
     batch: PackedBatch
     discriminator_logits: Tensor
-    """[sequence]"""
+    """[sequence], or [action] where prefixes are judged"""
     rewards: Tensor
     """[sequence]"""
+    teacher_states: Tensor | None
+    """[action, hidden] where the objective is at level state"""
     weight: float
     """1; or 0 for a stand-in that only keeps this rank in step with the others."""
 
@@ -38,23 +42,30 @@ def task_shares(
         At least one share; the trajectories of those of weight 1 are the task's.
     """
     batches = microbatches(task.trajectories, max_tokens)
+
+    def values_of(batch: PackedBatch, values: NDArray[np.float32]) -> Tensor:
+        rows = batch.trajectory_indices.numpy()
+        return torch.from_numpy(task.trajectories.select_values(values, rows)).to(device)
+
+    states = task.teacher_states
     shares = [
         Share(
             batch.to(device),
-            torch.from_numpy(task.discriminator_logits[batch.trajectory_indices.numpy()]).to(
-                device
-            ),
-            torch.from_numpy(task.rewards[batch.trajectory_indices.numpy()]).to(device),
+            values_of(batch, task.discriminator_logits),
+            values_of(batch, task.rewards),
+            None if states is None else values_of(batch, states),
             weight=1.0,
         )
         for batch in batches
     ]
     missing = max(largest_over_ranks(len(shares), device, world_size), 1) - len(shares)
-    return shares + [_stand_in(device)] * missing
+    width = None if states is None else states.shape[1]
+    return shares + [_stand_in(device, width)] * missing
 
 
-def _stand_in(device: torch.device) -> Share:
+def _stand_in(device: torch.device, teacher_width: int | None) -> Share:
     """Return the smallest microbatch that still needs every parameter."""
     (batch,) = microbatches(pack([0], [0], prompt_id=0), 2)
     nothing = torch.zeros(1, device=device)
-    return Share(batch.to(device), nothing, nothing, weight=0.0)
+    states = None if teacher_width is None else torch.zeros(1, teacher_width, device=device)
+    return Share(batch.to(device), nothing, nothing, states, weight=0.0)

@@ -22,12 +22,20 @@ def show(config: RunConfig, findings: Findings, console: Console) -> None:
     console.print(_plan_table(findings.plan))
     if findings.plan.shares_cpus:
         console.print("The kinds of workers take turns with the same cores.")
+    show_caveat(config, findings, console)
     warm_start, objective = config.warm_start, config.objective
     console.print(
         f"[bold]{config.name}[/] is ready: {warm_start.steps} steps of warm start, then "
         f"{objective.steps} of {objective.divergence}.",
         highlight=False,
     )
+
+
+def show_caveat(config: RunConfig, findings: Findings, console: Console) -> None:
+    """Print what to know of the chosen divergence, if there is something."""
+    if findings.caveat:
+        name = escape(config.objective.divergence)
+        console.print(f"[yellow]{name}: {escape(findings.caveat)}[/]", soft_wrap=True)
 
 
 def _show_model(config: RunConfig, findings: Findings, console: Console) -> None:

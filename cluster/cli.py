@@ -128,6 +128,33 @@ def sample(
             Console().print(response, highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command()
+def divergences(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
+) -> None:
+    """List the divergences a job can choose from, or all that is known of one."""
+    with readable_errors():
+        from cluster.divergence_table import show  # noqa: PLC0415
+
+        try:
+            show(Console(), name)
+        except ValueError as error:  # no such divergence
+            raise InvalidInputError(str(error)) from error
+
+
+@app.command()
+def modes(
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+        "modes"
+    ),
+) -> None:
+    """Show which divergences cover an expert's modes and which seek one: exactly, in a minute."""
+    with readable_errors():
+        from cluster.two_modes import run  # noqa: PLC0415
+
+        run(out, Console())
+
+
 def _quiet_libraries() -> None:
     """Keep progress bars and hints of libraries out of a command's output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from actors.config import (
+    UNBOUND_DIVERGENCES,
     DiscriminatorConfig,
     FrozenConfig,
     LearnerConfig,
@@ -13,6 +14,7 @@ from actors.config import (
     ObjectiveConfig,
     RewardConfig,
     RolloutConfig,
+    TeacherConfig,
     WarmStartConfig,
 )
 
@@ -67,6 +69,7 @@ class RunConfig(FrozenConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     rollout: RolloutConfig = RolloutConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    teacher: TeacherConfig | None = None
     rewards: tuple[RewardConfig, ...] = ()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -92,4 +95,43 @@ class RunConfig(FrozenConfig):
                 "objective.divergence_weight is 0 and there are no rewards; "
                 "give one of them, or set objective.steps to 0"
             )
+        if self.objective.level == "state" and self.teacher is None:
+            raise ValueError(
+                "objective.level: state compares full next-token distributions, so the expert must "
+                "be a model; set teacher.model, or another level"
+            )
+        if self.objective.on_policy_fraction < 1.0 and self.rewards:
+            raise ValueError(
+                f"objective.on_policy_fraction = {self.objective.on_policy_fraction} and rewards "
+                "exclude each other: rewards need the policy's own samples; set it to 1"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _the_discriminator_can_learn(self) -> Self:
+        name, loss = self.objective.divergence, self.discriminator.loss
+        if not self.has_discriminator:
+            return self
+        if loss == "pairwise" and self.objective.level != "trajectory":
+            raise ValueError(
+                "discriminator.loss: pairwise compares whole responses and knows each logit only "
+                f"up to a constant of the prompt, so objective.level: {self.objective.level} has "
+                "no use for it; use cross_entropy, or level trajectory"
+            )
+        if loss == "variational" and name in (*UNBOUND_DIVERGENCES, "total_variation"):
+            raise ValueError(
+                f"discriminator.loss: variational has no gradient for objective.divergence: {name}"
+                "; use cross_entropy"
+            )
+        if name == "wasserstein" and not self.discriminator.gradient_penalty:
+            raise ValueError(
+                "objective.divergence: wasserstein needs a critic of bounded slope; set "
+                "discriminator.gradient_penalty, for example to 10"
+            )
+        return self
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether the run trains one: the expert is given by demonstrations alone."""
+        wants_divergence = self.objective.steps > 0 and self.objective.divergence_weight > 0
+        return wants_divergence and self.teacher is None

@@ -10,11 +10,12 @@ from actors.vllm_engine import engine_environment
 from cluster.config import RunConfig
 from cluster.fleet import Fleet
 from cluster.handle import Handle
-from cluster.scoring import RewardFleet
+from cluster.scoring import Judges, RewardFleet
 from cluster.workers import (
     build_discriminator_worker,
     build_reward_source,
     build_rollout_worker,
+    build_teacher_worker,
     start_worker,
     thread_environment,
 )
@@ -27,13 +28,13 @@ class Crew(NamedTuple):
     """All fleets of a run."""
 
     rollout: Fleet
-    discriminator: Fleet | None
-    rewards: dict[str, RewardFleet]
+    judges: Judges
 
     def fleets(self) -> list[Fleet]:
         """Return every fleet there is."""
-        scorers = [self.discriminator] if self.discriminator else []
-        return [self.rollout, *scorers, *(source.fleet for source in self.rewards.values())]
+        discriminator, teacher, rewards = self.judges
+        judges = [fleet for fleet in (discriminator, teacher) if fleet]
+        return [self.rollout, *judges, *(source.fleet for source in rewards.values())]
 
 
 def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> Crew:
@@ -48,43 +49,44 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
         The fleets; their workers come up meanwhile.
     """
     make = functools.partial(_fleet, config, on_event)
-    rollout, discriminator = config.rollout, config.discriminator
-    crew = Crew(
-        rollout=make(
-            "rollout",
-            functools.partial(build_rollout_worker, config, run_dir / WEIGHTS),
-            resources=(rollout.cpus_per_worker, rollout.gpus_per_worker),
-            environment=engine_environment(rollout),
-            sync=lambda handle, published: handle.call("sync_weights", published),
-        ),
-        discriminator=make(
+    rollout = make(
+        "rollout",
+        functools.partial(build_rollout_worker, config, run_dir / WEIGHTS),
+        resources=(config.rollout.cpus_per_worker, config.rollout.gpus_per_worker),
+        environment=engine_environment(config.rollout),
+        sync=lambda handle, published: handle.call("sync_weights", published),
+    )
+    rollout.scale(config.rollout.num_workers)
+    discriminator, teacher = None, None
+    if config.has_discriminator:
+        worker = config.discriminator
+        discriminator = make(
             "discriminator",
             functools.partial(build_discriminator_worker, config),
-            resources=(discriminator.cpus_per_worker, discriminator.gpus_per_worker),
-            environment=thread_environment(discriminator.cpus_per_worker),
+            resources=(worker.cpus_per_worker, worker.gpus_per_worker),
+            environment=thread_environment(worker.cpus_per_worker),
             sync=lambda handle, version: handle.call("load", version[-1]),
         )
-        if config.objective.steps and config.objective.divergence_weight
-        else None,
-        rewards={
-            name: RewardFleet(
-                make(
-                    name,
-                    functools.partial(build_reward_source, source, config.model.name),
-                    resources=(1.0, 0.0),
-                    environment=thread_environment(1.0),
-                ),
-                source.weight,
-            )
-            for name, source in reward_names(config.rewards).items()
-        },
-    )
-    crew.rollout.scale(rollout.num_workers)
-    if crew.discriminator:
-        crew.discriminator.scale(discriminator.num_workers)
-    for reward, source in zip(crew.rewards.values(), config.rewards, strict=True):
-        reward.fleet.scale(source.num_workers)
-    return crew
+        discriminator.scale(worker.num_workers)
+    if config.teacher:
+        teacher = make(
+            "teacher",
+            functools.partial(build_teacher_worker, config, config.teacher),
+            resources=(config.teacher.cpus_per_worker, config.teacher.gpus_per_worker),
+            environment=thread_environment(config.teacher.cpus_per_worker),
+        )
+        teacher.scale(config.teacher.num_workers)
+    rewards = {}
+    for name, source in reward_names(config.rewards).items():
+        fleet = make(
+            name,
+            functools.partial(build_reward_source, source, config.model.name),
+            resources=(1.0, 0.0),
+            environment=thread_environment(1.0),
+        )
+        fleet.scale(source.num_workers)
+        rewards[name] = RewardFleet(fleet, source.weight)
+    return Crew(rollout, Judges(discriminator, teacher, rewards))
 
 
 def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:

@@ -17,8 +17,9 @@ from actors.protocols import LearnerTask, Published
 from alignment.schedule import cosine_rate
 from alignment.trajectories import EMPTY, Trajectories
 from cluster.config import RunConfig
+from cluster.expert_data import Data
 from cluster.fleet import Fleet
-from cluster.held_out import Data, HeldOut
+from cluster.held_out import HeldOut
 from cluster.imitation import Imitation
 from cluster.learner_desk import LearnerDesk, LearnerRestartedError
 from cluster.manifest import Event, Manifest, commit_checkpoint, partial_checkpoint, save_manifest
@@ -191,7 +192,7 @@ class Driver:
         return Sampler(
             self._rollout,
             self._draws,
-            self._data.prompt_tokens,
+            self._data,
             self._config.objective,
             num_steps=self._num_iterations - self._iteration,
             max_sequences=self._config.rollout.max_sequences,

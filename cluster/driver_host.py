@@ -80,10 +80,9 @@ class DriverHost:
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
             )
             scorer = Scorer(
-                self._crew.discriminator,
-                self._crew.rewards,
-                data.demonstrations,
-                lambda row: data.texts(row)[1],
+                self._crew.judges,
+                data,
+                self._config.objective.level,
                 self._run_dir / "discriminator",
             )
             workforce = Workforce(self._crew.rollout, scorer, self._desk)

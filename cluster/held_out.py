@@ -1,39 +1,16 @@
 """The demonstrations that are kept for measuring, and the policy's answers to their prompts."""
 
 import asyncio
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.protocols import RolloutRequest, RolloutResult
 from alignment.trajectories import Trajectories, concatenate
+from cluster.expert_data import Data
 from cluster.fleet import Fleet
-from cluster.telemetry import Texts
 
 EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
 SAMPLE_SEED = 0  # not the run's: runs with other seeds are measured on the same rows
-
-
-class Data(Texts, Protocol):
-    """Demonstrations as the driver sees them: rows, token ids and texts."""
-
-    @property
-    def held_out_rows(self) -> NDArray[np.int64]:
-        """Rows that are never trained on."""
-        ...
-
-    def row_of_draw(self, number: int) -> int:
-        """Which training row a draw is: every row once an epoch, in an order of its own."""
-        ...
-
-    def prompt_tokens(self, row: int) -> NDArray[np.int32]:
-        """Token ids of a row's prompt, template included."""
-        ...
-
-    def demonstrations(self, rows: NDArray[np.int64]) -> Trajectories:
-        """Return the expert's trajectories of these rows."""
-        ...
 
 
 class HeldOut:

@@ -129,6 +129,7 @@ class Imitation:
             num_sequences=len(batch),
             num_action_tokens=int(batch.response_lengths.sum()),
             publish=True,
+            teacher_states=prepared.scores.teacher_states,
         )
         self._show_phase("learning")
         began = time.monotonic()

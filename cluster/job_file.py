@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -55,7 +55,7 @@ def setting_paths(model: type[BaseModel] = RunConfig, prefix: str = "") -> Itera
         yield path
         for annotation in (field.annotation, *get_args(field.annotation)):
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                is_list = annotation is not field.annotation
+                is_list = get_origin(field.annotation) is tuple
                 yield from setting_paths(annotation, f"{path}.0." if is_list else f"{path}.")
 
 
@@ -119,7 +119,8 @@ def _resolve_paths(settings: Settings, folder: Path) -> None:
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         data["path"] = str((folder / Path(data["path"]).expanduser()).resolve())
     sources = rewards if isinstance(rewards, list) else []
-    for section, key in [(settings.get("model"), "name"), *((each, "model") for each in sources)]:
+    models = [(settings.get("model"), "name"), (settings.get("teacher"), "model")]
+    for section, key in [*models, *((each, "model") for each in sources)]:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = _model_path(section[key], folder)
 
@@ -151,7 +152,8 @@ def _as_sentence(details: ErrorDetails) -> str:
         return f"{setting} is missing; it has no default"
     if details["type"] == "value_error":
         reason = str(details["ctx"]["error"])
-        return f"{setting}: {reason}" if setting else reason
+        is_named = reason.startswith(setting)  # by a rule on several settings of one section
+        return reason if is_named else f"{setting}: {reason}"
     return f"{setting} is {details['input']!r}; {_what_it_should_be(details)}"
 
 

@@ -50,8 +50,11 @@ def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
     rows = np.concatenate(mine) if mine else np.zeros(0, np.int64)
     return task._replace(
         trajectories=task.trajectories.select(rows),
-        discriminator_logits=task.discriminator_logits[rows],
+        discriminator_logits=task.trajectories.select_values(task.discriminator_logits, rows),
         rewards=task.rewards[rows],
+        teacher_states=None
+        if task.teacher_states is None
+        else task.trajectories.select_values(task.teacher_states, rows),
     )
 
 

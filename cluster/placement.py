@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from actors.config import DiscriminatorConfig, LearnerConfig, RolloutConfig
+from actors.config import DiscriminatorConfig, LearnerConfig, RolloutConfig, TeacherConfig
 from actors.errors import InvalidInputError
 from cluster.config import RunConfig
 
@@ -76,7 +76,11 @@ def reserved_cpus(cpus: float, *, shares_cpus: bool) -> float:
 
 
 def plan(
-    config: RunConfig, policy: ModelSize, rewards: Sequence[ModelSize | None], cluster: Resources
+    config: RunConfig,
+    policy: ModelSize,
+    rewards: Sequence[ModelSize | None],
+    cluster: Resources,
+    teacher: ModelSize | None = None,
 ) -> Plan:
     """Say what a run will take, and refuse one that the cluster cannot hold.
 
@@ -86,6 +90,7 @@ def plan(
                         policy + activations of a microbatch
         rollout worker  process + weights twice, as new ones arrive beside the old + kv cache
         discriminator   process + 16 bytes a trained parameter, 4 a frozen one + activations
+        teacher         process + 4 bytes a parameter
         reward model    process + 4 bytes a parameter
         beside them     Ray and the driver
 
@@ -96,6 +101,7 @@ def plan(
         policy: its model's size.
         rewards: of each reward source the size of its model, None for a function.
         cluster: what there is.
+        teacher: its model's size, if there is one.
 
     Returns:
         The plan.
@@ -104,7 +110,7 @@ def plan(
         InvalidInputError: naming what is missing and which settings ask for it.
     """
     shares_cpus = config.placement.phases_share_cpus
-    made = Plan(tuple(_workers(config, policy, rewards)), shares_cpus)
+    made = Plan(tuple(_workers(config, policy, rewards, teacher)), shares_cpus)
     _refuse_too_many_cpus(made, cluster.cpus)
     _refuse_too_many_gpus(made, cluster.gpus)
     if made.memory_gib > cluster.memory_gib:
@@ -119,7 +125,10 @@ def plan(
 
 
 def _workers(
-    config: RunConfig, policy: ModelSize, rewards: Sequence[ModelSize | None]
+    config: RunConfig,
+    policy: ModelSize,
+    rewards: Sequence[ModelSize | None],
+    teacher: ModelSize | None,
 ) -> Iterator[WorkerPlan]:
     """Yield the kinds of workers that this run starts."""
     learner, rollout, discriminator = config.learner, config.rollout, config.discriminator
@@ -142,7 +151,7 @@ def _workers(
         "rollout.num_workers",
         "rollout.cpus_per_worker",
     )
-    if config.objective.steps and config.objective.divergence_weight:
+    if config.has_discriminator:
         yield WorkerPlan(
             "discriminator",
             discriminator.num_workers,
@@ -151,6 +160,16 @@ def _workers(
             _discriminator_gib(discriminator, policy, tokens),
             "discriminator.num_workers",
             "discriminator.cpus_per_worker",
+        )
+    if config.teacher:
+        yield WorkerPlan(
+            "teacher",
+            config.teacher.num_workers,
+            config.teacher.cpus_per_worker,
+            config.teacher.gpus_per_worker,
+            _teacher_gib(config.teacher, teacher),
+            "teacher.num_workers",
+            "teacher.cpus_per_worker",
         )
     for index, (source, size) in enumerate(zip(config.rewards, rewards, strict=True)):
         weights_gib = 0.0 if size is None else 4 * size.num_parameters / GIB
@@ -190,6 +209,12 @@ def _discriminator_gib(discriminator: DiscriminatorConfig, policy: ModelSize, to
     bytes_a_parameter = TRAINED_BYTES if discriminator.tuning == "full" else 4
     state_gib = num_parameters * bytes_a_parameter / GIB
     return PROCESS_GIB + state_gib + _activations_gib(policy, num_layers, tokens)
+
+
+def _teacher_gib(teacher: TeacherConfig, size: ModelSize | None) -> float:
+    if teacher.gpus_per_worker or size is None:
+        return PROCESS_GIB
+    return PROCESS_GIB + 4 * size.num_parameters / GIB
 
 
 def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:

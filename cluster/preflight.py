@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from actors.config import CAUTIONED_DIVERGENCES
 from actors.errors import InvalidInputError
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
@@ -29,6 +30,8 @@ class Findings(NamedTuple):
     data: "TokenizedDemonstrations"
     plan: Plan
     is_resumed: bool
+    caveat: str | None = None
+    """What to know of the chosen divergence before trusting it."""
 
 
 def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]) -> Findings:
@@ -49,11 +52,17 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     model = policy_files(config.model.name)
     _check_windows(config, model)
     rewards = [_reward_size(source.model) for source in config.rewards]
-    made = plan(config, model.size, rewards, resources(cluster))
+    teacher = policy_files(config.teacher.model).size if config.teacher else None
+    made = plan(config, model.size, rewards, resources(cluster), teacher)
     if run_dir:
         check_disk(run_dir, _disk_gib(config, model.size, is_old=is_old))
     _check_reward_functions(config)
-    return Findings(model, _checked_data(config), made, is_old)
+    caveat = _divergence_caveat(config)
+    if config.teacher:
+        from actors.teacher_worker import check_teacher  # noqa: PLC0415
+
+        check_teacher(config.teacher.model, config.model.name)
+    return Findings(model, _checked_data(config), made, is_old, caveat)
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:
@@ -84,8 +93,7 @@ def _reward_size(name: str | None) -> ModelSize | None:
 
 def _disk_gib(config: RunConfig, size: ModelSize, *, is_old: bool) -> float:
     """Return what a run writes at most: checkpoints, one more in the making, and weights."""
-    has_discriminator = config.objective.steps and config.objective.divergence_weight
-    bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if has_discriminator else 0)
+    bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if config.has_discriminator else 0)
     num_checkpoints = 1 if is_old else KEEP_CHECKPOINTS + 1
     in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES
     return in_all * size.num_parameters / GIB
@@ -99,6 +107,19 @@ def _check_reward_functions(config: RunConfig) -> None:
             from actors.reward_model_worker import load_reward_function  # noqa: PLC0415
 
             load_reward_function(source.function)
+
+
+def _divergence_caveat(config: RunConfig) -> str | None:
+    """Build the divergence where that can fail or warn; most need no look, which imports torch."""
+    name, parameters = config.objective.divergence, config.objective.divergence_parameters
+    if not parameters and ":" not in name and name not in CAUTIONED_DIVERGENCES:
+        return None
+    from alignment.divergences.lookup import divergence  # noqa: PLC0415
+
+    try:
+        return divergence(name, **parameters).caveat
+    except ValueError as error:
+        raise InvalidInputError(f"objective.divergence: {error}") from error
 
 
 def _checked_data(config: RunConfig) -> "TokenizedDemonstrations":

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.config import ObjectiveConfig
 from actors.protocols import RolloutRequest, RolloutResult
 from alignment.trajectories import Trajectories, concatenate
+from cluster.expert_data import Data
 from cluster.fleet import Fleet
 from cluster.ledger import Ledger, Place, Ticket
 
@@ -62,7 +62,7 @@ class Sampler:
         self,
         fleet: Fleet,
         draws: Draws,
-        prompt: Callable[[int], NDArray[np.int32]],
+        data: Data,
         objective: ObjectiveConfig,
         *,
         num_steps: int,
@@ -74,18 +74,21 @@ class Sampler:
         Args:
             fleet: of rollout workers.
             draws: which prompts come.
-            prompt: token ids of a row of the data set.
+            data: the prompts, and the demonstrations that stand in for rollouts where the
+                objective wants some.
             objective: how many prompts a step has, responses a prompt, and steps of staleness.
             num_steps: how many steps will be asked for.
             max_sequences: responses that one worker extends at once.
             seed: of the run.
         """
         self._prompts_per_step, self._group_size = objective.prompts_per_step, objective.group_size
+        self._on_policy_prompts = round(objective.on_policy_fraction * objective.prompts_per_step)
         self.ledger = Ledger(self._prompts_per_step, objective.max_staleness_steps, num_steps)
-        self._fleet, self._draws, self._prompt = fleet, draws, prompt
+        self._fleet, self._draws, self._data = fleet, draws, data
         self._most_prompts = max(1, max_sequences // self._group_size)
         self._seed = seed
         self._ready: dict[int, tuple[Ticket, Trajectories, float]] = {}
+        self._shown: dict[int, tuple[Ticket, Trajectories, float]] = {}
         self._requests: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.advanced_at = time.monotonic()
@@ -102,15 +105,30 @@ class Sampler:
             tickets = self._draws.take(min(size, allowed))
             allowed -= len(tickets)
             self.ledger.hand_out(tickets)
+            tickets = self._demonstrated(tickets)
+            if not tickets:
+                continue
             request = asyncio.ensure_future(self._sample(tickets))
             self._requests.add(request)
             request.add_done_callback(lambda _: self._changed.set())
+
+    def _demonstrated(self, tickets: list[Ticket]) -> list[Ticket]:
+        """Answer by demonstrations as many of each step's draws as shall be; return the others."""
+        others = []
+        for ticket in tickets:
+            if ticket.number % self._prompts_per_step < self._on_policy_prompts:
+                others.append(ticket)
+                continue
+            shown = self._data.demonstrations(np.asarray([ticket.prompt_id]))
+            self.ledger.move([ticket], Place.SAMPLED)
+            self._shown[ticket.number] = (ticket, shown, 0.0)
+        return others
 
     async def _sample(self, tickets: list[Ticket]) -> None:
         rows = tuple(ticket.prompt_id for ticket in tickets)
         request = RolloutRequest(
             prompt_ids=rows,
-            prompts=tuple(self._prompt(row) for row in rows),
+            prompts=tuple(self._data.prompt_tokens(row) for row in rows),
             group_size=self._group_size,
             seed=(self._seed * SEED_STRIDE + tickets[0].number) % 2**31,
         )
@@ -126,15 +144,19 @@ class Sampler:
 
     async def step(self) -> Sampled:
         """Wait for a whole step's trajectories. Raises what a request raised."""
-        while len(self._ready) < self._prompts_per_step:
+        while len(self._ready) < self._on_policy_prompts:
             self._changed.clear()
             for request in [r for r in self._requests if r.done()]:
                 self._requests.discard(request)
                 request.result()
-            if len(self._ready) < self._prompts_per_step:
+            if len(self._ready) < self._on_policy_prompts:
                 await self._changed.wait()
-        numbers = sorted(self._ready)[: self._prompts_per_step]
+        # As many of each kind as a step has: demonstrations need no waiting for, and would else
+        # crowd out the rollouts that are still on their way.
+        numbers = sorted(self._ready)[: self._on_policy_prompts]
         parts = [self._ready.pop(number) for number in numbers]
+        for number in sorted(self._shown)[: self._prompts_per_step - self._on_policy_prompts]:
+            parts.append(self._shown.pop(number))
         return Sampled(
             [ticket for ticket, _, _ in parts],
             concatenate([group for _, group, _ in parts]),

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.trajectories import FinishReason, Trajectories
+from cluster.expert_data import Texts
 from cluster.manifest import append_lines
 from cluster.sampling import Sampled
 
@@ -18,7 +18,7 @@ PHASES = ("sampling", "discriminator", "scoring", "learning", "sync")
 
 
 def rollout_metrics(sampled: Sampled, waited_s: float, step: int) -> dict[str, float]:
-    """Describe a step's trajectories: speed, lengths, truncation, staleness.
+    """Describe what the policy sampled of a step: speed, lengths, truncation, staleness.
 
     Args:
         sampled: the step.
@@ -29,7 +29,10 @@ def rollout_metrics(sampled: Sampled, waited_s: float, step: int) -> dict[str, f
     Returns:
         Metrics by name.
     """
-    batch = sampled.trajectories
+    is_rollout = sampled.trajectories.policy_versions[:, 0] >= 0
+    batch = sampled.trajectories.select(np.flatnonzero(is_rollout))
+    if not len(batch):
+        return {"time/sampling_s": 0.0}
     truncated = batch.finish_reasons == FinishReason.LENGTH
     return {
         "rollout/tokens_per_s": float(batch.response_lengths.sum()) / max(sampled.sampling_s, 1e-9),
@@ -45,18 +48,6 @@ def with_step_time(metrics: Mapping[str, float], step_s: float) -> dict[str, flo
     """Add the whole step's time, and what of it no phase accounts for."""
     named = sum(metrics.get(f"time/{phase}_s", 0.0) for phase in PHASES)
     return {**metrics, "time/step_s": step_s, "time/waiting_s": max(step_s - named, 0.0)}
-
-
-class Texts(Protocol):
-    """Where the texts of a row are."""
-
-    def texts(self, row: int) -> tuple[str, str]:
-        """Return prompt and expert response of a row."""
-        ...
-
-    def decode(self, token_ids: NDArray[np.int32]) -> str:
-        """Return the text of a response."""
-        ...
 
 
 class Journal:

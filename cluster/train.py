@@ -20,6 +20,7 @@ from rich.console import Console
 
 from alignment.report.metrics import headline, summary
 from alignment.report.page import write_report
+from cluster.check_report import show_caveat
 from cluster.config import RunConfig
 from cluster.driver_host import CONCURRENT_CALLS, DRIVER, DriverHost, Status, namespace
 from cluster.machine import this_machine
@@ -55,10 +56,11 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     """
     console = Console()
     if is_embedded():
-        check(config, run_dir, this_machine())
+        show_caveat(config, check(config, run_dir, this_machine()), console)
     with connected(config):
         if not is_embedded():
-            check(config, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            show_caveat(config, check(config, run_dir, resources), console)
         run_dir.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_atomically(run_dir / "config.yaml", settings)

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.config import RewardConfig
+from actors.config import RewardConfig, TeacherConfig
 from cluster.config import RunConfig
 from cluster.handle import READY, WorkerLostError
 from cluster.placement import reserved_cpus
@@ -151,14 +151,31 @@ def build_rollout_worker(config: RunConfig, weights: Path) -> Any:  # noqa: ANN4
 
 def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
     """Make a discriminator worker, in its process."""
+    from alignment.divergences.lookup import divergence  # noqa: PLC0415
+
     from actors.discriminator_worker import DiscriminatorWorker  # noqa: PLC0415
 
+    objective = config.objective
     return DiscriminatorWorker(
         config.model.name,
         config.discriminator,
+        level=config.objective.level,
+        divergence=divergence(objective.divergence, **objective.divergence_parameters),
         max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
         autocast=config.learner.autocast,
         seed=config.seed,
+    )
+
+
+def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # noqa: ANN401
+    """Make a teacher worker, in its process."""
+    from actors.teacher_worker import TeacherWorker  # noqa: PLC0415
+
+    return TeacherWorker(
+        teacher,
+        max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
+        temperature=config.rollout.temperature,
+        autocast=config.learner.autocast,
     )
 
 

@@ -21,7 +21,7 @@ TOP_LEVEL = {
     *("pyproject.toml", "README.md", "Makefile", "LICENSE"),
     *("alignment", "actors", "cluster", "tests", "deploy"),
 }
-MAX_SETTINGS = 60
+MAX_SETTINGS = 80
 
 
 def relative(path):

@@ -44,6 +44,11 @@ def cleaned(text: str) -> str:
     return LETTER_NAME.sub("", " ".join(text.split()))
 
 
+def is_short(text: str) -> bool:
+    """Tell whether a verse has as many words as the demo's verses have."""
+    return len(text.split()) in WORDS
+
+
 def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
     """Yield a row for each pair of short verses that differ; a prompt comes once.
 
@@ -56,19 +61,19 @@ def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]
     seen = set()
     for modern, king_james in verses:
         prompt, response = cleaned(modern), cleaned(king_james)
-        is_short = len(prompt.split()) in WORDS and len(response.split()) in WORDS
-        if is_short and prompt != response and prompt not in seen:
+        if is_short(prompt) and is_short(response) and prompt != response and prompt not in seen:
             seen.add(prompt)
             yield {"prompt": prompt, "response": response}
 
 
-def all_verses() -> Iterator[tuple[str, str]]:
-    """Yield the modern and the King James wording of every verse that both Bibles have."""
+def all_verses() -> Iterator[tuple[int, str, str]]:
+    """Yield number, modern and King James wording of every verse that both Bibles have."""
     import pythonbible as bible  # noqa: PLC0415 - takes a second, and most runs need nothing of it
 
     for verse in bible.verses.VERSE_IDS:
         try:
             yield (
+                verse,
                 bible.get_verse_text(verse, version=bible.Version.WORLD_ENGLISH) or "",
                 bible.get_verse_text(verse, version=bible.Version.KING_JAMES) or "",
             )
@@ -76,14 +81,14 @@ def all_verses() -> Iterator[tuple[str, str]]:
             continue  # the ids also count the verses of books that neither Bible has
 
 
-def write_data(path: Path) -> None:
-    """Write the demonstrations, whole or not at all."""
+def write_rows(rows: Iterable[dict[str, str]], path: Path) -> None:
+    """Write lines of JSON, all or none of them."""
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in demonstrations(all_verses())]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     partial.write_text("".join(lines), encoding="utf-8")
     partial.replace(path)
-    CONSOLE.print(f"Wrote {len(lines):,} demonstrations to {path}.")
+    CONSOLE.print(f"Wrote {len(lines):,} rows to {path}.")
 
 
 def gguf_file() -> Path:
@@ -132,13 +137,19 @@ def write_model(folder: Path) -> None:
     CONSOLE.print(f"Wrote the model to {folder}.")
 
 
-def main() -> None:
-    """Make what is missing."""
-    if not DATA.exists():
-        write_data(DATA)
+def prepare_model() -> None:
+    """Write the model unless it is there."""
     if not MODEL.exists():
         with CONSOLE.status("Dequantizing SmolLM2-135M-Instruct: about 20 seconds."):
             write_model(MODEL)
+
+
+def main() -> None:
+    """Make what is missing."""
+    if not DATA.exists():
+        verses = ((modern, king_james) for _, modern, king_james in all_verses())
+        write_rows(demonstrations(verses), DATA)
+    prepare_model()
 
 
 if __name__ == "__main__":

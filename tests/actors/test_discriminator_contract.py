@@ -9,7 +9,8 @@ import pytest
 from actors.config import DiscriminatorConfig
 from actors.discriminator_worker import DiscriminatorWorker
 from actors.protocols import DiscriminatorWorker as DiscriminatorPort
-from alignment.trajectories import concatenate, pack
+from alignment.divergences.lookup import divergence
+from alignment.trajectories import EMPTY, concatenate, pack
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.tiny_llama import VOCAB_SIZE, save_tiny_llama
 
@@ -25,6 +26,9 @@ KEYS = {
         "reverse_kl_estimate",
         "jensen_shannon_estimate",
         "length_slope",
+        "length_accuracy",
+        "bag_of_words_accuracy",
+        "skipped",
         "loss",
         "grad_norm",
         "accuracy_trained",
@@ -45,7 +49,13 @@ def make_worker(request, folder):
         return lambda: LogisticDiscriminatorWorker(VOCAB_SIZE)
     config = DiscriminatorConfig(learning_rate=3e-3)
     return lambda: DiscriminatorWorker(
-        folder, config, max_tokens_per_microbatch=512, autocast="float32", seed=0
+        folder,
+        config,
+        level="trajectory",
+        divergence=divergence("jensen_shannon"),
+        max_tokens_per_microbatch=512,
+        autocast="float32",
+        seed=0,
     )
 
 
@@ -71,7 +81,7 @@ def test_it_knows_nothing_at_first_and_says_so(make_worker):
     rollouts, demonstrations = batch(0)
     worker = make_worker()
     assert worker.score(rollouts).tolist() == [0.0] * 12
-    figures = worker.update(rollouts, demonstrations)
+    figures = worker.update(rollouts, demonstrations, EMPTY)
     assert set(figures) == KEYS
     assert all(type(value) is float for value in figures.values())
     assert figures["discriminator/accuracy_fresh"] == 0.5
@@ -83,7 +93,7 @@ def test_it_knows_nothing_at_first_and_says_so(make_worker):
 def test_it_scores_the_expert_high_and_the_policy_low_after_some_updates(make_worker):
     worker = make_worker()
     for step in range(15):
-        figures = worker.update(*batch(6 * step))
+        figures = worker.update(*batch(6 * step), EMPTY)
     assert figures["discriminator/accuracy_fresh"] == 1.0
     assert figures["discriminator/replayed"] > 0
     rollouts, demonstrations = batch(600)
@@ -92,10 +102,10 @@ def test_it_scores_the_expert_high_and_the_policy_low_after_some_updates(make_wo
 
 def test_figures_of_a_fresh_batch_are_those_of_the_scores_before_it(make_worker):
     worker = make_worker()
-    worker.update(*batch(0))
+    worker.update(*batch(0), EMPTY)
     rollouts, demonstrations = batch(6)
     expert, policy = worker.score(demonstrations), worker.score(rollouts)
-    figures = worker.update(rollouts, demonstrations)
+    figures = worker.update(rollouts, demonstrations, EMPTY)
     expected = {
         "logit_expert": expert.mean(),
         "logit_policy": policy.mean(),
@@ -110,14 +120,41 @@ def test_figures_of_a_fresh_batch_are_those_of_the_scores_before_it(make_worker)
         assert math.isclose(actual, value, rel_tol=1e-3, abs_tol=1e-6), name
 
 
+def test_demonstrations_held_out_are_measured_and_not_learnt(make_worker):
+    worker, other = make_worker(), make_worker()
+    for step in range(2):
+        worker.update(*batch(6 * step), EMPTY)
+        other.update(*batch(6 * step), batch(900)[1])
+    rollouts, demonstrations = batch(12)
+    _, held_out = batch(600, num_prompts=4)
+    expert, policy = worker.score(held_out), worker.score(rollouts)
+    trained = worker.score(demonstrations)
+    np.testing.assert_array_equal(other.score(rollouts), policy)
+    figures = worker.update(rollouts, demonstrations, held_out)
+    assert set(figures) == KEYS | {"discriminator/accuracy_held_out"}
+    expected = {
+        "accuracy_held_out": ((expert > 0).mean() + (policy < 0).mean()) / 2,
+        "forward_kl_estimate": expert.mean(),
+        "calibration_expert": (1 / (1 + np.exp(expert))).mean(),
+        "jensen_shannon_estimate": np.log(2)
+        - (np.log1p(np.exp(-expert)).mean() + np.log1p(np.exp(policy)).mean()) / 2,
+        "reverse_kl_estimate": -policy.mean(),
+        "logit_expert": trained.mean(),
+        "accuracy_fresh": ((trained > 0).mean() + (policy < 0).mean()) / 2,
+    }
+    for name, value in expected.items():
+        actual = figures[f"discriminator/{name}"]
+        assert math.isclose(actual, value, rel_tol=1e-3, abs_tol=1e-6), name
+
+
 def test_what_was_saved_goes_on_in_a_new_worker(make_worker, tmp_path):
     worker, resumed = make_worker(), make_worker()
     for step in range(2):
-        worker.update(*batch(6 * step))
+        worker.update(*batch(6 * step), EMPTY)
     worker.save(tmp_path / "checkpoint" / "discriminator")  # makes the folders it needs
     resumed.load(tmp_path / "checkpoint" / "discriminator")
     for step in range(2, 4):
-        assert resumed.update(*batch(6 * step)) == worker.update(*batch(6 * step))
+        assert resumed.update(*batch(6 * step), EMPTY) == worker.update(*batch(6 * step), EMPTY)
     rollouts, _ = batch(100)
     np.testing.assert_array_equal(resumed.score(rollouts), worker.score(rollouts))
 
@@ -125,7 +162,7 @@ def test_what_was_saved_goes_on_in_a_new_worker(make_worker, tmp_path):
 def test_scores_are_float32_and_one_a_trajectory(make_worker):
     worker = make_worker()
     rollouts, demonstrations = batch(0)
-    worker.update(rollouts, demonstrations)
+    worker.update(rollouts, demonstrations, EMPTY)
     scores = worker.score(rollouts)
     assert scores.dtype == np.float32
     order = [5, 0, 11, 3]
@@ -135,4 +172,4 @@ def test_scores_are_float32_and_one_a_trajectory(make_worker):
 def test_prompts_of_one_class_only_are_an_error(make_worker):
     rollouts, demonstrations = batch(0)
     with pytest.raises(ValueError, match="classes must share their prompts"):
-        make_worker().update(rollouts, demonstrations.select([0, 1]))
+        make_worker().update(rollouts, demonstrations.select([0, 1]), EMPTY)

@@ -253,6 +253,94 @@ def test_an_imitation_step_is_that_of_the_formula(tmp_path, model_folder, estima
     assert metrics["learner/reward_std"] == pytest.approx(np.std(rewards), abs=1e-4)
 
 
+def states_of(folder, trajectories):
+    """[response token, hidden] by the model as transformers runs it, one sequence alone."""
+    model, states = LlamaForCausalLM.from_pretrained(folder), []
+    for row in range(len(trajectories)):
+        prompt, response = trajectories.prompt(row), trajectories.response(row)
+        tokens = torch.tensor([[*prompt, *response]]).long()
+        with torch.no_grad():
+            hidden = model.model(tokens).last_hidden_state[0]
+        states.append(hidden[len(prompt) - 1 : -1])
+    return torch.cat(states).numpy()
+
+
+def test_a_step_at_level_state_descends_the_divergence_from_the_teacher(tmp_path, model_folder):
+    (tmp_path / "teacher").mkdir()
+    torch.manual_seed(2)
+    teacher = LlamaConfig.from_pretrained(model_folder, hidden_size=16, tie_word_embeddings=False)
+    LlamaForCausalLM(teacher).save_pretrained(tmp_path / "teacher")
+    save_tiny_tokenizer(tmp_path / "teacher")
+    objective = ObjectiveConfig(
+        divergence="skew_forward_kl",
+        divergence_parameters={"skew": 0.1},
+        divergence_weight=0.5,
+        level="state",
+        reference=ReferenceConfig(coefficient=0.0),
+    )
+    settings = settings_for(model_folder, teacher=str(tmp_path / "teacher"), max_tokens=40)
+    t = imitate(0)
+    states = states_of(tmp_path / "teacher", t.trajectories)
+    t = t._replace(teacher_states=states, rewards=np.zeros(9, np.float32))
+    port = run(ListPort([t]), settings._replace(objective=objective))
+
+    policy = LlamaForCausalLM.from_pretrained(model_folder)
+    head = LlamaForCausalLM.from_pretrained(tmp_path / "teacher").lm_head.weight.detach()
+    q = torch.cat([full_logprobs(policy, t.trajectories, row) for row in range(9)])
+    p = (torch.from_numpy(states) @ head.T).log_softmax(-1)
+    mixture = (0.1 * p.exp() + 0.9 * q.exp()).log()
+    divergences = (p.exp() * (p - mixture)).sum(-1)
+    loss = 0.5 * divergences.sum() / 9
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1e9)
+    metrics = port.metrics[0]
+    assert metrics["learner/loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert metrics["learner/state_divergence"] == pytest.approx(
+        float(divergences.mean().detach()), rel=1e-4
+    )
+    assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def full_logprobs(model, trajectories, row):
+    prompt, response = trajectories.prompt(row), trajectories.response(row)
+    tokens = torch.tensor([[*prompt, *response]]).long()
+    return model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
+    """A step in which some are rejected equals one of the others alone, whatever N was."""
+    objective = ObjectiveConfig(
+        max_mean_log_ratio=1.0, reference=ReferenceConfig(coefficient=0.0), divergence_weight=0.0
+    )
+    settings = settings_for(model_folder)._replace(objective=objective)
+    t = imitate(0)
+    ratios = []
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        for row in range(9):
+            logprobs = -plain_nll(model, t.trajectories, row)
+            start = t.trajectories.starts[row] + t.trajectories.prompt_lengths[row]
+            behavior = t.trajectories.behavior_logprobs[start : start + len(logprobs)]
+            ratios.append(float((logprobs - torch.tensor(behavior)).mean().abs()))
+    limit = sorted(ratios)[5] + 1e-6  # six of nine are closer
+    strict = objective.model_copy(update={"max_mean_log_ratio": limit})
+    metrics = run(ListPort([t]), settings._replace(objective=strict)).metrics[0]
+    assert metrics["learner/rejected_fraction"] == pytest.approx(3 / 9)
+    # by hand: token weights and leave-one-out advantages as for all nine, the mean over six
+    r = t.rewards.reshape(3, 3)
+    advantages = (r - (r.sum(axis=1, keepdims=True) - r) / 2).ravel()
+    loss = 0.0
+    for row in np.flatnonzero(np.asarray(ratios) < limit):
+        logprobs = -plain_nll(model, t.trajectories, int(row))
+        start = t.trajectories.starts[row] + t.trajectories.prompt_lengths[row]
+        behavior = t.trajectories.behavior_logprobs[start : start + len(logprobs)]
+        weights = (logprobs.detach() - torch.tensor(behavior)).exp().clamp(max=2.0)
+        loss = loss - float(advantages[row]) * (weights * logprobs).sum() / 6
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
 def test_evaluation_measures_and_changes_nothing(model_folder):
     t = task("evaluate", 0)
     port = run(ListPort([t, task("evaluate", 0)]), settings_for(model_folder, max_tokens=20))

@@ -10,7 +10,7 @@ from cluster.driver import Driver, Workforce
 from cluster.fleet import Fleet
 from cluster.learner_desk import LearnerDesk, LearnerFailedError
 from cluster.manifest import load_manifest
-from cluster.scoring import RewardFleet, Scorer
+from cluster.scoring import Judges, RewardFleet, Scorer
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.learner import FakeGang
@@ -59,9 +59,8 @@ class World:
         self.reward = SumReward()
         rewards = self._fleet("sum", Workshop(lambda _: self.reward), None)
         data = FakeData()
-        expert = lambda row: data.texts(row)[1]  # noqa: E731
-        sources = {"sum": RewardFleet(rewards, 0.5)}
-        scorer = Scorer(None, sources, data.demonstrations, expert, run_dir / "shared")
+        judges = Judges(None, None, {"sum": RewardFleet(rewards, 0.5)})
+        scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
         workforce = Workforce(self.rollout, scorer, self.desk)
         self.driver = Driver(config, run_dir, data, workforce, manifest)
         self.gang = FakeGang(self.desk, self.driver.published, world_size=world_size)

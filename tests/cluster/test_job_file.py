@@ -37,7 +37,10 @@ def test_what_the_file_does_not_say_has_its_default(job, tmp_path):
 def test_paths_are_seen_from_the_job_files_folder(job, tmp_path):
     (tmp_path / "beside").mkdir()
     path = job(MINIMAL + "rewards: [{model: beside}, {model: org/hub}, {function: m:f}]")
-    config = load_job(path, ["model.name=../models/m", "data.path=/absolute.jsonl"])
+    overrides = ["model.name=../models/m", "data.path=/absolute.jsonl", "teacher.model=./t"]
+    config = load_job(path, overrides)
+    assert config.teacher is not None
+    assert config.teacher.model == str(tmp_path / "t")
     assert config.model.name == str(tmp_path.parent / "models/m")
     assert config.data.path == Path("/absolute.jsonl")
     assert [source.model for source in config.rewards] == [
@@ -76,10 +79,22 @@ def test_overrides_are_yaml_applied_in_order(job):
         ("rollout.temperature=0", "rollout.temperature is 0; it must be more than 0"),
         ("discriminator.replay_fraction=0.8", "replay_fraction is 0.8; it must be at most 0.75"),
         (
-            "objective.divergence=total_variation",
-            "objective.divergence is 'total_variation'; it must be 'forward_kl', 'reverse_kl' or "
-            "'jensen_shannon'",
+            "objective.divergence=reverse-kl",
+            "objective.divergence: unknown divergence 'reverse-kl'; did you mean reverse_kl? "
+            "choose one of forward_kl, reverse_kl, jensen_shannon, jeffreys, alpha, squared_",
         ),
+        ("objective.level=state", "so the expert must be a model; set teacher.model, or another"),
+        ("objective={level: state, divergence: alpha}", "alpha is not defined at objective.level"),
+        ("objective={level: occupancy, divergence: fairl}", "it has no generator f to sum over"),
+        ("objective={level: token, advantage: group_mean}", "gives credit by token; use leave_one"),
+        ("objective.advantage=self_normalized", "the reward of forward_kl, and objective.diverg"),
+        ("objective.on_policy_fraction=0.5", "on_policy_fraction = 0.5 needs level state"),
+        (
+            "objective={on_policy_fraction: 0, level: state, divergence: forward_kl}",
+            "the penalty needs the policy's own samples; set the coefficient to 0",
+        ),
+        ("objective.divergence=wasserstein", "set discriminator.gradient_penalty, for example"),
+        ("teacher={model: m, modle: x}", "did you mean teacher.model?"),
         ("rollout=3", "rollout is 3; it must hold settings by name"),
         ("name=a run", "name is 'a run'; it must match ^[A-Za-z0-9]"),
         ("objective.divergence_weight=0", "divergence_weight is 0 and there are no rewards; give"),
@@ -108,6 +123,25 @@ def test_a_mistake_is_one_sentence_that_says_what_is_right(job, override, messag
 )
 def test_an_override_that_cannot_be_applied_is_named(job, override, message):
     assert message in error_of(job(MINIMAL + "rewards: [{function: m:f}]"), [override])
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss", "message"),
+    [
+        ("{level: token}", "pairwise", "knows each logit only up to a constant of the prompt"),
+        ("{divergence: total_variation}", "variational", "no gradient for objective.divergence: t"),
+    ],
+)
+def test_a_discriminator_that_could_not_learn_is_refused(job, objective, loss, message):
+    overrides = [f"objective={objective}", f"discriminator.loss={loss}"]
+    assert message in error_of(job(), overrides)
+    load_job(job(), [*overrides, "teacher.model=org/teacher"])  # nothing to train then
+
+
+def test_a_convex_function_of_ones_own_is_a_divergence(job):
+    overrides = ["objective.divergence=mine.functions:f", "objective.divergence_parameters.a=2"]
+    objective = load_job(job(), overrides).objective
+    assert (objective.divergence, objective.divergence_parameters) == ("mine.functions:f", {"a": 2})
 
 
 def test_several_mistakes_are_a_list(job):

@@ -38,6 +38,21 @@ def test_shares_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
         np.testing.assert_array_equal(held, [ids[int(n)] for n in part.discriminator_logits])
 
 
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=6), world_size=st.integers(1, 3))
+def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_size):
+    batch = concatenate([pack([5], [6] * n, prompt_id=row) for row, n in enumerate(lengths)])
+    owner = np.repeat(np.arange(len(lengths), dtype=np.float32), lengths)
+    task = LearnerTask("imitate", 0, 0.1, batch, owner, np.zeros(len(batch)), len(batch), 1)
+    task = task._replace(teacher_states=np.stack([owner, -owner], axis=1))
+    for rank in range(world_size):
+        part = share(task, rank, world_size)
+        ids = part.trajectories.prompt_ids
+        expected = np.repeat(ids, part.trajectories.response_lengths)
+        np.testing.assert_array_equal(part.discriminator_logits, expected)
+        assert part.teacher_states is not None
+        np.testing.assert_array_equal(part.teacher_states, np.stack([expected, -expected], axis=1))
+
+
 async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there():
     desk = LearnerDesk(incarnation=4, timeout_s=5.0)
     desk.set_checkpoint("step-7")

@@ -7,7 +7,7 @@ from actors.config import RewardConfig
 from alignment.trajectories import concatenate, pack
 from cluster.crew import reward_names
 from cluster.fleet import Fleet
-from cluster.scoring import RewardFleet, Scorer, chunks
+from cluster.scoring import Judges, RewardFleet, Scorer, chunks, exact_logits
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 
@@ -23,9 +23,11 @@ class Discriminator:
         self.updates = 0
         self.trained_on = []
 
-    def update(self, rollouts, demonstrations):
+    def update(self, rollouts, demonstrations, held_out):
         self.updates += 1
         self.trained_on.append((rollouts.prompt_ids.tolist(), demonstrations.prompt_ids.tolist()))
+        assert set(held_out.prompt_ids.tolist()) <= {12, 13, 14, 15}
+        assert len(held_out) == min(len(demonstrations), 4)
         return {"discriminator/loss": 1.0}
 
     def score(self, trajectories):
@@ -57,8 +59,7 @@ def make_fleet(workshop, size):
 def make_scorer(folder, discriminators, num_discriminators, **rewards):
     data = FakeData()
     fleet = make_fleet(discriminators, num_discriminators) if discriminators else None
-    expert = lambda row: data.texts(row)[1]  # noqa: E731
-    return Scorer(fleet, rewards, data.demonstrations, expert, folder)
+    return Scorer(Judges(fleet, None, rewards), data, "trajectory", folder)
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), count=st.integers(1, 5))
@@ -105,3 +106,51 @@ def test_reward_sources_are_named_after_what_they_are_and_never_share_a_name():
         RewardConfig(function="other:brevity"),
     )
     assert list(reward_names(sources)) == ["scorer", "brevity", "brevity-2"]
+
+
+class Teacher:
+    """Gives a token as many nats below 0 as its id says; its states are token id and place."""
+
+    def logprobs(self, trajectories):
+        return -trajectories.token_ids[trajectories.action_mask].astype(np.float32)
+
+    def states(self, trajectories):
+        tokens = trajectories.token_ids[trajectories.action_mask]
+        return np.stack([tokens, np.ones_like(tokens)], axis=1).astype(np.float32)
+
+
+THREE = concatenate(
+    [
+        pack([5], [1, 2, 4], prompt_id=0, behavior_logprobs=[-0.5, -0.25, -1.0]),
+        pack([5], [3], prompt_id=0, behavior_logprobs=[-2.0]),
+        pack([6], [2, 2], prompt_id=1, behavior_logprobs=[-3.0, -1.0]),
+    ]
+)
+
+
+def test_logits_of_a_teacher_are_sums_of_log_ratios():
+    logprobs = Teacher().logprobs(THREE)
+    # by hand: teacher minus behavior is -0.5, -1.75, -3 | -1 | 1, -1
+    assert exact_logits(logprobs, THREE, "trajectory").tolist() == [-5.25, -1.0, 0.0]
+    prefixes = [-0.5, -2.25, -5.25, -1.0, 1.0, 0.0]
+    assert exact_logits(logprobs, THREE, "token").tolist() == prefixes
+    assert exact_logits(logprobs, THREE, "occupancy").tolist() == prefixes
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_a_teacher_stands_in_for_the_discriminator(tmp_path, num_workers):
+    for level in ("trajectory", "token", "state"):
+        fleet = make_fleet(Workshop(lambda _: Teacher()), num_workers)
+        scorer = Scorer(Judges(None, fleet, {}), FakeData(), level, tmp_path)
+        assert await scorer.update(THREE) == {}
+        scores = await scorer.score(THREE)
+        if level == "state":
+            tokens = [1.0, 2.0, 4.0, 3.0, 2.0, 2.0]
+            assert scores.teacher_states.tolist() == [[token, 1.0] for token in tokens]
+            assert scores.discriminator_logits.tolist() == [0.0] * 3
+        else:
+            expected = exact_logits(Teacher().logprobs(THREE), THREE, level)
+            np.testing.assert_array_equal(scores.discriminator_logits, expected)
+            assert scores.teacher_states is None
+            assert scores.metrics["teacher/reverse_kl"] == pytest.approx(6.25 / 3)
+        await fleet.close()

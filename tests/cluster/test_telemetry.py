@@ -12,7 +12,13 @@ from tests.fakes.demonstrations import FakeData
 def two_responses():
     return concatenate(
         [
-            pack([3], [4, 5, 6], prompt_id=0, finish_reason=FinishReason.LENGTH),
+            pack(
+                [3],
+                [4, 5, 6],
+                prompt_id=0,
+                finish_reason=FinishReason.LENGTH,
+                policy_version=PolicyVersion(0, 0),
+            ),
             pack([3], [2], prompt_id=0, policy_version=PolicyVersion(0, 2)),
         ]
     )
@@ -28,6 +34,17 @@ def test_rollout_figures_by_hand():
         "time/sampling_s": 0.5,
         "time/sync_s": 0.25,
     }
+
+
+def test_demonstrations_among_a_steps_trajectories_are_not_described():
+    mixed = concatenate([two_responses(), pack([3], [7] * 9, prompt_id=1)])
+    figures = [
+        rollout_metrics(Sampled([], batch, sampling_s=0.5), waited_s=0.75, step=4)
+        for batch in (two_responses(), mixed)
+    ]
+    assert figures[0] == figures[1]
+    shown = Sampled([], pack([3], [7], prompt_id=1), sampling_s=0.0)
+    assert rollout_metrics(shown, waited_s=0.0, step=4) == {"time/sampling_s": 0.0}
 
 
 def test_sampling_that_ran_ahead_costs_the_step_only_what_was_waited_for():

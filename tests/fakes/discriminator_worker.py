@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 
+from alignment.control_discriminators import control_accuracies
+from alignment.replay import PromptGroup
 from alignment.trajectories import EMPTY, concatenate
 
 STEPS_PER_UPDATE = 50
@@ -19,10 +21,17 @@ class LogisticDiscriminatorWorker:
         self.num_updates = 0
         self.earlier = (EMPTY, EMPTY)
 
-    def update(self, rollouts, demonstrations):
+    def update(self, rollouts, demonstrations, held_out):
         if set(rollouts.prompt_ids.tolist()) != set(demonstrations.prompt_ids.tolist()):
             raise ValueError("the classes must share their prompts")
         figures = self._measured(rollouts, demonstrations)
+        if len(held_out):
+            unseen = self._measured(rollouts, held_out)
+            unseen["accuracy_held_out"] = unseen.pop("accuracy_fresh")
+            figures = unseen | {name: figures[name] for name in ("accuracy_fresh", "logit_expert")}
+        earlier = PromptGroup(*self.earlier)
+        fresh = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
+        figures |= control_accuracies(earlier, fresh) | {"skipped": 0.0}
         policy = self._features(concatenate([rollouts, self.earlier[0]]))
         expert = self._features(concatenate([demonstrations, self.earlier[1]]))
         gradient = np.zeros_like(self.weights)

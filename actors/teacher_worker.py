@@ -1,0 +1,167 @@
+"""Serves an expert that is a model: its log-probabilities, or the states that they follow from."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+
+from actors.config import TeacherConfig
+from actors.errors import InvalidInputError
+from alignment.batching import PackedBatch
+from alignment.labelled_batch import split_microbatches
+from alignment.policy import PolicyModel, load_policy
+from alignment.trajectories import Trajectories
+
+MAX_TOKENS_SHOWN = 3
+"""Tokens that an error shows: another tokenizer differs in thousands."""
+
+
+class TeacherWorker:
+    """Holds a teacher, which is never trained; the port of actors/protocols.py.
+
+    It promises that what it says of a response does not depend on what is scored beside it, and
+    that the size of a microbatch changes memory only; both up to rounding.
+    """
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        *,
+        max_tokens_per_microbatch: int,
+        temperature: float,
+        autocast: Literal["bfloat16", "float32"],
+    ) -> None:
+        """Load the teacher.
+
+        Args:
+            config: which model, and on what it computes.
+            max_tokens_per_microbatch: what fits in memory at once.
+            temperature: softmax temperature, at which the policy samples too.
+            autocast: precision of the matrix products.
+        """
+        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+        self._device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        self._model = load_policy(config.model).requires_grad_(False).to(self._device)
+        self._max_tokens = max_tokens_per_microbatch
+        self._temperature = temperature
+        self._autocast = autocast == "bfloat16"
+
+    def logprobs(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """Return the log-probability of every response token, at the temperature.
+
+        Args:
+            trajectories: prompts and responses in the policy's tokens.
+
+        Returns:
+            [response token] in nats, one trajectory's behind the other's, in their order.
+        """
+        return self._of_actions(
+            trajectories, lambda batch: self._model(batch, self._temperature)[0]
+        )
+
+    def states(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """Return the states from which the teacher predicts the response tokens.
+
+        Times the output head, over the temperature, they are the teacher's logits.
+
+        Args:
+            trajectories: prompts and responses in the policy's tokens.
+
+        Returns:
+            [response token, hidden] final hidden states after the last norm, in the same order.
+        """
+        return self._of_actions(trajectories, self._model.states)
+
+    @torch.no_grad()
+    def _of_actions(
+        self, trajectories: Trajectories, compute: Callable[[PackedBatch], Tensor]
+    ) -> NDArray[np.float32]:
+        """Compute microbatches, and bring their actions into the order of the trajectories."""
+        values, order = [], []
+        for batch in split_microbatches(trajectories, self._max_tokens):
+            order.append(batch.trajectory_indices)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+                values.append(compute(batch.to(self._device)).float().cpu())
+        computed = torch.cat(order).numpy()
+        places = np.argsort(computed)
+        return trajectories.select(computed).select_values(torch.cat(values).numpy(), places)
+
+
+def check_teacher(teacher: str, policy: str) -> None:
+    """Refuse a teacher that does not speak in the policy's tokens, without loading a weight.
+
+    Args:
+        teacher: folder or hub name.
+        policy: folder or hub name.
+
+    Raises:
+        InvalidInputError: if the two have vocabularies of different size or tokens with different
+            ids, or the teacher's logits are not a plain product of its head and hidden state.
+    """
+    try:
+        num_teacher, num_policy = (len(_empty(name).head_weight) for name in (teacher, policy))
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+    if num_teacher != num_policy:
+        raise InvalidInputError(
+            f"teacher.model {teacher} has a vocabulary of {num_teacher} tokens, the policy "
+            f"{policy} one of {num_policy}; choose a teacher with the policy's vocabulary"
+        )
+    tokens, wanted = (AutoTokenizer.from_pretrained(name).get_vocab() for name in (teacher, policy))
+    different = [t for t in sorted({*tokens, *wanted}) if tokens.get(t) != wanted.get(t)]
+    if different:
+        shown = ", ".join(
+            f"{token!r} is {tokens.get(token)} and {wanted.get(token)}"
+            for token in different[:MAX_TOKENS_SHOWN]
+        )
+        raise InvalidInputError(
+            f"teacher.model {teacher} and the policy {policy} give {len(different)} tokens "
+            f"different ids ({shown}); choose a teacher with the policy's tokenizer"
+        )
+
+
+def load_output_head(model: str) -> Tensor:
+    """Read a model's output head, and no other weight.
+
+    Args:
+        model: folder or hub name of a causal language model with safetensors, in one file or more.
+
+    Returns:
+        [vocab, hidden] float32 on the CPU; the embeddings where the two are one matrix.
+
+    Raises:
+        InvalidInputError: if no file holds it.
+    """
+    empty = _empty(model)
+    parameters = empty.model.named_parameters(remove_duplicate=False)
+    names = {name for name, parameter in parameters if parameter is empty.head_weight}
+    index = cached_file(model, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    files = {SAFE_WEIGHTS_NAME}
+    if index is not None:
+        file_of = json.loads(Path(index).read_text())["weight_map"]
+        files = {file_of[name] for name in names & set(file_of)}
+    for file in files:
+        with safe_open(cached_file(model, file), framework="pt") as tensors:
+            for name in names & set(tensors.keys()):
+                weight: Tensor = tensors.get_tensor(name)
+                return weight.float()
+    raise InvalidInputError(
+        f"teacher.model {model}: its safetensors files hold no {' or '.join(sorted(names))}, the "
+        f"output head; save it with save_pretrained"
+    )
+
+
+def _empty(model: str) -> PolicyModel:
+    """Return a model without weights."""
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    with torch.device("meta"):  # shapes only: takes no memory
+        return PolicyModel(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
