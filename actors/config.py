@@ -270,6 +270,8 @@ class RewardConfig(FrozenConfig):
     """Factor of this source in the total reward."""
     num_workers: int = Field(1, gt=0)
     """Copies of this source."""
+    on_error: Literal["stop", "drop"] = "stop"
+    """What a prompt costs whose reward cannot be computed: the run, or the prompt, counted."""
 
 
 class LearnerConfig(FrozenConfig):

@@ -130,7 +130,7 @@ class VerdictModel:
         """Decide what holds for the whole batch, so that microbatches can be taken one by one."""
         counted = verdicts(batch, per_token=self._per_token)
         share, num_tokens = self._config.token_dropout, int(batch.trajectories.action_mask.sum())
-        hidden = torch.from_numpy(hidden_tokens(num_tokens, share, seed=self._seed, number=0))
+        hidden = torch.from_numpy(hidden_tokens(num_tokens, share, seed=self._seed, number=number))
         if not self._is_pairwise:
             nothing = torch.zeros(())
             return _Update(batch, counted, hidden, nothing, None, torch.zeros(0))

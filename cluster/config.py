@@ -56,6 +56,17 @@ class PlacementConfig(FrozenConfig):
     elsewhere."""
 
 
+class AutoscaleConfig(FrozenConfig):
+    """Between which bounds the number of rollout workers follows the learner's appetite."""
+
+    min_workers: int = Field(1, gt=0)
+    """Never fewer rollout workers."""
+    max_workers: int = Field(gt=0)
+    """Never more."""
+    cool_down_s: float = Field(60.0, ge=0.0)
+    """No change of size sooner after the one before."""
+
+
 class RunConfig(FrozenConfig):
     """Everything needed to start or resume a run."""
 
@@ -74,6 +85,7 @@ class RunConfig(FrozenConfig):
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()
+    autoscale: AutoscaleConfig | None = None
 
     @model_validator(mode="after")
     def _a_group_fits_a_microbatch(self) -> Self:
