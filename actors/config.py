@@ -35,15 +35,6 @@ STATE_DIVERGENCES = (
     "total_variation",
 )
 """Those that are computed from two full next-token distributions."""
-CAUTIONED_DIVERGENCES = (
-    "pearson_chi2",
-    "neyman_chi2",
-    "total_variation",
-    "log_d",
-    "fairl",
-    "wasserstein",
-)
-"""Those with a trap, or that are not what their users may take them for: a run says so."""
 UNBOUND_DIVERGENCES = ("fairl", "wasserstein")
 """Those without a convex generator: a reward or a critic, and no f to bound or to integrate."""
 Level = Literal["trajectory", "token", "occupancy", "state"]

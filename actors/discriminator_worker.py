@@ -134,7 +134,7 @@ class DiscriminatorWorker:
         if not is_skipped:
             figures |= self._train(fresh)
         self._replay.add(fresh)
-        pass
+        self._recent.add(fresh)
         return {f"discriminator/{name}": value for name, value in figures.items()}
 
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:

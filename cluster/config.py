@@ -6,7 +6,6 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from actors.config import (
-    UNBOUND_DIVERGENCES,
     DiscriminatorConfig,
     FrozenConfig,
     LearnerConfig,
@@ -116,29 +115,6 @@ class RunConfig(FrozenConfig):
             raise ValueError(
                 f"objective.on_policy_fraction = {self.objective.on_policy_fraction} and rewards "
                 "exclude each other: rewards need the policy's own samples; set it to 1"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _the_discriminator_can_learn(self) -> Self:
-        name, loss = self.objective.divergence, self.discriminator.loss
-        if not self.has_discriminator:
-            return self
-        if loss == "pairwise" and self.objective.level != "trajectory":
-            raise ValueError(
-                "discriminator.loss: pairwise compares whole responses and knows each logit only "
-                f"up to a constant of the prompt, so objective.level: {self.objective.level} has "
-                "no use for it; use cross_entropy, or level trajectory"
-            )
-        if loss == "variational" and name in (*UNBOUND_DIVERGENCES, "total_variation"):
-            raise ValueError(
-                f"discriminator.loss: variational has no gradient for objective.divergence: {name}"
-                "; use cross_entropy"
-            )
-        if name == "wasserstein" and not self.discriminator.gradient_penalty:
-            raise ValueError(
-                "objective.divergence: wasserstein needs a critic of bounded slope; set "
-                "discriminator.gradient_penalty, for example to 10"
             )
         return self
 

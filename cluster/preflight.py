@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from actors.config import CAUTIONED_DIVERGENCES
 from actors.errors import InvalidInputError
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
@@ -52,12 +51,12 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     model = policy_files(config.model.name)
     _check_windows(config, model)
     rewards = [_reward_size(source.model) for source in config.rewards]
-    teacher = policy_files(config.teacher.model).size if config.teacher else None
+    teacher = _teacher_size(config)
     made = plan(config, model.size, rewards, resources(cluster), teacher)
     if run_dir:
         check_disk(run_dir, _disk_gib(config, model.size, is_old=is_old))
     _check_reward_functions(config)
-    caveat = _divergence_caveat(config)
+    caveat = _check_objective(config)
     if config.teacher:
         from actors.teacher_worker import check_teacher  # noqa: PLC0415
 
@@ -87,6 +86,19 @@ def _check_windows(config: RunConfig, model: ModelFiles) -> None:
         )
 
 
+def _teacher_size(config: RunConfig) -> ModelSize | None:
+    if config.teacher is None:
+        return None
+    teacher = policy_files(config.teacher.model)
+    wanted = config.data.max_prompt_tokens + config.data.max_response_tokens
+    if teacher.max_tokens is not None and wanted > teacher.max_tokens:
+        raise InvalidInputError(
+            f"data.max_prompt_tokens + data.max_response_tokens = {wanted} is more than the "
+            f"{teacher.max_tokens} tokens of the context of teacher.model; lower one of them"
+        )
+    return teacher.size
+
+
 def _reward_size(name: str | None) -> ModelSize | None:
     return None if name is None else reward_model_files(name).size
 
@@ -109,17 +121,22 @@ def _check_reward_functions(config: RunConfig) -> None:
             load_reward_function(source.function)
 
 
-def _divergence_caveat(config: RunConfig) -> str | None:
-    """Build the divergence where that can fail or warn; most need no look, which imports torch."""
-    name, parameters = config.objective.divergence, config.objective.divergence_parameters
-    if not parameters and ":" not in name and name not in CAUTIONED_DIVERGENCES:
-        return None
+def _check_objective(config: RunConfig) -> str | None:
+    """Build the divergence, see that what shall learn it can; return what to know of it."""
+    from actors.discriminator_choice import require_possible  # noqa: PLC0415
     from alignment.divergences.lookup import divergence  # noqa: PLC0415
+    from alignment.state_divergence import check_state_divergence  # noqa: PLC0415
 
+    objective = config.objective
     try:
-        return divergence(name, **parameters).caveat
+        record = divergence(objective.divergence, **objective.divergence_parameters)
+        if objective.level == "state":
+            check_state_divergence(objective.divergence, objective.divergence_parameters)
     except ValueError as error:
         raise InvalidInputError(f"objective.divergence: {error}") from error
+    if config.has_discriminator:
+        require_possible(config.discriminator, objective.level, record)
+    return record.caveat
 
 
 def _checked_data(config: RunConfig) -> "TokenizedDemonstrations":

@@ -21,7 +21,6 @@ def test_the_names_that_a_job_may_give_are_those_there_are():
 
 
 @pytest.mark.parametrize("name", list(DIVERGENCES))
-def test_what_is_said_of_divergences_without_loading_them_is_true(name):
+def test_those_without_a_generator_are_known_without_loading_them(name):
     record = divergence(name, **PARAMETERS.get(name, {}))
-    assert (record.caveat is not None) == (name in config.CAUTIONED_DIVERGENCES)
     assert (record.generator is None) == (name in config.UNBOUND_DIVERGENCES)

@@ -6,6 +6,9 @@ import torch
 
 from actors.errors import InvalidInputError
 from alignment.batching import microbatches
+from alignment.discriminator import cross_entropy_costs, pairwise_loss
+from alignment.labelled_batch import labelled
+from alignment.replay import pair_by_prompt
 from alignment.trajectories import EMPTY, concatenate, pack
 from tests.actors.discriminator_trials import batch, make_worker, set_head
 from tests.fakes.tiny_llama import save_tiny_llama
@@ -192,3 +195,41 @@ def test_every_loss_learns_to_tell_the_classes_apart(folder, loss):
 def test_what_cannot_be_trained_is_refused(folder, settings, message):
     with pytest.raises(InvalidInputError, match=message):
         make_worker(folder, **settings)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "cross_entropy"])
+def test_an_update_hides_its_own_tokens_and_its_loss_is_that_of_what_it_saw(folder, loss):
+    worker = make_worker(folder, loss=loss, token_dropout=0.5, label_smoothing=0.0)
+    set_head(worker)
+    learnt = labelled(pair_by_prompt(*batch(0)))
+    runs = [worker._verdicts.accumulate(learnt, number) for number in (3, 3, 4)]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert (runs[0][1] - runs[2][1]).abs().max() > 1e-3
+    value, logits = runs[0]
+    costs = cross_entropy_costs(logits, learnt.is_expert, label_smoothing=0.0)
+    by_hand = {
+        "cross_entropy": costs[learnt.is_expert].mean() + costs[~learnt.is_expert].mean(),
+        "pairwise": pairwise_loss(logits, learnt.is_expert, learnt.group_index),
+    }
+    assert math.isclose(value, by_hand[loss], rel_tol=1e-5)
+
+
+def test_on_prefixes_the_penalty_is_of_their_sum_in_units_of_the_mean_length(folder):
+    rollouts, demonstrations = batch(0, num_prompts=2, group_size=1)
+    everything = concatenate([rollouts, demonstrations])
+    judge = make_worker(folder)
+    set_head(judge)
+    expected = 0.0
+    for row in range(4):
+        (packed,) = microbatches(everything.select([row]), 4096)
+        embeddings = judge._model.embed(packed).requires_grad_()
+        total = judge._model(packed, embeddings, per_token=True).sum()
+        (gradient,) = torch.autograd.grad(total, embeddings)
+        expected += float(gradient[int(everything.prompt_lengths[row]) :].square().sum()) / 2
+    expected /= everything.response_lengths.mean() ** 2
+    losses = []
+    for weight in (0.0, 1.0):
+        worker = make_worker(folder, level="token", gradient_penalty=weight)
+        set_head(worker)
+        losses.append(worker.update(rollouts, demonstrations, EMPTY)["discriminator/loss"])
+    assert math.isclose(losses[1] - losses[0], expected, rel_tol=1e-3)

@@ -66,7 +66,7 @@ def test_check_shows_workers_data_model_and_a_conversation_and_writes_nothing(pl
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("objective.divergence=tv", "must be 'forward_kl', 'reverse_kl' or 'jensen_shannon'"),
+        ("objective.divergence=tv", "unknown divergence 'tv'"),
         ("objective.stepz=1", "did you mean objective.steps?"),
         ("data.path=gone.jsonl", "gone.jsonl: no such file"),
         ("model.name=./gone", "gone; it must hold config.json and *.safetensors"),

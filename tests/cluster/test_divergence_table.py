@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -53,3 +54,8 @@ def test_the_reference_table_is_well_formed_and_complete():
         rows = [line.split(" | ") for line in table.splitlines()]
         assert all(len(row) == 6 for row in rows)
         assert {row[0].strip("| `") for row in rows[2:]} == names
+
+
+def test_the_readme_holds_the_table():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert markdown().strip() in readme

@@ -11,7 +11,7 @@ from cluster import preflight
 from cluster.config import RunConfig
 from cluster.preflight import resources
 from cluster.run_directory import check_disk
-from tests.fakes.tiny_job import save_tiny_job, write_rows
+from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
 
 CLUSTER = {"CPU": 8.0, "memory": 64.0 * 2**30}
 
@@ -222,3 +222,42 @@ def test_free_disk_must_hold_the_checkpoints(tmp_path):
 
 def test_a_clusters_resources_are_read_by_rays_names():
     assert resources({"CPU": 2.0, "memory": 3.0 * 2**30, "node:x": 1.0}) == (2.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "discriminator", "message"),
+    [
+        ({"divergence": "alpha"}, {}, "objective.divergence: alpha"),
+        (
+            {"divergence": "skew_forward_kl", "divergence_parameters": {"skew": 1.5}},
+            {},
+            "objective.divergence: ",
+        ),
+        ({"divergence": "no_such_module:f"}, {}, "objective.divergence: "),
+        ({"divergence": "wasserstein"}, {}, "gradient_penalty = 0 leaves the critic"),
+        ({"level": "token"}, {"loss": "pairwise"}, "pairwise compares whole responses"),
+        ({"divergence": "total_variation"}, {"loss": "variational"}, "discriminator.loss = vari"),
+    ],
+)
+def test_an_objective_that_nothing_could_learn_is_refused(place, objective, discriminator, message):
+    config = job(place, objective=objective, discriminator=discriminator)
+    assert message in error_of(config, place=place)
+
+
+def test_a_divergence_with_a_trap_is_told_and_another_is_not(place):
+    found = preflight.check(job(place, objective={"divergence": "fairl"}), None, CLUSTER)
+    assert "minimizes no divergence near the expert" in str(found.caveat)
+    assert preflight.check(job(place), None, CLUSTER).caveat is None
+
+
+def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
+    save_tiny_model(place / "teacher", seed=1)
+    teacher = {"model": str(place / "teacher"), "num_workers": 2}
+    found = preflight.check(job(place, teacher=teacher), None, CLUSTER)
+    kinds = {worker.kind: worker.num_workers for worker in found.plan.workers}
+    assert kinds == {"learner": 1, "rollout": 1, "teacher": 2}  # and no discriminator
+    edit_json(place / "teacher" / "config.json", max_position_embeddings=4)
+    error = error_of(job(place, teacher=teacher), place=place)
+    assert "= 12 is more than the 4 tokens of the context of teacher.model" in error
+    edit_json(place / "teacher" / "config.json", max_position_embeddings=64, vocab_size=9)
+    assert "vocabulary of 9 tokens" in error_of(job(place, teacher=teacher), place=place)

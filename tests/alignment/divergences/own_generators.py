@@ -62,6 +62,10 @@ def forgetful(u):
     return u * torch.log(u.detach())
 
 
+def forgetful_below_the_line(u):
+    return (u - 1) ** 2 / u.detach()
+
+
 def detached(u):
     return (u.detach() - 1) ** 2
 
