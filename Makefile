@@ -21,11 +21,11 @@ demo: setup ## Teach a small model the English of the King James Bible: about te
 	@$(BIN)/irlign train deploy/runs/king_james.yaml --run-dir runs/king-james
 
 test: lint ## Check everything: style, imports, types, then the fast and the slow tests.
-	$(BIN)/python -m pytest -m "not ($(NEEDS_PROCESSES))"
+	$(BIN)/python -m pytest -n auto -m "not ($(NEEDS_PROCESSES))"
 	$(BIN)/python -m pytest -m "$(NEEDS_PROCESSES)"
 
 fast-test: setup ## Run the tests that need no Ray, no engine and no processes.
-	$(BIN)/python -m pytest -m "not ($(NEEDS_PROCESSES))"
+	$(BIN)/python -m pytest -n auto -m "not ($(NEEDS_PROCESSES))"
 
 lint: setup ## Check style, imports and types.
 	$(BIN)/ruff format --check .

@@ -104,7 +104,7 @@ def minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         optimizer = torch.optim.LBFGS(
             [logits],
             max_iter=LBFGS_STEPS,
-            tolerance_grad=1e-9,
+            tolerance_grad=1e-7,
             tolerance_change=1e-14,
             line_search_fn="strong_wolfe",
         )

@@ -170,14 +170,11 @@ def test_a_divergence_of_tokens_comes_to_rest_at_its_golden_values(name, states,
     assert (outcome.precision, outcome.recall) == pytest.approx(figures[3:], abs=6e-3)
 
 
-@pytest.mark.parametrize(
-    ("slip", "on_mode_a"), [(0.15, (0.681, 0.997, 0.997)), (0.45, (0.627, 0.670, 0.704))]
-)
-def test_modes_that_overlap_are_covered_by_every_divergence(slip, on_mode_a):
-    problem = two_modes(length=7, slip=slip)
+def test_modes_that_overlap_are_covered_by_every_divergence():
+    problem = two_modes(length=7, slip=0.45)
     names = ("forward_kl", "jensen_shannon", "reverse_kl")
     found = [fit(problem, name, seeds=[START_NEAR_A]).best.first_mode for name in names]
-    assert found == pytest.approx(on_mode_a, abs=THREE_DIGITS)
+    assert found == pytest.approx((0.627, 0.670, 0.704), abs=THREE_DIGITS)
 
 
 def test_total_variation_does_not_tell_mode_a_from_chains_that_slip_more():

@@ -1,4 +1,4 @@
-"""Theorem 15: divergences agree near the expert, and part where the policy cannot hold its modes."""
+"""Theorem 15: divergences agree near the expert, and part where its modes cannot be held."""
 
 import itertools
 import math
