@@ -122,7 +122,13 @@ class Sampler:
             shown = self._data.demonstrations(np.asarray([ticket.prompt_id]))
             self.ledger.move([ticket], Place.SAMPLED)
             self._shown[ticket.number] = (ticket, shown, 0.0)
+        self._changed.set()
         return others
+
+    def _has_step(self) -> bool:
+        """Whether there are as many of each kind as a step has."""
+        num_shown = self._prompts_per_step - self._on_policy_prompts
+        return len(self._ready) >= self._on_policy_prompts and len(self._shown) >= num_shown
 
     async def _sample(self, tickets: list[Ticket]) -> None:
         rows = tuple(ticket.prompt_id for ticket in tickets)
@@ -144,15 +150,14 @@ class Sampler:
 
     async def step(self) -> Sampled:
         """Wait for a whole step's trajectories. Raises what a request raised."""
-        while len(self._ready) < self._on_policy_prompts:
+        while not self._has_step():
             self._changed.clear()
             for request in [r for r in self._requests if r.done()]:
                 self._requests.discard(request)
                 request.result()
-            if len(self._ready) < self._on_policy_prompts:
+            if not self._has_step():
                 await self._changed.wait()
-        # As many of each kind as a step has: demonstrations need no waiting for, and would else
-        # crowd out the rollouts that are still on their way.
+        # Demonstrations are there at once, and would else crowd out rollouts on their way.
         numbers = sorted(self._ready)[: self._on_policy_prompts]
         parts = [self._ready.pop(number) for number in numbers]
         for number in sorted(self._shown)[: self._prompts_per_step - self._on_policy_prompts]:

@@ -237,10 +237,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--picture", type=Path, default=Path("runs/two-translations.png"))
+    parser.add_argument("--classifier", type=Path, default=CLASSIFIER, help="verses it learns from")
     arguments = parser.parse_args()
     runs = [read_run(path) for path in arguments.runs]
     console = Console()
-    rows = [json.loads(line) for line in CLASSIFIER.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in arguments.classifier.read_text(encoding="utf-8").splitlines()
+    ]
     with console.status("Training the judge: about 15 seconds."):
         classifier = fit([row for row in rows if row["use"] == "train"])
     unseen = [row for row in rows if row["use"] == "test"]

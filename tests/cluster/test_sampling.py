@@ -1,3 +1,5 @@
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -33,8 +35,11 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
     draws = Draws(data.row_of_draw, 0, ())
     sampler = Sampler(fleet, draws, data, objective, num_steps=num_steps, max_sequences=8, seed=0)
     for done in range(num_steps):
+        # whoever fills steps may ask before the next prompts are allowed to leave
+        asked = asyncio.ensure_future(sampler.step())
+        await asyncio.sleep(0)
         sampler.advance(done)
-        sampled = await sampler.step()
+        sampled = await asked
         numbers = sorted(ticket.number for ticket in sampled.tickets)
         assert numbers == list(range(4 * done, 4 * done + 4))
         batch = sampled.trajectories
