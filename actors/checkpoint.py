@@ -3,24 +3,36 @@
 FOLDER/learner/         sharded weights, optimizer and reference, for any number of ranks
 FOLDER/learner.json     step and contents, written last: without it the checkpoint is not whole
 FOLDER/policy/          the policy in Hugging Face format
+FOLDER/failed.txt       in place of learner.json: why it could not be written
 """
 
 import json
+import logging
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from transformers import AutoTokenizer
 
-from actors.errors import InvalidInputError
+from actors.checkpoint_files import CHECKSUMS, LEARNER_FAILED, LEARNER_IS_WHOLE, damage_of
+from actors.errors import DamagedCheckpointError, InvalidInputError
 from actors.reference_policy import ReferencePolicy
 from actors.sharding import full_tensors
 from alignment.policy import PolicyModel
+
+logger = logging.getLogger(__name__)
+
+MAX_REASON_CHARACTERS = 300
+"""Of the end of an error's text, which says what happened; the rest is where."""
 
 
 def save_checkpoint(
@@ -35,6 +47,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; all ranks call it.
 
+    A disk that is full costs the checkpoint, not the learner: what was written of it is deleted,
+    the reason is left in failed.txt, and there is no learner.json.
+
     Args:
         folder: to write into; the caller gives it its final name.
         policy: sharded or not.
@@ -44,12 +59,27 @@ def save_checkpoint(
         source: folder or hub name of the model that training began with.
         rank: of this process.
     """
-    state = _state(policy, optimizer, reference)
-    save(state, checkpoint_id=folder / "learner")
-    export_policy(folder / "policy", policy, source=source, rank=rank)
-    if rank == 0:
-        contents = {"step": step, "has_reference": reference is not None}
-        (folder / "learner.json").write_text(json.dumps(contents))
+    contents = {"step": step, "has_reference": reference is not None}
+    try:
+        save(_state(policy, optimizer, reference), checkpoint_id=folder / "learner")
+        export_policy(folder / "policy", policy, source=source, rank=rank)
+        if rank == 0:
+            (folder / LEARNER_IS_WHOLE).write_text(json.dumps(contents))
+    except (OSError, SafetensorError, CheckpointException) as error:
+        # Of saving, either all ranks learn or, after the last collective, only the rank that fails:
+        # they stay in step.
+        logger.warning("checkpoint %s could not be written: %s", folder, error)
+        if rank == 0:
+            _note_failure(folder, error)
+
+
+def _note_failure(folder: Path, error: BaseException) -> None:
+    """Make room, then leave the reason; on a disk that is still full there will be none."""
+    (folder / LEARNER_IS_WHOLE).unlink(missing_ok=True)
+    for part in ("learner", "policy"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    with suppress(OSError):
+        (folder / LEARNER_FAILED).write_text(" ".join(str(error).split())[-MAX_REASON_CHARACTERS:])
 
 
 def restore_checkpoint(
@@ -67,12 +97,16 @@ def restore_checkpoint(
 
     Raises:
         InvalidInputError: if the checkpoint is not whole.
+        DamagedCheckpointError: if it has checksums and its files are others.
     """
+    if (folder / CHECKSUMS).exists() and (damage := damage_of(folder, part="learner")):
+        raise DamagedCheckpointError(damage)
     try:
-        contents = json.loads((folder / "learner.json").read_text())
+        contents = json.loads((folder / LEARNER_IS_WHOLE).read_text())
     except FileNotFoundError as error:
         raise InvalidInputError(
-            f"{folder} holds no whole checkpoint (learner.json is missing); name another folder"
+            f"{folder} holds no whole checkpoint ({LEARNER_IS_WHOLE} is missing); name another "
+            "folder"
         ) from error
     reference = ReferencePolicy(policy) if contents["has_reference"] else None
     state = _state(policy, optimizer, reference)

@@ -4,7 +4,7 @@ import importlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,18 +67,25 @@ class RewardModelWorker:
         texts = decoded(self._policy_tokenizer, trajectories)
         encoded = [self._encode(prompt, response) for prompt, response in texts]
         lengths = [len(tokens["input_ids"]) for tokens in encoded]
-        for prompt_id, length in zip(trajectories.prompt_ids, lengths, strict=True):
-            if length > self._max_tokens:
-                raise RewardError(
-                    f"prompt {prompt_id}: prompt and response take {length} of the reward model's "
-                    f"tokens, more than its context of {self._max_tokens}; lower "
-                    f"data.max_prompt_tokens or data.max_response_tokens"
-                )
+        prompt_ids = trajectories.prompt_ids.tolist()
+        raise_together(
+            RewardError(
+                f"prompt {prompt_id}: prompt and response take {length} of the reward model's "
+                f"tokens, more than its context of {self._max_tokens}; lower "
+                f"data.max_prompt_tokens or data.max_response_tokens",
+                [prompt_id],
+            )
+            for prompt_id, length in zip(prompt_ids, lengths, strict=True)
+            if length > self._max_tokens
+        )
         rewards = np.zeros(len(encoded), np.float32)
         for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
             rewards[rows] = self._forward([encoded[row] for row in rows])
-        for prompt_id, reward in zip(trajectories.prompt_ids, rewards, strict=True):
-            checked_reward(reward, int(prompt_id))
+        raise_together(
+            RewardError(*not_finite(reward, prompt_id))
+            for prompt_id, reward in zip(prompt_ids, rewards.tolist(), strict=True)
+            if not math.isfinite(reward)
+        )
         return rewards
 
     def _encode(self, prompt: str, response: str) -> Encoding:
@@ -148,18 +155,27 @@ class RewardFunctionWorker:
             )
         texts = decoded(self._policy_tokenizer, trajectories)
         rewards = np.zeros(len(trajectories), np.float32)
+        failures = []
         for index, ((prompt, response), expert_response) in enumerate(
             zip(texts, expert_responses, strict=True)
         ):
             prompt_id = int(trajectories.prompt_ids[index])
             try:
-                reward = self._function(prompt, response, expert_response)
-            except Exception as error:  # whatever the user's function raises ends the request
-                raise RewardError(
-                    f"prompt {prompt_id}: {self._name} raised {type(error).__name__}: {error}"
-                ) from error
-            rewards[index] = checked_reward(reward, prompt_id)
+                rewards[index] = self._reward(prompt_id, (prompt, response, expert_response))
+            except RewardError as error:
+                failures.append(error)
+        raise_together(failures)
         return rewards
+
+    def _reward(self, prompt_id: int, texts: tuple[str, str, str]) -> float:
+        try:
+            reward = self._function(*texts)
+        except Exception as error:  # whatever the user's function raises costs the prompt
+            raise RewardError(
+                f"prompt {prompt_id}: {self._name} raised {type(error).__name__}: {error}",
+                [prompt_id],
+            ) from error
+        return checked_reward(reward, prompt_id)
 
 
 def load_reward_model(name: str) -> PreTrainedModel:
@@ -267,4 +283,17 @@ def checked_reward(reward: object, prompt_id: int) -> float:
         number = float(reward)
         if math.isfinite(number):
             return number
-    raise RewardError(f"prompt {prompt_id}: the reward is {reward!r}, not a finite number")
+    raise RewardError(*not_finite(reward, prompt_id))
+
+
+def not_finite(reward: object, prompt_id: int) -> tuple[str, list[int]]:
+    """Return what a RewardError says of a prompt whose reward is no finite number."""
+    return f"prompt {prompt_id}: the reward is {reward!r}, not a finite number", [prompt_id]
+
+
+def raise_together(failures: Iterable[RewardError]) -> None:
+    """Raise the first of these errors, if there are any, naming the prompts of all."""
+    collected = list(failures)
+    if collected:
+        prompt_ids = [prompt_id for error in collected for prompt_id in error.prompt_ids]
+        raise RewardError(str(collected[0]), dict.fromkeys(prompt_ids)) from collected[0]

@@ -5,7 +5,6 @@ gets that name in one atomic rename, so a version is either wholly there or not 
 nothing beside it can be missing or out of step.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -15,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from xxhash import xxh3_64
 
+from actors.checkpoint_files import checksum_of
 from actors.errors import WeightMismatchError
 from actors.protocols import Canary, Published
 from alignment.trajectories import PolicyVersion
@@ -65,7 +64,7 @@ class WeightStore:
         partial = self._folder / f"{version.incarnation}.partial"  # one publisher an incarnation
         metadata = {"canary": json.dumps(canary)}  # of several keys, the order would be random
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, metadata)
-        checksum = _checksum(partial)
+        checksum = checksum_of(partial)
         name = f"{version.incarnation:04d}-{version.step:08d}-{checksum}.safetensors"
         path = partial.rename(self._folder / name)
         self._delete_superseded(path, version)
@@ -86,7 +85,7 @@ class WeightStore:
         """
         path = Path(published.path)
         try:
-            found = _checksum(path)
+            found = checksum_of(path)
             if found != published.checksum:
                 raise WeightMismatchError(
                     f"weights {published.version} at {path} have checksum {found}, but were "
@@ -132,15 +131,9 @@ class WeightStore:
 def _read(version: PolicyVersion, path: Path) -> Published:
     """Check a file against the checksum in its name, and return what it was published as."""
     checksum = path.stem.rpartition("-")[2]
-    found = _checksum(path)
+    found = checksum_of(path)
     if found != checksum:
         raise WeightMismatchError(f"{path} has checksum {found}, not {checksum}")
     with safe_open(path, framework="pt") as file:
         token_ids, logprobs = json.loads(file.metadata()["canary"])
     return Published(version, str(path), checksum, Canary(tuple(token_ids), tuple(logprobs)))
-
-
-def _checksum(path: Path) -> str:
-    """Return the xxh3-64 of the file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxh3_64).hexdigest()

@@ -129,6 +129,21 @@ def sample(
 
 
 @app.command()
+def scale(
+    run: RunPath,
+    sizes: Annotated[
+        list[str], typer.Argument(metavar="KIND=N...", help="Such as rollout=4 discriminator=2.")
+    ],
+) -> None:
+    """Change how many workers a running job has. rollout=0 pauses it."""
+    with readable_errors():
+        from cluster.attach import parse_sizes, scale  # noqa: PLC0415
+
+        for line in scale(run, parse_sizes(sizes)):
+            Console().print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def divergences(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
 ) -> None:

@@ -85,7 +85,7 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
             environment=thread_environment(1.0),
         )
         fleet.scale(source.num_workers)
-        rewards[name] = RewardFleet(fleet, source.weight)
+        rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
     return Crew(rollout, Judges(discriminator, teacher, rewards))
 
 

@@ -7,7 +7,7 @@ any of them, so iterations count optimizer steps and the discriminator's warm-up
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,12 +22,13 @@ from cluster.fleet import Fleet
 from cluster.held_out import HeldOut
 from cluster.imitation import Imitation
 from cluster.learner_desk import LearnerDesk, LearnerRestartedError
-from cluster.manifest import Event, Manifest, commit_checkpoint, partial_checkpoint, save_manifest
+from cluster.ledger import Settled
+from cluster.manifest import Manifest, Position
+from cluster.run_record import RunRecord
 from cluster.sampling import Draws, Sampler
 from cluster.scoring import Scorer
+from cluster.stages import Progress, Stage
 from cluster.telemetry import Journal, no_scores, with_step_time
-
-Stage = Literal["starting", "warm_start", "discriminator_warm_up", "imitation", "finished"]
 
 
 class Workforce(NamedTuple):
@@ -36,18 +37,6 @@ class Workforce(NamedTuple):
     rollout: Fleet
     scorer: Scorer
     desk: LearnerDesk
-
-
-@dataclass
-class Progress:
-    """Where the run is, for people."""
-
-    stage: Stage = "starting"
-    phase: str = "starting workers"
-    phase_began: float = 0.0
-    iteration: int = 0
-    num_iterations: int = 0
-    is_finished: bool = False
 
 
 class Driver:
@@ -65,16 +54,17 @@ class Driver:
             workforce: fleets of the wanted sizes, and the learner's desk.
             manifest: of the newest checkpoint, or a new one.
         """
-        self._config, self._run_dir, self._data = config, run_dir, data
+        self._config, self._data = config, data
         self._rollout, self._scorer, self._desk = workforce
-        self._manifest = manifest
         self._journal = Journal(run_dir, manifest.elapsed_s)
+        self._record = RunRecord(run_dir, manifest, self._journal)
         self._held_out = HeldOut(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
         self._stop_requested = False
+        self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress(num_iterations=self._num_iterations)
-        self._restore()
+        self._take_position()
 
     @property
     def _warm_up_end(self) -> int:
@@ -90,10 +80,9 @@ class Driver:
         """Finish the step under way, write a checkpoint, and return from run."""
         self._stop_requested = True
 
-    def event(self, what: str) -> None:
-        """Note something that happened, in the manifest and so in the report."""
-        event = Event(time_s=round(self._journal.elapsed_s, 1), what=what)
-        self._save(events=[*self._manifest.events, event])
+    def event(self, what: str, **changes: object) -> None:
+        """Note something that happened, in manifest and report, with what it changes there."""
+        self._record.event(what, **changes)
 
     def published(self, published: Published) -> None:
         """Have every rollout worker fetch these weights before it samples again."""
@@ -105,51 +94,58 @@ class Driver:
         Returns:
             Whether the run is finished. Either way a checkpoint holds where it stands.
         """
+        await self._restore()
         while True:
             try:
                 return await self._run()
             except LearnerRestartedError:
-                self._restore()
+                await self._restore()
                 self.event(f"the learner was restarted; the run goes on from step {self._step}")
 
-    def _restore(self) -> None:
-        saved = self._manifest
+    def _take_position(self) -> None:
+        saved, folder = self._record.manifest, self._record.folder
         self._step, self._iteration = saved.step, saved.iteration
         self.progress.iteration = self._iteration
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
+        self._settled = Settled(saved.trained_draws, saved.dropped_draws)
         self._sampler: Sampler | None = None
-        folder = self._run_dir / "checkpoints" / saved.checkpoint if saved.checkpoint else None
         self._desk.set_checkpoint(str(folder) if folder else None)
+
+    async def _restore(self) -> None:
+        warm_start = self._config.warm_start.steps
+        folder = await self._record.restore(
+            {"before": 0, "after_warm_start": warm_start, "after": self._num_iterations}
+        )
+        self._take_position()
         discriminator = self._scorer.discriminator
         if discriminator and folder and (folder / "discriminator").exists():
-            restored = (self._step, self._desk.incarnation, folder / "discriminator")
-            discriminator.announce(restored)
+            discriminator.announce((self._step, self._desk.incarnation, folder / "discriminator"))
 
     async def _run(self) -> bool:
-        self._enter("starting", "starting workers")
-        self._save(incarnation=await self._desk.trust_gang())
+        self.progress.enter("starting", "starting workers")
+        self._record.save(incarnation=await self._desk.trust_gang())
         await self._desk.submit(self._task("hold", publish=True))
         await self._observe("before")
         await self._clone()
         if not self._stop_requested:
             await self._observe("after_warm_start")
             await self._imitate()
-        if self._stop_requested:
+        while not self._record.is_at(self._iteration):
             await self._checkpoint()
+        if self._stop_requested:
             return False
         await self._observe("after")
-        if not self._manifest.is_finished:
-            await self._checkpoint(is_finished=True)
-        self._enter("finished", "")
+        self._record.save(is_finished=True)
+        self.progress.enter("finished", "")
         self.progress.is_finished = True
         return True
 
     async def _clone(self) -> None:
         stage = self._config.warm_start
         if self._iteration < stage.steps:
-            self._enter("warm_start", "learning")
+            self.progress.enter("warm_start", "learning")
         while self._iteration < stage.steps and not self._stop_requested:
-            self._show_phase("learning")
+            self.progress.show("learning")
             self._iteration_began = time.monotonic()
             tickets = self._draws.take(stage.prompts_per_step)
             rows = np.asarray([ticket.prompt_id for ticket in tickets], np.int64)
@@ -163,22 +159,31 @@ class Driver:
             metrics = await self._desk.submit(task)
             metrics["time/learning_s"] = time.monotonic() - self._iteration_began
             self._step += 1
+            self._settled = self._settled._replace(trained=self._settled.trained + len(tickets))
             await self._end_iteration("warm_start", metrics, ends_stage=is_last)
 
     async def _imitate(self) -> None:
         if self._iteration >= self._num_iterations:
             return
         self._sampler = self._new_sampler()
-        objective = self._config.objective
-        stage = Imitation(objective, self._sampler, self._scorer, self._desk, self._show_phase)
+        if self._record.folder is None:  # there must be one to set a discriminator back to
+            await self._checkpoint()
+        stage = Imitation(
+            self._config.objective,
+            self._sampler,
+            self._scorer,
+            self._desk,
+            self.progress.show,
+            self.event,
+        )
         try:
             self._iteration_began = time.monotonic()
             while self._iteration < self._warm_up_end and not self._stop_requested:
-                self._enter("discriminator_warm_up", "sampling")
+                self.progress.enter("discriminator_warm_up", "sampling")
                 metrics = await stage.warm_up_step()
                 await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
             if not self._stop_requested:
-                self._enter("imitation", "sampling")
+                self.progress.enter("imitation", "sampling")
                 await stage.steps(
                     first_version=self._step,
                     first=self._iteration - self._warm_up_end,
@@ -212,9 +217,10 @@ class Driver:
         self._iteration += 1
         self.progress.iteration = self._iteration
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
-            self._show_phase("evaluating")
+            self.progress.show("evaluating")
             metrics |= await self._desk.submit(self._task("evaluate", self._held_out.batch()))
         self._journal.metrics(self._iteration, stage, metrics)
+        self.on_step(metrics)
         every = self._config.learner.checkpoint_every_steps
         if ends_stage or self._iteration % every == 0:
             await self._checkpoint()
@@ -244,49 +250,43 @@ class Driver:
 
     async def _observe(self, phase: str) -> None:
         """Answer the held-out prompts, once a phase, for the report."""
-        if phase in self._manifest.phases_sampled:
+        if phase in self._record.manifest.phases_sampled:
             return
         if phase == "before":
-            self._show_phase("evaluating")
+            self.progress.show("evaluating")
             metrics = await self._desk.submit(self._task("evaluate", self._held_out.batch()))
             self._journal.metrics(0, "warm_start", metrics)
-        self._show_phase("answering held-out prompts")
+        self.progress.show("answering held-out prompts")
         self._journal.samples(phase, await self._held_out.answers(), self._data)
-        self._save(phases_sampled=[*self._manifest.phases_sampled, phase])
+        sampled = [*self._record.manifest.phases_sampled, phase]
+        self._record.save(phases_sampled=sampled)
 
-    async def _checkpoint(self, *, is_finished: bool = False) -> None:
-        self._show_phase("writing a checkpoint")
-        folder = partial_checkpoint(self._run_dir, self._step)
-        await self._desk.submit(self._task("hold", checkpoint=folder))
+    async def _checkpoint(self) -> None:
+        """Write a checkpoint; one that cannot be written is an event, and the run goes on."""
+        self.progress.show("writing a checkpoint")
+
+        async def learner_saves(folder: Path) -> None:
+            await self._desk.submit(self._task("hold", checkpoint=folder))
+
         discriminator = self._scorer.discriminator
-        if discriminator:
-            await discriminator.request("save", folder / "discriminator", lead_only=True)
-        unfinished = self._draws.unfinished()
+        folder = await self._record.checkpoint(self._position(), learner_saves, discriminator)
+        if folder:
+            self._desk.set_checkpoint(str(folder))
+        if folder and discriminator:
+            discriminator.hold((self._step, self._desk.incarnation, folder / "discriminator"))
+
+    def _position(self) -> Position:
+        """Return where the run stands, every draw of it accounted for."""
+        settled, unfinished = self._settled, self._draws.unfinished()
         if self._sampler:
+            settled = settled.plus(self._sampler.ledger)
             unfinished += self._sampler.ledger.unfinished()
-        manifest = self._manifest.model_copy(
-            update={
-                "step": self._step,
-                "iteration": self._iteration,
-                "num_draws": self._draws.next_number,
-                "unfinished_draws": sorted(unfinished),
-                "elapsed_s": self._journal.elapsed_s,
-                "is_finished": is_finished,
-            }
+        return Position(
+            step=self._step,
+            iteration=self._iteration,
+            num_draws=self._draws.next_number,
+            unfinished_draws=sorted(unfinished),
+            trained_draws=settled.trained,
+            dropped_draws=dict(settled.dropped),
+            elapsed_s=self._journal.elapsed_s,
         )
-        self._manifest = commit_checkpoint(self._run_dir, folder, manifest)
-        final = self._run_dir / "checkpoints" / str(self._manifest.checkpoint)
-        self._desk.set_checkpoint(str(final))
-        if discriminator:
-            discriminator.hold((self._step, self._desk.incarnation, final / "discriminator"))
-
-    def _save(self, **changes: object) -> None:
-        self._manifest = self._manifest.model_copy(update=changes)
-        save_manifest(self._run_dir, self._manifest)
-
-    def _enter(self, stage: Stage, phase: str) -> None:
-        self.progress.stage = stage
-        self._show_phase(phase)
-
-    def _show_phase(self, phase: str) -> None:
-        self.progress.phase, self.progress.phase_began = phase, time.monotonic()

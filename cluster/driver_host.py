@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import ray
 
+from actors.errors import InvalidInputError
 from actors.protocols import LearnerStart, LearnerTask, Published
 from cluster.config import RunConfig
 from cluster.crew import Crew, hire
 from cluster.driver import Driver, Workforce
-from cluster.fleet import MemberStatus
+from cluster.fleet import FleetFailedError, MemberStatus
+from cluster.headcount import PAUSED, Headcount, resized
 from cluster.learner_desk import LearnerDesk
 from cluster.learner_host import LearnerHost
 from cluster.manifest import load_manifest
@@ -61,7 +63,9 @@ class DriverHost:
         self._run_dir = Path(run_dir)
         self._crew: Crew | None = None
         self._driver: Driver | None = None
+        self._headcount: Headcount | None = None
         self._error: str | None = None
+        self._is_stopping = False
         manifest = load_manifest(self._run_dir, self._config.name)
         self._desk = LearnerDesk(manifest.incarnation, self._config.placement.timeout_s)
         self._manifest = manifest
@@ -74,7 +78,8 @@ class DriverHost:
     async def _run(self) -> None:
         try:
             data = await asyncio.to_thread(load_data, self._config)
-            self._crew = hire(self._config, self._run_dir, self._event)
+            asked = self._manifest.wanted_workers
+            self._crew = hire(resized(self._config, asked), self._run_dir, self._event)
             learner = ray.remote(LearnerHost).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
@@ -87,6 +92,16 @@ class DriverHost:
             )
             workforce = Workforce(self._crew.rollout, scorer, self._desk)
             self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
+            self._headcount = Headcount(
+                self._crew.fleets(),
+                scorer.share_weights,
+                self._config.autoscale,
+                self._note_sizes,
+                asked,
+            )
+            self._driver.on_step = self._end_step
+            if self._is_stopping:  # asked for while there was no driver
+                await self.stop()
             await self._driver.run()
         except Exception as error:
             logger.exception("the run failed")
@@ -104,6 +119,15 @@ class DriverHost:
         if self._driver:
             self._driver.event(what)
 
+    def _note_sizes(self, what: str, asked: Mapping[str, int]) -> None:
+        logger.warning(what)
+        if self._driver:
+            self._driver.event(what, wanted_workers=asked)
+
+    def _end_step(self, metrics: Mapping[str, float]) -> None:
+        if self._headcount and self._driver and self._driver.progress.stage == "imitation":
+            self._headcount.after_step(metrics)
+
     # ---- for people
 
     async def status(self) -> Status:
@@ -114,9 +138,10 @@ class DriverHost:
         if self._driver is None:
             return Status("starting", "reading the data", 0.0, 0, 0, workers, is_over, self._error)
         progress = self._driver.progress
+        is_paused = self._headcount is not None and self._headcount.is_paused and not is_over
         return Status(
             progress.stage,
-            progress.phase,
+            PAUSED if is_paused else progress.phase,
             time.monotonic() - progress.phase_began,
             progress.iteration,
             progress.num_iterations,
@@ -127,8 +152,31 @@ class DriverHost:
 
     async def stop(self) -> None:
         """Finish the step under way, write a checkpoint, and end."""
-        if self._driver:
+        self._is_stopping = True
+        if self._driver and self._headcount:
             self._driver.request_stop()
+            self._headcount.resume_to_stop()
+
+    async def scale(self, wanted: dict[str, int]) -> list[str]:
+        """Give fleets these sizes, now and after a restart; 0 rollout workers pause the run.
+
+        Args:
+            wanted: workers by kind, checked against the kinds that the run has.
+
+        Returns:
+            A sentence for each kind.
+
+        Raises:
+            InvalidInputError: if the run is not there yet, is ending, or lost a fleet.
+        """
+        if self._headcount is None:
+            raise InvalidInputError("the run still reads its data; try again in a moment")
+        if self._is_stopping or self._running.done():
+            raise InvalidInputError("the run is ending, so it cannot be scaled")
+        try:
+            return await self._headcount.ask(wanted)
+        except FleetFailedError as error:
+            raise InvalidInputError(f"it cannot be scaled, since {error}") from error
 
     # ---- for the learner's ranks and their host
 

@@ -5,19 +5,22 @@ free; if that worker dies or is too slow, the request goes to another, and the w
 worker serves only after it holds the newest weights. The states of a worker:
 
     starting -> syncing -> serving -> draining -> gone
+
+A fleet of no workers is paused: requests wait, without a deadline, until it grows again.
 """
 
 import asyncio
 import logging
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from actors.errors import RetryableError
 from cluster import failure_policy
 from cluster.failure_policy import Decision
 from cluster.handle import READY, Handle, WorkerLostError
+from cluster.request_queue import Request, RequestQueue
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Member:
     state: Literal["starting", "syncing", "serving", "draining"] = "starting"
     version: object = None
     num_served: int = 0
+    serving_since: float | None = None
+    """Since when it works on a request, on the monotonic clock."""
 
 
 class MemberStatus(NamedTuple):
@@ -46,23 +51,6 @@ class MemberStatus(NamedTuple):
     num_served: int
 
 
-@dataclass
-class _Request:
-    method: str
-    args: tuple[Any, ...]
-    lead_only: bool
-    done: asyncio.Future[Any]
-    attempts: int = 0
-
-
-@dataclass
-class _Queue:
-    """Requests that no worker has taken yet, and who waits for a change."""
-
-    waiting: deque[_Request] = field(default_factory=deque)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-
 class Fleet:
     """Owns its workers' lives and the queue of requests to them.
 
@@ -72,8 +60,9 @@ class Fleet:
         result = await fleet.request("rollout", request)
         await fleet.close()
 
-    Promises: every request ends, in a result or in an error; no wait is without a deadline; a
-    request is never in two workers at once; a worker that leaves on purpose finishes first.
+    Promises: every request ends, in a result or in an error, unless the fleet stays paused; a call
+    of a worker has a deadline; a request is never in two workers at once; a worker that leaves on
+    purpose finishes first. The longest-serving worker leads, and is the last to leave.
     """
 
     def __init__(
@@ -91,7 +80,7 @@ class Fleet:
         Args:
             kind: names the workers: rollout-0, rollout-1, ...
             start: starts the worker of this name and returns at once.
-            timeout_s: of a start, a sync and a request each.
+            timeout_s: of a start, a sync and a worker's work on a request each.
             sync: gives a worker what was announced; None if its workers hold no weights.
             on_event: told of every loss and restart, in a sentence.
             pause: waits this many seconds before a lost worker is replaced.
@@ -101,7 +90,8 @@ class Fleet:
         self._timeout_s = timeout_s
         self._members: dict[str, Member] = {}
         self._pumps: set[asyncio.Task[None]] = set()
-        self._queue = _Queue()
+        self._queue, self._changed = RequestQueue(), asyncio.Condition()
+        self._busy_s = 0.0
         self._wanted, self._num_started, self._consecutive_losses = 0, 0, 0
         self._newest: object = None
         self._failure: FleetFailedError | None = None
@@ -111,6 +101,19 @@ class Fleet:
         """How many workers there should be."""
         return self._wanted
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether just the wanted workers are there, all of them past their start."""
+        states = [member.state for member in self._members.values()]
+        return len(states) == self._wanted and not {"starting", "draining"} & set(states)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that all workers together have spent on requests so far."""
+        now = time.monotonic()
+        since = [m.serving_since for m in self._members.values() if m.serving_since is not None]
+        return self._busy_s + sum(now - began for began in since)
+
     def status(self) -> list[MemberStatus]:
         """Return each worker's name, state, version and requests served."""
         return [
@@ -119,9 +122,20 @@ class Fleet:
         ]
 
     def scale(self, wanted: int) -> None:
-        """Change the number of workers. Growing starts some; shrinking lets the newest leave."""
+        """Change the number of workers. Growing starts some; shrinking lets the newest leave.
+
+        Args:
+            wanted: how many there shall be; 0 pauses.
+
+        Raises:
+            FleetFailedError: if the fleet has given up or was closed.
+        """
+        if self._failure:
+            raise self._failure
+        if self._wanted == 0:
+            self._consecutive_losses = 0  # a new beginning
         self._wanted = wanted
-        staying = [m for m in self._members.values() if m.state != "draining"]
+        staying = self._staying()
         for member in staying[wanted:]:
             member.state = "draining"
         for _ in range(wanted - len(staying)):
@@ -135,7 +149,7 @@ class Fleet:
 
     def hold(self, version: object) -> None:
         """Say that the leading worker has made this version itself, and announce it."""
-        for member in list(self._members.values())[:1]:
+        for member in self._staying()[:1]:
             member.version = version
         self.announce(version)
 
@@ -157,25 +171,32 @@ class Fleet:
         if self._failure:
             raise self._failure
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.waiting.append(_Request(method, args, lead_only, done))
+        self._queue.put(Request(method, args, lead_only, done))
         self._notify()
         return await done
 
-    async def close(self) -> None:
-        """Let every worker leave, for at most a few seconds, then end what is left."""
-        self.scale(0)
+    async def close(self, patience_s: float = 5.0) -> None:
+        """Let every worker finish what it has and leave, for so long, then end what is left."""
+        self._wanted = 0
+        self._fail(FleetFailedError(f"the {self.kind} fleet was closed"))
+        for member in self._members.values():
+            member.state = "draining"
+        self._notify()
         if self._pumps:
-            await asyncio.wait(self._pumps, timeout=5.0)
+            await asyncio.wait(self._pumps, timeout=patience_s)
         for member in self._members.values():
             member.handle.kill()
         for pump in self._pumps:
             pump.cancel()
-        self._fail(FleetFailedError(f"the {self.kind} fleet was closed"))
+
+    def _staying(self) -> list[Member]:
+        """Return the workers that are not on their way out, the leading one first."""
+        return [member for member in self._members.values() if member.state != "draining"]
 
     def _notify(self) -> None:
         async def wake() -> None:
-            async with self._queue.changed:
-                self._queue.changed.notify_all()
+            async with self._changed:
+                self._changed.notify_all()
 
         task = asyncio.ensure_future(wake())
         self._pumps.add(task)
@@ -200,68 +221,66 @@ class Fleet:
         except Exception as error:  # lost, too slow, or unable to start or sync
             await self._replace(member, error)
 
-    async def _next_request(self, member: Member) -> _Request | None:
+    async def _next_request(self, member: Member) -> Request | None:
         """Wait for a request that this worker may serve, keeping it up to date; None: leave."""
         while True:
-            async with self._queue.changed:
+            async with self._changed:
                 if member.state == "draining":
                     return None
                 if member.version == self._newest or self._sync is None:
                     member.state = "serving"
-                    if request := self._take(member):
+                    if request := self._queue.take(is_lead=self._staying()[0] is member):
                         return request
-                    await self._queue.changed.wait()
+                    await self._changed.wait()
                     continue
-            member.state, newest = "syncing", self._newest
+                member.state, newest = "syncing", self._newest
             await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
             member.version = newest
 
-    def _take(self, member: Member) -> _Request | None:
-        is_lead = next(iter(self._members.values())) is member
-        for request in list(self._queue.waiting):
-            if request.done.done():  # whoever asked has gone
-                self._queue.waiting.remove(request)
-            elif is_lead or not request.lead_only:
-                self._queue.waiting.remove(request)
-                return request
-        return None
-
-    async def _serve(self, member: Member, request: _Request) -> None:
+    async def _serve(self, member: Member, request: Request) -> None:
         request.attempts += 1
+        began = member.serving_since = time.monotonic()
         try:
             call = member.handle.call(request.method, *request.args)
             result = await asyncio.wait_for(call, self._timeout_s)
-        except (WorkerLostError, TimeoutError) as error:
+        except (WorkerLostError, TimeoutError, asyncio.CancelledError) as error:
             self._retry(request, error)
             raise
         except RetryableError as error:
             self._retry(request, error)
             return
         except Exception as error:  # the worker is well; its answer is an error
-            if not request.done.done():
-                request.done.set_exception(error)
+            request.fail(error)
             return
+        finally:
+            member.serving_since = None
+            self._busy_s += time.monotonic() - began
         self._consecutive_losses = 0
         member.num_served += 1
         if not request.done.done():
             request.done.set_result(result)
 
-    def _retry(self, request: _Request, error: Exception) -> None:
-        if failure_policy.after_failed_request(request.attempts) is Decision.RETRY:
-            self._queue.waiting.appendleft(request)
+    def _retry(self, request: Request, error: BaseException) -> None:
+        if self._failure:
+            request.fail(self._failure)
+        elif failure_policy.after_failed_request(request.attempts) is Decision.RETRY:
+            self._queue.give_back(request)
             self._notify()
-        elif not request.done.done():
+        else:
             reason = f"{request.method} failed on {request.attempts} {self.kind} workers: {error!r}"
-            request.done.set_exception(FleetFailedError(reason))
+            request.fail(FleetFailedError(reason))
 
     async def _replace(self, member: Member, error: Exception) -> None:
         member.handle.kill()
         self._members.pop(member.name, None)
         self._notify()  # there is a new leading worker
-        if member.state == "draining":
-            return
-        self._consecutive_losses += 1
         reason = str(error) or f"no answer in {self._timeout_s:.0f} s"
+        if member.state == "draining":
+            self._on_event(f"{member.name} lost on its way out ({reason})")
+            return
+        if member.num_served:  # many that worked and are lost at once are no crash loop
+            self._consecutive_losses = 0
+        self._consecutive_losses += 1
         restart = failure_policy.after_lost_worker(self._consecutive_losses)
         if restart.decision is Decision.STOP:
             count = self._consecutive_losses
@@ -270,12 +289,9 @@ class Fleet:
             return
         self._on_event(f"{member.name} lost ({reason}); replaced in {restart.pause_s:.1f} s")
         await self._pause(restart.pause_s)
-        if len([m for m in self._members.values() if m.state != "draining"]) < self._wanted:
+        if len(self._staying()) < self._wanted and not self._failure:
             self._add()
 
     def _fail(self, failure: FleetFailedError) -> None:
-        self._failure = failure
-        while self._queue.waiting:
-            request = self._queue.waiting.popleft()
-            if not request.done.done():
-                request.done.set_exception(failure)
+        self._failure = self._failure or failure
+        self._queue.fail_all(self._failure)

@@ -10,10 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from actors.config import ObjectiveConfig
 from actors.protocols import LearnerTask
 from alignment.schedule import constant_rate
+from cluster.failure_policy import is_worth_telling
 from cluster.learner_desk import LearnerDesk
+from cluster.ledger import Place
 from cluster.sampling import Sampled, Sampler
 from cluster.scoring import Scorer, Scores
 from cluster.telemetry import rollout_metrics
@@ -32,7 +36,7 @@ class Prepared(NamedTuple):
 class Imitation:
     """Runs the discriminator's warm-up and the policy's steps of stage 2.
 
-    stage = Imitation(objective, sampler, scorer, desk, show_phase)
+    stage = Imitation(objective, sampler, scorer, desk, show_phase, on_event)
     metrics = await stage.warm_up_step()
     await stage.steps(first_version=60, first=0, count=100, end_step=note)
     stage.close()
@@ -45,10 +49,13 @@ class Imitation:
         scorer: Scorer,
         desk: LearnerDesk,
         show_phase: Callable[[str], None],
+        on_event: Callable[[str], None],
     ) -> None:
         self._objective, self._sampler, self._scorer = objective, sampler, scorer
-        self._desk, self._show_phase = desk, show_phase
+        self._desk, self._show_phase, self._on_event = desk, show_phase, on_event
         self._steps_done = 0
+        self._no_step_ends = asyncio.Event()
+        self._no_step_ends.set()
         self._producer: asyncio.Future[None] | None = None
 
     def close(self) -> None:
@@ -84,14 +91,33 @@ class Imitation:
         try:
             for step in range(first, first + count):
                 sampled, metrics = await self._sample(step)
+                await self._no_step_ends.wait()  # a checkpoint of a step knows nothing of the next
                 self._show_phase("training the discriminator")
                 metrics |= await self._scorer.update(sampled.trajectories)
                 self._show_phase("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
-                metrics |= scores.metrics
-                await out.put(Prepared(sampled, scores._replace(metrics=metrics)))
+                scores = scores._replace(metrics=metrics | scores.metrics)
+                await out.put(self._without_failures(Prepared(sampled, scores)))
         except Exception as error:  # handed to whoever waits for the step
             await out.put(error)
+
+    def _without_failures(self, prepared: Prepared) -> Prepared:
+        """Drop prompts without a reward; the discriminator, which needs none, has learnt them."""
+        (tickets, batch, sampling_s), scores = prepared
+        if not scores.failures:
+            return prepared
+        dropped = [ticket for ticket in tickets if ticket.prompt_id in scores.failures]
+        ledger = self._sampler.ledger
+        before = ledger.counts()[Place.DROPPED.value]
+        ledger.move(dropped, Place.DROPPED, "its reward failed")
+        count = before + len(dropped)
+        if is_worth_telling(before, count):
+            last = scores.failures[dropped[-1].prompt_id]
+            self._on_event(f"dropped for want of a reward so far: {count}; the last: {last}")
+        rows = np.flatnonzero(~np.isin(batch.prompt_ids, list(scores.failures)))
+        kept = [ticket for ticket in tickets if ticket.prompt_id not in scores.failures]
+        sampled = Sampled(kept, batch.select(rows), sampling_s)
+        return Prepared(sampled, scores.select(batch, rows))
 
     async def steps(self, *, first_version: int, first: int, count: int, end_step: EndStep) -> None:
         """Take this many policy steps.
@@ -114,8 +140,10 @@ class Imitation:
             metrics = await self._learn(prepared, first_version + index, first + index)
             self._settle(prepared.sampled)
             self._sampler.advance(self._steps_done)
+            self._no_step_ends.clear()
             if not await end_step(metrics):
                 return
+            self._no_step_ends.set()
 
     async def _learn(self, prepared: Prepared, version: int, index: int) -> dict[str, float]:
         batch = prepared.sampled.trajectories

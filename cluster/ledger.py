@@ -8,11 +8,12 @@ forwards. One rule bounds staleness, at dispatch:
 
 and never more than all the stage's steps need, so that at step k + 1 no trajectory is older than
 max_staleness_steps. With 0 the loop is strictly on-policy: the next prompts leave only when the
-step before is done.
+step before is done. A dropped ticket is not replaced: its step is smaller. A replacement would be
+sampled from older weights than the step that it is trained in allows.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -57,10 +58,7 @@ class Ledger:
     def num_allowed(self, steps_done: int) -> int:
         """Return how many more prompts may be handed out now, at least 0."""
         steps = min(self._max_staleness_steps + steps_done + 1, self._num_steps)
-        return max(
-            0,
-            steps * self._prompts_per_step - (self._num_handed_out - self._settled[Place.DROPPED]),
-        )
+        return max(0, steps * self._prompts_per_step - self._num_handed_out)
 
     def hand_out(self, tickets: Iterable[Ticket]) -> None:
         """Note that these are running from now on.
@@ -110,3 +108,18 @@ class Ledger:
     def reasons(self) -> dict[str, int]:
         """Return why tickets were dropped, and how many for each reason."""
         return dict(self._reasons)
+
+
+class Settled(NamedTuple):
+    """Draws of a run that are done with, over all its stages and starts."""
+
+    trained: int = 0
+    dropped: Mapping[str, int] = {}
+    """By reason."""
+
+    def plus(self, ledger: Ledger) -> "Settled":
+        """Add the tickets of a stage."""
+        return Settled(
+            self.trained + ledger.counts()[Place.TRAINED.value],
+            Counter(self.dropped) + Counter(ledger.reasons()),
+        )

@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from actors.errors import InvalidInputError
+from actors.errors import DamagedCheckpointError, InvalidInputError
 
 KEEP_CHECKPOINTS = 2
+"""The newest, and the one before in case that is damaged."""
+CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 
 
@@ -20,16 +24,13 @@ class Event(BaseModel):
     what: str
 
 
-class Manifest(BaseModel):
-    """The durable state of a run. What is not here can be derived again."""
+class Position(BaseModel):
+    """Where a run stands: a checkpoint, and what is behind it. A new one is the run's beginning."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
-    incarnation: int = -1
-    """Of the learner's newest gang."""
     checkpoint: str | None = None
-    """Folder under checkpoints/ of the newest complete checkpoint."""
+    """Folder under checkpoints/, complete."""
     step: int = 0
     """Optimizer steps behind the checkpoint."""
     iteration: int = 0
@@ -38,12 +39,28 @@ class Manifest(BaseModel):
     """Training prompts drawn so far, over all epochs and stages."""
     unfinished_draws: list[int] = []
     """Draws before that number which no step behind the checkpoint was trained on."""
+    trained_draws: int = 0
+    """How many draws the steps behind the checkpoint were trained on."""
+    dropped_draws: dict[str, int] = {}
+    """How many draws no step will be trained on, by reason."""
     elapsed_s: float = 0.0
     """Running time behind the checkpoint, over all starts."""
+    is_finished: bool = False
+
+
+class Manifest(Position):
+    """The durable state of a run, at its newest checkpoint. What is not here can be derived."""
+
+    name: str
+    incarnation: int = -1
+    """Of the learner's newest gang."""
+    previous: Position | None = None
+    """The checkpoint before, to go back to; None if there is none."""
     phases_sampled: list[str] = []
     """Phases of samples.jsonl that are complete."""
-    is_finished: bool = False
     events: list[Event] = []
+    wanted_workers: dict[str, int] = {}
+    """By kind, where they were asked to differ from the job file's."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -78,29 +95,79 @@ def load_manifest(run_dir: Path, name: str) -> Manifest:
         ) from error
 
 
-def partial_checkpoint(run_dir: Path, step: int) -> Path:
-    """Return an empty folder to write a checkpoint into."""
-    folder = run_dir / "checkpoints" / f"step-{step:06d}.partial"
+def partial_folder(run_dir: Path, iteration: int) -> Path:
+    """Return a folder to write a checkpoint into, which is not there yet or any more."""
+    folder = run_dir / CHECKPOINTS / f"step-{iteration:06d}.partial"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     return folder
 
 
-def commit_checkpoint(run_dir: Path, partial: Path, manifest: Manifest) -> Manifest:
-    """Give a complete checkpoint its name, note it, and delete all but the newest few.
+def checkpoint_folder(run_dir: Path, position: Position) -> Path | None:
+    """Return the folder of a position's checkpoint, or None at the beginning of the run."""
+    return run_dir / CHECKPOINTS / position.checkpoint if position.checkpoint else None
+
+
+def commit_checkpoint(
+    run_dir: Path, partial: Path, manifest: Manifest, position: Position
+) -> Manifest:
+    """Give a complete checkpoint its name, note it, and delete all but it and the one before.
+
+    Args:
+        run_dir: of the run.
+        partial: what partial_folder returned, made and filled.
+        manifest: as it stands.
+        position: of the checkpoint; its name is set here.
 
     Returns:
         The manifest as saved.
+
+    Raises:
+        OSError: if it cannot be saved; the manifest on disk and its checkpoints are as before.
+        RuntimeError: if a draw is neither trained on, nor dropped, nor waiting, or twice so.
     """
+    settled = position.trained_draws + sum(position.dropped_draws.values())
+    if settled + len(position.unfinished_draws) != position.num_draws:
+        raise RuntimeError(
+            f"the ledger does not add up: of {position.num_draws} draws {settled} are trained on "
+            f"or dropped and {len(position.unfinished_draws)} wait"
+        )
     final = partial.with_suffix("")
-    shutil.rmtree(final, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)  # of a way that the run has gone back from
     partial.rename(final)
-    saved = manifest.model_copy(update={"checkpoint": final.name})
-    save_manifest(run_dir, saved)
-    complete = sorted(p for p in final.parent.iterdir() if p.suffix != ".partial")
-    for old in [p for p in complete if p != final][: -(KEEP_CHECKPOINTS - 1)]:
+    previous = _position(manifest) if manifest.checkpoint else None
+    changes = {**dict(position), "checkpoint": final.name, "previous": previous}
+    saved = manifest.model_copy(update=changes)
+    try:
+        save_manifest(run_dir, saved)
+    except OSError:
+        shutil.rmtree(final, ignore_errors=True)
+        raise
+    kept = {final.name, previous.checkpoint if previous else None}
+    for old in [path for path in final.parent.iterdir() if path.name not in kept]:
         shutil.rmtree(old, ignore_errors=True)
     return saved
+
+
+def gone_back(manifest: Manifest, damage: str) -> Manifest:
+    """Return the manifest as of the checkpoint before.
+
+    Args:
+        manifest: whose newest checkpoint cannot be used.
+        damage: why not, in a clause.
+
+    Raises:
+        DamagedCheckpointError: if there is none before it.
+    """
+    if manifest.previous is None:
+        raise DamagedCheckpointError(
+            f"{damage}, and there is no checkpoint before it; put the file back, or start over in "
+            "another --run-dir"
+        )
+    return manifest.model_copy(update={**dict(manifest.previous), "previous": None})
+
+
+def _position(manifest: Manifest) -> Position:
+    return Position(**{name: getattr(manifest, name) for name in Position.model_fields})
 
 
 def append_lines(path: Path, rows: list[dict[str, object]]) -> None:
@@ -108,3 +175,20 @@ def append_lines(path: Path, rows: list[dict[str, object]]) -> None:
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
+
+
+def keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Take out the JSON lines of steps that will be repeated, and torn ones; one replacement."""
+    if not path.exists():
+        return
+    text = path.read_text()
+    kept = "".join(line + "\n" for line in text.splitlines() if _is_kept(line, is_kept))
+    if kept != text:
+        write_atomically(path, kept)
+
+
+def _is_kept(line: str, is_kept: Callable[[dict[str, Any]], bool]) -> bool:
+    try:
+        return is_kept(json.loads(line))
+    except (ValueError, LookupError, TypeError):
+        return False

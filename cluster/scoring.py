@@ -9,23 +9,27 @@ import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.config import Level
+from actors.errors import RewardError
 from alignment.trajectories import EMPTY, Trajectories
+from cluster import failure_policy
 from cluster.expert_data import Data
+from cluster.failure_policy import Decision
 from cluster.fleet import Fleet
 from cluster.learner_desk import group_starts
 
 
 class RewardFleet(NamedTuple):
-    """A reward source's workers and its weight in the total."""
+    """A reward source's workers, its weight in the total, and what a prompt that it fails costs."""
 
     fleet: Fleet
     weight: float
+    on_error: Literal["stop", "drop"] = "stop"
 
 
 class Judges(NamedTuple):
@@ -42,10 +46,21 @@ class Scores(NamedTuple):
     discriminator_logits: NDArray[np.float32]
     """[trajectory] or [response token], high for expert: as the task for the learner has them."""
     rewards: NDArray[np.float32]
-    """[trajectory] weighted sum of the reward sources; zeros without any."""
+    """[trajectory] weighted sum of the reward sources; zeros without any; NaN for a failure."""
     metrics: dict[str, float]
     teacher_states: NDArray[np.float32] | None = None
     """[response token, hidden] at level state."""
+    failures: Mapping[int, str] = {}
+    """Which prompts have no reward and are to be dropped, and why."""
+
+    def select(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> "Scores":
+        """Return the scores of these of the trajectories; the metrics stay those of all."""
+        logits, states = self.discriminator_logits, self.teacher_states
+        return self._replace(
+            discriminator_logits=trajectories.select_values(logits, rows),
+            rewards=self.rewards[rows],
+            teacher_states=None if states is None else trajectories.select_values(states, rows),
+        )
 
 
 def chunks(trajectories: Trajectories, count: int) -> list[NDArray[np.int64]]:
@@ -56,14 +71,54 @@ def chunks(trajectories: Trajectories, count: int) -> list[NDArray[np.int64]]:
     return [np.arange(bounds[low], bounds[high]) for low, high in itertools.pairwise(cuts)]
 
 
-async def spread(
-    fleet: Fleet, method: str, trajectories: Trajectories, *columns: list[str]
-) -> NDArray[np.float32]:
+async def rewards_of(
+    source: RewardFleet, trajectories: Trajectories, expert: list[str]
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Have a reward source score trajectories, each worker a part of them.
+
+    Args:
+        source: whose on_error says what becomes of prompts that fail; the policy is
+            cluster.failure_policy.after_failed_rewards.
+        trajectories: to score.
+        expert: the demonstration of each one's prompt, as text.
+
+    Returns:
+        [trajectory] rewards, NaN for the prompts that failed; and those, with the error of each.
+
+    Raises:
+        RewardError: if the policy is to stop.
+    """
+    num_prompts = len(set(trajectories.prompt_ids.tolist()))
+    rewards = np.full(len(trajectories), np.nan, np.float32)
+    failures: dict[int, str] = {}
+
+    async def score(rows: NDArray[np.int64]) -> None:
+        """Score these rows, less the prompts that fail, until none does."""
+        while len(rows):
+            texts = [expert[row] for row in rows]
+            try:
+                part = trajectories.select(rows)
+                rewards[rows] = await source.fleet.request("score", part, texts)
+                return
+            except RewardError as error:
+                failed = set(error.prompt_ids) & set(trajectories.prompt_ids[rows].tolist())
+                failures.update(dict.fromkeys(failed, str(error)))
+                num_failed = len(failures) if failed else 0
+                policy = failure_policy.after_failed_rewards(
+                    source.on_error, num_failed, num_prompts
+                )
+                if policy is Decision.STOP:
+                    raise
+                rows = rows[~np.isin(trajectories.prompt_ids[rows], list(failed))]
+
+    await asyncio.gather(*map(score, chunks(trajectories, source.fleet.wanted)))
+    return rewards, failures
+
+
+async def spread(fleet: Fleet, method: str, trajectories: Trajectories) -> NDArray[np.float32]:
     """Call a method of a fleet's workers on trajectories, each worker on a part of them."""
     requests = [
-        fleet.request(
-            method, trajectories.select(rows), *([texts[i] for i in rows] for texts in columns)
-        )
+        fleet.request(method, trajectories.select(rows))
         for rows in chunks(trajectories, fleet.wanted)
     ]
     scored: list[NDArray[np.float32]] = await asyncio.gather(*requests)
@@ -148,22 +203,28 @@ class Scorer:
         """Score a step's trajectories by every source there is.
 
         Returns:
-            The logits, the total of the rewards, and each source's mean.
+            The logits, the total of the rewards, each source's mean, and which prompts failed.
 
         Raises:
-            RewardError: if a reward could not be computed.
+            RewardError: if a reward could not be computed and failure_policy says to stop.
         """
         began = time.monotonic()
         scores = await self._expert_scores(trajectories)
         total = np.zeros(len(trajectories), np.float32)
-        metrics = dict(scores.metrics)
+        metrics, failures = dict(scores.metrics), dict[int, str]()
         expert = [self._data.texts(int(row))[1] for row in trajectories.prompt_ids]
         for name, source in self._rewards.items():
-            values = await spread(source.fleet, "score", trajectories, expert)
+            values, failed = await rewards_of(source, trajectories, expert)
             total += np.float32(source.weight) * values
-            metrics[f"reward/{name}"] = float(values.mean())
+            metrics[f"reward/{name}"] = float(np.nanmean(values))
+            if source.on_error == "drop":
+                metrics[f"reward/{name}_errors"] = float(len(failed))
+            failures |= failed
+        if failures and set(trajectories.prompt_ids.tolist()) <= set(failures):
+            first = next(iter(failures.values()))
+            raise RewardError(f"no prompt of the step has all its rewards; the first: {first}")
         metrics["time/scoring_s"] = time.monotonic() - began
-        return scores._replace(rewards=total, metrics=metrics)
+        return scores._replace(rewards=total, metrics=metrics, failures=failures)
 
     async def _expert_scores(self, trajectories: Trajectories) -> Scores:
         """What discriminator or teacher says, the rewards still 0."""

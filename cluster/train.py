@@ -20,6 +20,7 @@ from rich.console import Console
 
 from alignment.report.metrics import headline, summary
 from alignment.report.page import write_report
+from cluster.attach import leave_address, remove_address
 from cluster.check_report import show_caveat
 from cluster.config import RunConfig
 from cluster.driver_host import CONCURRENT_CALLS, DRIVER, DriverHost, Status, namespace
@@ -65,7 +66,10 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_atomically(run_dir / "config.yaml", settings)
         console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
-        status = follow(start_driver(config, run_dir), console)
+        driver = start_driver(config, run_dir)
+        leave_address(run_dir, namespace(config.name))
+        status = follow(driver, console)
+        remove_address(run_dir)
     if status.error:
         raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
     page = write_report(run_dir)

@@ -1,65 +1,13 @@
 import asyncio
+import time
 
 import pytest
 
 from actors.errors import RetryableError
 from cluster import failure_policy
-from cluster.fleet import Fleet, FleetFailedError
+from cluster.fleet import FleetFailedError
+from tests.fakes.doubler import Doubler, make_fleet, turns
 from tests.fakes.handle import Workshop
-
-
-class Doubler:
-    """Doubles numbers; every call can be held back until the test lets it go."""
-
-    def __init__(self, number):
-        self.number = number
-        self.version = None
-        self.started = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def double(self, value):
-        self.started.append(value)
-        await self.gate.wait()
-        return 2 * value
-
-    async def version_now(self):
-        return self.version
-
-    async def who(self):
-        return self.number
-
-    async def refuse(self, value):
-        raise ValueError(f"{value} is refused")
-
-    async def load(self, version):
-        self.version = version
-
-
-def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None):
-    async def sync(handle, version):
-        await handle.call("load", version)
-
-    async def pause(seconds):
-        if pauses is not None:
-            pauses.append(seconds)
-
-    fleet = Fleet(
-        "doubler",
-        workshop,
-        timeout_s=timeout_s,
-        sync=sync,
-        on_event=(events if events is not None else []).append,
-        pause=pause,
-    )
-    fleet.scale(size)
-    return fleet
-
-
-async def turns(count=50):
-    """Let every coroutine that can move, move."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_every_request_is_answered_once():
@@ -116,38 +64,6 @@ async def test_no_worker_serves_before_it_holds_what_was_announced():
     workshop.handles["doubler-1"].kill()
     assert await fleet.request("version_now") == "v2"
     assert workshop.handles["doubler-2"].worker.version == "v2"
-    await fleet.close()
-
-
-async def test_shrinking_lets_a_worker_finish_what_it_has_and_leave():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 2)
-    await turns()
-    for handle in workshop.handles.values():
-        handle.worker.gate.clear()
-    requests = [asyncio.ensure_future(fleet.request("double", n)) for n in (1, 2)]
-    await turns()
-    fleet.scale(1)
-    await turns()
-    leaving = workshop.handles["doubler-1"]
-    assert not leaving.has_left
-    for handle in workshop.handles.values():
-        handle.worker.gate.set()
-    assert await asyncio.gather(*requests) == [2, 4]
-    await turns()
-    assert leaving.has_left
-    assert [m.name for m in fleet.status()] == ["doubler-0"]
-    await fleet.close()
-
-
-async def test_growing_takes_up_waiting_requests():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 0)
-    request = asyncio.ensure_future(fleet.request("double", 5))
-    await turns()
-    assert not request.done()
-    fleet.scale(1)
-    assert await request == 10
     await fleet.close()
 
 
@@ -224,6 +140,53 @@ async def test_a_request_that_may_succeed_later_is_tried_again_without_replacing
     with pytest.raises(FleetFailedError, match=r"double failed on 4 doubler workers.*not now"):
         await fleet.request("double", 3)
     assert list(workshop.handles) == ["doubler-0"]
+    await fleet.close()
+
+
+async def test_many_workers_lost_at_once_are_no_crash_loop_if_they_had_worked():
+    num_workers = failure_policy.MAX_CONSECUTIVE_LOSSES + 2
+    workshop, pauses = Workshop(Doubler), []
+    fleet = make_fleet(workshop, num_workers, pauses=pauses)
+    await turns()
+    for _ in range(2):  # a node is lost with all of them
+        old = list(workshop.handles.values())[-num_workers:]
+        for handle in old:
+            handle.worker.gate.clear()
+        requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(num_workers)]
+        await turns()
+        for handle in old:
+            handle.worker.gate.set()
+        assert await asyncio.gather(*requests) == [2 * n for n in range(num_workers)]
+        for handle in old:
+            handle.kill()
+        requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(num_workers)]
+        assert await asyncio.gather(*requests) == [2 * n for n in range(num_workers)]
+        await turns()
+    assert pauses == [0.5] * 2 * num_workers
+    await fleet.close()
+
+
+async def test_the_time_that_workers_spend_on_requests_adds_up():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 2)
+    await turns()
+    assert fleet.busy_s == 0.0
+    for handle in workshop.handles.values():
+        handle.worker.gate.clear()
+    began = time.monotonic()
+    requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(2)]
+    await turns()
+    earlier, before = fleet.busy_s, time.monotonic()
+    await asyncio.sleep(0.02)
+    assert fleet.busy_s - earlier >= 2 * 0.02  # of requests that still go on
+    for handle in workshop.handles.values():
+        handle.worker.gate.set()
+    await asyncio.gather(*requests)
+    done = fleet.busy_s
+    assert 2 * (time.monotonic() - began) >= done >= 2 * 0.02
+    assert before > began
+    await turns()
+    assert fleet.busy_s == done
     await fleet.close()
 
 

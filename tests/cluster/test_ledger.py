@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.ledger import Ledger, Place, Ticket
+from cluster.ledger import Ledger, Place, Settled, Ticket
 
 
 def tickets(*numbers):
@@ -24,12 +24,24 @@ def test_never_more_is_handed_out_than_the_stage_needs():
     assert ledger.num_allowed(2) == 8
 
 
-def test_a_dropped_ticket_makes_room_for_another_and_keeps_its_reason():
+def test_a_dropped_ticket_is_not_replaced_and_keeps_its_reason():
     ledger = Ledger(2, 0, num_steps=5)
     ledger.hand_out(tickets(0, 1))
     ledger.move(tickets(1), Place.DROPPED, "its reward failed")
-    assert ledger.num_allowed(0) == 1
+    assert ledger.num_allowed(0) == 0  # it would be older than the step that it is trained in
+    assert ledger.num_allowed(1) == 2
     assert ledger.reasons() == {"its reward failed": 1}
+
+
+def test_what_is_settled_adds_up_over_stages():
+    ledger = Ledger(4, 0, num_steps=5)
+    ledger.hand_out(tickets(0, 1, 2, 3))
+    ledger.move(tickets(0, 1, 2), Place.SAMPLED)
+    ledger.move(tickets(0), Place.TRAINED)
+    ledger.move(tickets(1), Place.DROPPED, "why")
+    ledger.move(tickets(3), Place.DROPPED, "another")
+    settled = Settled(trained=8, dropped={"why": 2}).plus(ledger)
+    assert settled == Settled(9, {"why": 3, "another": 1})
 
 
 def test_every_ticket_is_in_exactly_one_place():

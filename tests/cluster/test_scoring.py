@@ -1,15 +1,20 @@
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.config import RewardConfig
+from actors.errors import RewardError
+from actors.reward_model_worker import RewardFunctionWorker
 from alignment.trajectories import concatenate, pack
 from cluster.crew import reward_names
 from cluster.fleet import Fleet
 from cluster.scoring import Judges, RewardFleet, Scorer, chunks, exact_logits
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
+from tests.fakes.tiny_job import save_tiny_tokenizer
 
 
 def batch_of(prompt_ids):
@@ -97,6 +102,70 @@ async def test_rewards_are_weighted_summed_and_reported_by_name(tmp_path):
     assert await scorer.update(batch_of([1])) == {}
     for source in (once, twice):
         await source.fleet.close()
+
+
+def fails_on_odd_first_words(prompt, response, expert_response):
+    """A reward function, named in the test below."""
+    if response.split()[0] in {"b", "d"}:
+        raise KeyError(response)
+    return float(len(response))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+async def test_prompts_whose_reward_fails_are_named_and_the_others_are_scored(
+    tmp_path, num_workers
+):
+    save_tiny_tokenizer(tmp_path)
+    function = "tests.cluster.test_scoring:fails_on_odd_first_words"
+    workers = Workshop(lambda _: RewardFunctionWorker(function, str(tmp_path)))
+    source = RewardFleet(make_fleet(workers, num_workers), 2.0, "drop")
+    # Of two responses to prompts 1 and 2 one fails; both to prompt 3 do; none to prompt 4.
+    words = {"a": 4, "b": 5, "c": 6, "d": 7}
+    answers = [(1, "a"), (1, "b"), (2, "dd"), (2, "c"), (3, "b"), (3, "d"), (4, "a"), (4, "cc")]
+    batch = concatenate(
+        [pack([3], [words[w] for w in answer], prompt_id=n) for n, answer in answers]
+    )
+    scorer = make_scorer(tmp_path, None, 0, clever=source)
+    scores = await scorer.score(batch)
+    np.testing.assert_array_equal(scores.rewards, [np.nan] * 6 + [2.0, 6.0])
+    assert set(scores.failures) == {1, 2, 3}
+    assert scores.failures[1].startswith("prompt 1: ")
+    assert "raised KeyError: 'b'" in scores.failures[1]
+    assert scores.metrics["reward/clever"] == 2.0
+    assert scores.metrics["reward/clever_errors"] == 3.0
+    kept = scores.select(batch, np.asarray([6, 7]))
+    assert kept.rewards.tolist() == [2.0, 6.0]
+    assert len(kept.discriminator_logits) == 2
+    with pytest.raises(RewardError, match=r"prompt [12]: .*KeyError"):
+        await scorer.score(batch.select(range(4)))  # nothing would be left
+    await source.fleet.close()
+
+
+async def test_a_step_of_which_different_sources_fail_all_prompts_ends_the_run(tmp_path):
+    class Fails:
+        def __init__(self, prompt_id):
+            self.prompt_id = prompt_id
+
+        def score(self, trajectories, expert_responses):
+            if self.prompt_id in trajectories.prompt_ids:
+                raise RewardError(f"prompt {self.prompt_id}: no", [self.prompt_id])
+            return np.zeros(len(trajectories), np.float32)
+
+    sources = {
+        f"fails-on-{n}": RewardFleet(make_fleet(Workshop(lambda _, n=n: Fails(n)), 1), 1.0, "drop")
+        for n in (1, 2)
+    }
+    scorer = make_scorer(tmp_path, None, 0, **sources)
+    assert (await scorer.score(batch_of([1, 2, 3]))).failures.keys() == {1, 2}
+    with pytest.raises(RewardError, match="no prompt of the step has all its rewards"):
+        await scorer.score(batch_of([1, 2]))
+    for source in sources.values():
+        await source.fleet.close()
+
+
+def test_a_reward_error_keeps_its_prompts_on_its_way_between_processes():
+    error = pickle.loads(pickle.dumps(RewardError("prompt 3: no", [3, 5])))
+    assert (str(error), error.prompt_ids) == ("prompt 3: no", (3, 5))
 
 
 def test_reward_sources_are_named_after_what_they_are_and_never_share_a_name():

@@ -1,0 +1,29 @@
+"""Where a run is, for people."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["starting", "warm_start", "discriminator_warm_up", "imitation", "finished"]
+
+
+@dataclass
+class Progress:
+    """How far a run has come, and what it is doing now."""
+
+    stage: Stage = "starting"
+    phase: str = "starting workers"
+    phase_began: float = 0.0
+    """On the monotonic clock."""
+    iteration: int = 0
+    num_iterations: int = 0
+    is_finished: bool = False
+
+    def enter(self, stage: Stage, phase: str) -> None:
+        """Note that a stage begins, or goes on."""
+        self.stage = stage
+        self.show(phase)
+
+    def show(self, phase: str) -> None:
+        """Note what is being done now."""
+        self.phase, self.phase_began = phase, time.monotonic()

@@ -1,0 +1,59 @@
+"""What Ray starts in another process: it has to be importable there, as test files are not."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from actors.errors import InvalidInputError
+from actors.protocols import RolloutResult
+from alignment.trajectories import FinishReason, concatenate, pack
+
+PROMPT_S = 0.25
+"""What a worker takes to answer a prompt."""
+
+
+class SleepingSampler:
+    """A rollout worker whose engine is a pause."""
+
+    def __init__(self, journal):
+        self._journal = Path(journal) / str(os.getpid())
+        self._version = None
+
+    async def sync_weights(self, published):
+        self._version = published.version
+
+    async def rollout(self, request):
+        began = time.perf_counter()
+        with self._journal.open("a") as file:
+            file.writelines(f"{request.seed} {row}\n" for row in request.prompt_ids)
+        await asyncio.sleep(PROMPT_S * len(request.prompts))
+        answers = [
+            pack(
+                prompt.tolist(),
+                [4, 2],
+                prompt_id=row,
+                behavior_logprobs=[-1.0, -1.0],
+                finish_reason=FinishReason.STOP,
+                policy_version=self._version,
+            )
+            for row, prompt in zip(request.prompt_ids, request.prompts, strict=True)
+            for _ in range(request.group_size)
+        ]
+        return RolloutResult(concatenate(answers), time.perf_counter() - began)
+
+
+class ScaledDriver:
+    """Answers as a run's driver does, without a run."""
+
+    def __init__(self):
+        self._asked = []
+
+    async def scale(self, wanted):
+        if "discriminator" in wanted:
+            raise InvalidInputError("the run is ending, so it cannot be scaled")
+        self._asked.append(wanted)
+        return [f"{kind} scaled from 1 to {number}" for kind, number in wanted.items()]
+
+    async def asked(self):
+        return self._asked

@@ -1,0 +1,146 @@
+"""A whole run in this process: real driver, fleets, desk and manifest; fake workers."""
+
+import asyncio
+import json
+
+import numpy as np
+
+from actors.errors import RewardError
+from cluster.config import RunConfig
+from cluster.driver import Driver, Workforce
+from cluster.fleet import Fleet
+from cluster.learner_desk import LearnerDesk
+from cluster.manifest import load_manifest
+from cluster.scoring import Judges, RewardFleet, Scorer
+from tests.fakes.demonstrations import FakeData
+from tests.fakes.handle import Workshop
+from tests.fakes.learner import FakeGang
+from tests.fakes.rollout_worker import FakeRolloutWorker
+
+
+class SumReward:
+    """The sum of a response's token ids; fails on some prompts, and may say on which."""
+
+    def __init__(self):
+        self.fails_on = ()
+        self.names_prompts = True
+
+    def score(self, trajectories, expert_responses):
+        failed = [row for row in trajectories.prompt_ids.tolist() if row in self.fails_on]
+        if failed:
+            named = failed if self.names_prompts else ()
+            raise RewardError(f"prompt {failed[0]} has no reward", named)
+        assert expert_responses == [f"expert {row}" for row in trajectories.prompt_ids]
+        rows = range(len(trajectories))
+        return np.asarray([trajectories.response(row).sum() for row in rows], np.float32)
+
+
+def make_config(**sections):
+    objective = {"steps": 4, "prompts_per_step": 4, "group_size": 2, "divergence_weight": 0.0}
+    objective |= sections.pop("objective", {})
+    return RunConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"name": "tiny"},
+            "data": {"path": "unused", "max_prompt_tokens": 8, "max_response_tokens": 8},
+            "warm_start": {"steps": 3, "prompts_per_step": 4, "learning_rate": 0.5},
+            "objective": objective,
+            "rewards": [{"function": "tests:sum"}],
+            "evaluation": {"every_steps": 2, "num_prompts": 4},
+            "learner": {"checkpoint_every_steps": 5},
+            **sections,
+        }
+    )
+
+
+class World:
+    """Everything of a run; start it with `async with`, and the learner with it."""
+
+    def __init__(
+        self,
+        config,
+        run_dir,
+        *,
+        world_size=1,
+        num_rollout_workers=1,
+        make_rollout_worker=FakeRolloutWorker,
+        make_discriminator=None,
+        gang=FakeGang,
+    ):
+        self.config, self.run_dir = config, run_dir
+        self.rollouts = Workshop(lambda _: make_rollout_worker())
+        manifest = load_manifest(run_dir, config.name)
+        self.desk = LearnerDesk(manifest.incarnation, timeout_s=5.0)
+        self.events = []
+        self.rollout = self._fleet("rollout", self.rollouts, self._sync)
+        self.reward = SumReward()
+        self._fleets = [self.rollout]
+        self.discriminator = None
+        if make_discriminator:
+            workshop = Workshop(lambda _: make_discriminator())
+            self.discriminator = self._fleet("discriminator", workshop, self._load)
+            self._fleets.append(self.discriminator)
+        rewards = {}
+        for source in config.rewards:
+            fleet = self._fleet("sum", Workshop(lambda _: self.reward), None)
+            rewards["sum"] = RewardFleet(fleet, 0.5, source.on_error)
+            self._fleets.append(fleet)
+        data = FakeData()
+        judges = Judges(self.discriminator, None, rewards)
+        scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
+        workforce = Workforce(self.rollout, scorer, self.desk)
+        self.driver = Driver(config, run_dir, data, workforce, manifest)
+        self.gang = gang(self.desk, self.driver.published, world_size=world_size)
+        self.rollout.scale(num_rollout_workers)
+        for fleet in self._fleets[1:]:
+            fleet.scale(1)
+
+    @staticmethod
+    async def _sync(handle, published):
+        await handle.call("sync_weights", published)
+
+    @staticmethod
+    async def _load(handle, version):
+        await handle.call("load", version[-1])
+
+    def _fleet(self, kind, workshop, sync):
+        async def no_pause(_seconds):
+            await asyncio.sleep(0)
+
+        return Fleet(
+            kind, workshop, timeout_s=5.0, sync=sync, on_event=self.events.append, pause=no_pause
+        )
+
+    async def __aenter__(self):
+        self.gang.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.desk.close()
+        for fleet in self._fleets:
+            await fleet.close()
+
+    def at(self, *iterations, do):
+        """Do something once each of these iterations has been learnt, the first time it has."""
+        left = set(iterations)
+
+        def look(_metrics):
+            if self.driver.progress.iteration in left:
+                left.remove(self.driver.progress.iteration)
+                do()
+
+        self.driver.on_step = look
+
+    def lines(self, name):
+        return [json.loads(line) for line in (self.run_dir / name).read_text().splitlines()]
+
+    def manifest(self):
+        return load_manifest(self.run_dir, self.config.name)
+
+
+def draws(lineage, group_size=2):
+    """Every prompt a lineage was trained on, in order, once a group."""
+    ids = []
+    for kind, prompt_ids, _ in lineage:
+        ids += prompt_ids[:: group_size if kind == "imitate" else 1]
+    return ids
