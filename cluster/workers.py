@@ -151,9 +151,8 @@ def build_rollout_worker(config: RunConfig, weights: Path) -> Any:  # noqa: ANN4
 
 def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
     """Make a discriminator worker, in its process."""
-    from alignment.divergences.lookup import divergence  # noqa: PLC0415
-
     from actors.discriminator_worker import DiscriminatorWorker  # noqa: PLC0415
+    from alignment.divergences.lookup import divergence  # noqa: PLC0415
 
     objective = config.objective
     return DiscriminatorWorker(

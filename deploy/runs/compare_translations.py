@@ -55,7 +55,6 @@ DIAMOND: dict[str, Any] = {
     "markersize": 5,
     "color": "white",
     "markeredgecolor": INK,
-    "clip_on": False,
 }
 
 Floats = NDArray[np.float64]

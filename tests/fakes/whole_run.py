@@ -70,7 +70,7 @@ class World:
         self.config, self.run_dir = config, run_dir
         self.rollouts = Workshop(lambda _: make_rollout_worker())
         manifest = load_manifest(run_dir, config.name)
-        self.desk = LearnerDesk(manifest.incarnation, timeout_s=5.0)
+        self.desk = LearnerDesk(manifest.incarnation, timeout_s=60.0)
         self.events = []
         self.rollout = self._fleet("rollout", self.rollouts, self._sync)
         self.reward = SumReward()
@@ -108,7 +108,7 @@ class World:
             await asyncio.sleep(0)
 
         return Fleet(
-            kind, workshop, timeout_s=5.0, sync=sync, on_event=self.events.append, pause=no_pause
+            kind, workshop, timeout_s=60.0, sync=sync, on_event=self.events.append, pause=no_pause
         )
 
     async def __aenter__(self):
