@@ -171,12 +171,13 @@ class LearnerDesk:
             LearnerRestartedError: if the trusted gang was replaced, before or meanwhile.
             LearnerFailedError: if the learner was given up, or is too slow.
         """
-        if self._failure:
-            raise self._failure
-        if self._trusted != self.incarnation:
-            raise LearnerRestartedError("the learner was restarted")
         result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
         async with self._changed:
+            # Looked at here, for while it waited for the lock the learner may have been lost.
+            if self._failure:
+                raise self._failure
+            if self._trusted != self.incarnation:
+                raise LearnerRestartedError("the learner was restarted")
             self._tasks.append(task)
             self._results.append(result)
             self._changed.notify_all()

@@ -1,7 +1,8 @@
 """The online environment: prompts go out to the rollout fleet, groups of trajectories come back.
 
 Whole episodes of the token MDP are played by the workers; here is decided only which prompt is
-drawn next and whether it may leave yet. Steps are filled by whatever is complete, oldest first.
+drawn next and whether it may leave yet. Steps are filled in the order in which prompts left: what
+overtakes waits, for a late group that slipped to a later step would be staler than allowed.
 """
 
 import asyncio
@@ -87,6 +88,7 @@ class Sampler:
         self._fleet, self._draws, self._data = fleet, draws, data
         self._most_prompts = max(1, max_sequences // self._group_size)
         self._seed = seed
+        self._order: list[int] = []
         self._ready: dict[int, tuple[Ticket, Trajectories, float]] = {}
         self._shown: dict[int, tuple[Ticket, Trajectories, float]] = {}
         self._requests: set[asyncio.Task[None]] = set()
@@ -108,6 +110,7 @@ class Sampler:
             tickets = self._demonstrated(tickets)
             if not tickets:
                 continue
+            self._order.extend(ticket.number for ticket in tickets)
             request = asyncio.ensure_future(self._sample(tickets))
             self._requests.add(request)
             request.add_done_callback(lambda _: self._changed.set())
@@ -128,7 +131,9 @@ class Sampler:
     def _has_step(self) -> bool:
         """Whether there are as many of each kind as a step has."""
         num_shown = self._prompts_per_step - self._on_policy_prompts
-        return len(self._ready) >= self._on_policy_prompts and len(self._shown) >= num_shown
+        oldest = self._order[: self._on_policy_prompts]
+        has_rollouts = len(oldest) == self._on_policy_prompts and self._ready.keys() >= set(oldest)
+        return has_rollouts and len(self._shown) >= num_shown
 
     async def _sample(self, tickets: list[Ticket]) -> None:
         rows = tuple(ticket.prompt_id for ticket in tickets)
@@ -158,7 +163,8 @@ class Sampler:
             if not self._has_step():
                 await self._changed.wait()
         # Demonstrations are there at once, and would else crowd out rollouts on their way.
-        numbers = sorted(self._ready)[: self._on_policy_prompts]
+        numbers = self._order[: self._on_policy_prompts]
+        del self._order[: self._on_policy_prompts]
         parts = [self._ready.pop(number) for number in numbers]
         for number in sorted(self._shown)[: self._prompts_per_step - self._on_policy_prompts]:
             parts.append(self._shown.pop(number))

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -240,10 +241,11 @@ async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
     config = make_config(objective={"steps": 18})
     async with World(config, tmp_path, gang=GangOnFullDisk) as world:
         world.gang.failing = {1, 2, 4}  # of those at steps 3, 5, 10, 15, 20 and 21
-        newest = []
-        world.at(10, 11, 21, do=lambda: newest.append(world.manifest().checkpoint))
+        kept = []
+        world.at(10, 11, 21, do=lambda: kept.append(os.listdir(tmp_path / "checkpoints")))
         assert await world.driver.run()
-        assert newest == ["step-000003", "step-000003", "step-000015"]
+        assert kept[:2] == [["step-000003"]] * 2  # what was written in vain makes room
+        assert set(kept[2]) == {"step-000003", "step-000015"}
         manifest = world.manifest()
         assert (manifest.checkpoint, manifest.is_finished) == ("step-000021", True)
         assert [event.what for event in manifest.events] == [
@@ -427,7 +429,7 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     assert dropped == Counter({row: drawn[row] - in_warm_start[row] for row in fails_on})
     assert [row["step"] for row in rows] == list(range(14))
     lags = [step - oldest for step, (kind, _, oldest) in enumerate(lineage) if kind == "imitate"]
-    assert staleness or max(lags) == 0
+    assert max(lags) <= staleness
 
 
 async def live_through(run_dir, fails_on, staleness, num_workers, happenings):

@@ -53,3 +53,40 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
     assert sampler.ledger.counts()["trained"] == 12
     assert sampler.ledger.unfinished() == []
     await fleet.close()
+
+
+class Gated(FakeRolloutWorker):
+    """Answers prompt 0 only when it is let."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self._gate = gate
+
+    async def rollout(self, request):
+        if 0 in request.prompt_ids:
+            await self._gate.wait()
+        return await super().rollout(request)
+
+
+async def test_a_group_that_overtakes_waits_for_those_that_left_before():
+    objective = ObjectiveConfig(prompts_per_step=2, group_size=2, max_staleness_steps=1)
+
+    async def sync(handle, published):
+        await handle.call("sync_weights", published)
+
+    gate = asyncio.Event()
+    fleet = Fleet("rollout", Workshop(lambda _: Gated(gate)), timeout_s=5.0, sync=sync)
+    fleet.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
+    fleet.scale(2)
+    data = FakeData()
+    draws = Draws(data.row_of_draw, 0, ())
+    sampler = Sampler(fleet, draws, data, objective, num_steps=2, max_sequences=2, seed=0)
+    sampler.advance(0)  # four prompts, each a request of its own; the first one hangs
+    first = asyncio.ensure_future(sampler.step())
+    while sampler.ledger.counts()["sampled"] < 3:
+        await asyncio.sleep(0)
+    assert not first.done()
+    gate.set()
+    assert [ticket.number for ticket in (await first).tickets] == [0, 1]
+    assert [ticket.number for ticket in (await sampler.step()).tickets] == [2, 3]
+    await fleet.close()
