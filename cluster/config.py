@@ -119,6 +119,11 @@ class RunConfig(FrozenConfig):
         return self
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether the run asks one: there is one, and a stage that needs it."""
+        return self.teacher is not None and self.objective.steps > 0
+
+    @property
     def has_discriminator(self) -> bool:
         """Whether the run trains one: the expert is given by demonstrations alone."""
         wants_divergence = self.objective.steps > 0 and self.objective.divergence_weight > 0

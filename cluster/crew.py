@@ -68,7 +68,7 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
             sync=lambda handle, version: handle.call("load", version[-1]),
         )
         discriminator.scale(worker.num_workers)
-    if config.teacher:
+    if config.teacher and config.has_teacher:
         teacher = make(
             "teacher",
             functools.partial(build_teacher_worker, config, config.teacher),

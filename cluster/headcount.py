@@ -20,7 +20,7 @@ def job_sizes(config: RunConfig) -> dict[str, int]:
     sizes = {ROLLOUT: config.rollout.num_workers}
     if config.has_discriminator:
         sizes[DISCRIMINATOR] = config.discriminator.num_workers
-    if config.teacher:
+    if config.teacher and config.has_teacher:
         sizes["teacher"] = config.teacher.num_workers
     rewards = reward_names(config.rewards)
     return sizes | {name: source.num_workers for name, source in rewards.items()}

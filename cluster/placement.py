@@ -161,7 +161,7 @@ def _workers(
             "discriminator.num_workers",
             "discriminator.cpus_per_worker",
         )
-    if config.teacher:
+    if config.teacher and config.has_teacher:
         yield WorkerPlan(
             "teacher",
             config.teacher.num_workers,

@@ -256,6 +256,8 @@ def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
     found = preflight.check(job(place, teacher=teacher), None, CLUSTER)
     kinds = {worker.kind: worker.num_workers for worker in found.plan.workers}
     assert kinds == {"learner": 1, "rollout": 1, "teacher": 2}  # and no discriminator
+    cloning = preflight.check(job(place, teacher=teacher, objective={"steps": 0}), None, CLUSTER)
+    assert [worker.kind for worker in cloning.plan.workers] == ["learner", "rollout"]
     edit_json(place / "teacher" / "config.json", max_position_embeddings=4)
     error = error_of(job(place, teacher=teacher), place=place)
     assert "= 12 is more than the 4 tokens of the context of teacher.model" in error
