@@ -6,8 +6,19 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from alignment.report.figures import COLORS, FAINT, INK, STAGE_LABELS, add_legend, new_figure, plain
+from alignment.report.figures import (
+    COLORS,
+    FAINT,
+    INK,
+    RED,
+    STAGE_LABELS,
+    add_legend,
+    new_figure,
+    plain,
+)
+from alignment.report.recovery import recoveries
 from alignment.report.run_files import STAGES, Run
 
 SMOOTH_FROM = 40  # a curve of more points is drawn faintly, with a running mean over it
@@ -131,7 +142,7 @@ CURVE_PLOTS = (
     ),
     CurvePlot(
         "clipped",
-        "What was cut to keep the step safe: near 0, the gradient is the one that was asked for",
+        "What was cut to keep the step safe: at 0, the gradient is exact",
         "fraction",
         {
             "learner/logit_clipped_fraction": "logits beyond the safe range",
@@ -166,10 +177,14 @@ def draw_curves(run: Run, plot: CurvePlot) -> Figure | None:
         _draw_curve(axes, run, name, label=plain(label), color=COLORS[index % len(COLORS)])
     axes.set_xlabel("steps")
     axes.set_ylabel(plot.unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if plot.from_zero:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        lowest = min(value for name in series.values() for _, value in run.series(name))
+        axes.set_ylim(bottom=min(0.0, lowest), top=1.02 * axes.get_ylim()[1])
     _draw_levels(axes, plot.levels)
     _mark_stages(axes, run)
+    if plot.name == "throughput":
+        _mark_events(axes, run)
     if len(series) > 1:
         add_legend(figure)
     return figure
@@ -235,3 +250,11 @@ def _mark_stages(axes: Axes, run: Run) -> None:
             color=INK,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
         )
+
+
+def _mark_events(axes: Axes, run: Run) -> None:
+    """Draw a thin line between the steps around each event."""
+    places = sorted({found.step_before + 0.5 for found in recoveries(run)})
+    for index, place in enumerate(places):
+        label = "event" if index == 0 else None
+        axes.axvline(place, color=RED, linewidth=0.7, linestyle=":", label=label)

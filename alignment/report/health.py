@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from alignment.report.metrics import Summary
+from alignment.report.recovery import prompt_account
 from alignment.report.run_files import Run
 
 MAX_ACCURACY = 0.95  # above it, rewards that saturate carry next to no gradient
@@ -79,6 +80,7 @@ def health_notes(run: Run, summary: Summary) -> list[str]:
     """
     checks: tuple[Callable[[Run, Summary], Iterator[str]], ...] = (
         _numbers,
+        _prompts,
         _discriminator,
         _shortcuts,
         _length,
@@ -102,6 +104,15 @@ def _numbers(run: Run, _: Summary) -> Iterator[str]:
         yield (
             f"{name} was infinite or not a number in {count} "
             f"{'step' if count == 1 else 'steps'}. Such values are missing from every plot."
+        )
+
+
+def _prompts(run: Run, _: Summary) -> Iterator[str]:
+    account = prompt_account(run)
+    if account and not account.adds_up:
+        yield (
+            f"The account of prompts does not add up ({account}): some were lost or trained on "
+            f"twice, or manifest.json was edited. Start the run anew."
         )
 
 

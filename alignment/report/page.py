@@ -20,6 +20,7 @@ from alignment.report.figures import GROUP_LABELS, STAGE_LABELS
 from alignment.report.health import health_notes
 from alignment.report.metrics import Summary, TextFigures, duration, headline, summarize
 from alignment.report.plots import Plot, write_plots
+from alignment.report.recovery import prompt_account, recoveries
 from alignment.report.run_files import PHASES, Run, Sample, read_run
 
 NUM_OPEN_PROMPTS = 12  # the other held-out prompts are folded away
@@ -122,7 +123,8 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
         stage=STAGE_LABELS.get(run.rows[-1].stage, run.rows[-1].stage) if run.rows else "",
         notes=run.notes,
         speed=_speed(figures),
-        events=_events(run),
+        events=_events(run, is_finished=figures.is_finished),
+        account=prompt_account(run),
         configuration=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
 
@@ -281,10 +283,13 @@ def _speed(figures: Summary) -> str:
     return f"Tokens a second, median: {', '.join(known)}." if known else ""
 
 
-def _events(run: Run) -> list[tuple[str, str]]:
-    events = run.manifest.get("events")
-    return [
-        (duration(float(event["time_s"])), str(event["what"]))
-        for event in (events if isinstance(events, list) else [])
-        if isinstance(event, dict) and {"time_s", "what"} <= event.keys()
-    ]
+def _events(run: Run, *, is_finished: bool) -> list[list[str]]:
+    """Rows of the table of events: when, what, to the next step, between the steps around it."""
+    rows = []
+    for found in recoveries(run):
+        to_next = "no step was left" if is_finished else "none yet"
+        if found.next_step_s is not None:
+            to_next = duration(found.next_step_s)
+        between = NOTHING if found.between_steps_s is None else duration(found.between_steps_s)
+        rows.append([duration(found.at_s), found.what, to_next, between])
+    return rows

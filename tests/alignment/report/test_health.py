@@ -99,6 +99,15 @@ def test_what_stays_within_its_limit_is_no_trouble(write_run, metrics):
     assert notes(write_run, metrics=rows(**metrics)) == []
 
 
+def test_prompts_that_are_not_accounted_for_are_named(write_run):
+    manifest = {"num_draws": 9, "trained_draws": 6, "dropped_draws": {}, "unfinished_draws": [7, 8]}
+    (note,) = notes(write_run, manifest=manifest)
+    assert note.startswith(
+        "The account of prompts does not add up (9 prompts drawn: 6 trained on once, 0 dropped, "
+        "2 waiting): some were lost or trained on twice"
+    )
+
+
 def test_collapse_is_named(write_run):
     every = samples()
     repeated = [{**s, "response": "go go go go go"} for s in every if s["phase"] == "after"]

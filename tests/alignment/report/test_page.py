@@ -32,6 +32,12 @@ def report(folder):
     return render_page(run, summarize(run), {})
 
 
+def events(page):
+    """Cells of the table of events, by row."""
+    rows = page.partition('<table class="events">')[2].partition("</table>")[0].split("<tr>")[2:]
+    return [re.findall("<td>(.*?)</td>", row) for row in rows]
+
+
 def test_the_page_lies_in_the_run_and_needs_nothing_else(write_run):
     run = write_run()
     path = write_report(run)
@@ -126,11 +132,50 @@ def test_what_the_manifest_tells_is_shown(write_run):
         "versions": {"torch": "2", "ray": "3"},
         "events": [{"time_s": 75.0, "what": "the learner was restarted"}, "odd"],
     }
-    text = Tags(report(write_run(manifest=manifest))).text
+    page = report(write_run(manifest=manifest))
+    text = Tags(page).text
     assert "Startedmonday" in text
     assert "torch 2, ray 3" in text
-    assert "after 1 min 15 s" in text
-    assert "the learner was restarted" in text
+    assert events(page) == [
+        ["1 min 15 s", "the learner was restarted", "no step was left", "\N{EN DASH}"]
+    ]
+
+
+def test_an_event_after_the_last_step_so_far_waits_for_the_next(write_run):
+    manifest = {"events": [{"time_s": 21.0, "what": "a worker was lost"}]}
+    page = report(write_run(metrics=METRICS[:5], manifest=manifest))
+    assert events(page) == [["21 s", "a worker was lost", "none yet", "\N{EN DASH}"]]
+
+
+def test_events_are_told_with_the_time_to_the_next_step(write_run):
+    told = [(15.5, "a worker was lost"), (36.0, "the learner was restarted"), (70.0, "disk full")]
+    manifest = {"is_finished": True, "events": [{"time_s": t, "what": w} for t, w in told]}
+    times = [(1, 10.0), (2, 35.0), (3, 36.25), (4, 140.0)]
+    metrics = [{"step": s, "stage": "imitation", "time_s": t} for s, t in times]
+    page = report(write_run(metrics=metrics, manifest=manifest))
+    assert events(page) == [
+        ["15.5 s", "a worker was lost", "19.5 s", "25 s"],
+        ["36 s", "the learner was restarted", "0.25 s", "1.25 s"],
+        ["1 min 10 s", "disk full", "1 min 10 s", "1 min 44 s"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trained", "verdict"), [(32, "Every one is accounted for."), (31, "This does not add up.")]
+)
+def test_the_account_of_prompts_is_given_with_a_verdict(write_run, trained, verdict):
+    manifest = {
+        "num_draws": 36,
+        "trained_draws": trained,
+        "dropped_draws": {"its reward failed": 4},
+        "unfinished_draws": [],
+    }
+    text = Tags(report(write_run(manifest=manifest))).text
+    assert (
+        f"36 prompts drawn: {trained} trained on once, 4 dropped (its reward failed: 4), "
+        f"0 waiting, as of the newest checkpoint. {verdict}"
+    ) in text
+    assert "None: no restarts or failures were noted." in text
 
 
 def test_a_configuration_of_almost_nothing_is_enough(write_run):

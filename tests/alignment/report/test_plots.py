@@ -122,3 +122,13 @@ def test_time_is_summed_by_stage_and_stacked(write_run):
     assert isinstance(figure, Figure)
     bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
     assert bars == [(0.0, 18.0), (18.0, 9.0), (27.0, 3.0)]
+
+
+def test_events_are_marked_on_the_plot_of_throughput_alone(write_run):
+    events = [{"time_s": time_s, "what": "lost"} for time_s in (25.0, 26.0, 35.0)]
+    run = read_run(write_run(manifest={"events": events}))
+    curves = curves_of(draw_curves(run, plot_named("throughput")))
+    assert curves["event"] == [(4.5, 0), (4.5, 1)]
+    lines = draw_curves(run, plot_named("throughput")).axes[0].get_lines()
+    assert [line.get_xdata()[0] for line in lines if line.get_linestyle() == ":"] == [4.5, 5.5]
+    assert "event" not in curves_of(draw_curves(run, plot_named("held_out_nll")))
