@@ -189,6 +189,9 @@ class RolloutConfig(FrozenConfig):
     """Softmax temperature. Log-probabilities are recorded and learnt at this temperature."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the engine's weights."""
+    interrupt: Literal["finish", "keep"] = "finish"
+    """What new weights do to responses under way: finish lets them end on the old ones first; keep
+    goes on with the new ones, in the middle of a response."""
     max_sequences: int = Field(64, gt=0)
     """Responses that the engine extends at once."""
     kv_cache_gib: float = Field(0.5, gt=0.0)
@@ -270,10 +273,13 @@ class LearnerConfig(FrozenConfig):
 
     num_ranks: int = Field(1, gt=0)
     """Processes over which the policy is sharded."""
+    min_ranks: int | None = Field(None, gt=0)
+    """With fewer than num_ranks the learner begins if there is no room for more, and again from the
+    newest checkpoint whenever ranks are lost or find room; None: always with num_ranks."""
     cpus_per_rank: float = Field(1.0, gt=0.0)
     """CPU cores a rank holds and threads it computes with."""
     gpus_per_rank: float = Field(0.0, ge=0.0)
-    """0 trains on the CPU over gloo; 1 on GPUs over NCCL."""
+    """0 trains on the CPU over gloo; 1 on GPUs over NCCL; a part of one shares it."""
     autocast: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the matrix products; master weights and optimizer are float32."""
     max_tokens_per_microbatch: int = Field(4096, gt=0)
@@ -284,3 +290,10 @@ class LearnerConfig(FrozenConfig):
     """A checkpoint is also written at the end of each stage."""
     collective_timeout_s: float = Field(300.0, gt=0.0)
     """A rank that waits longer for the others fails, and the gang restarts from a checkpoint."""
+
+    @model_validator(mode="after")
+    def _fewest_ranks_are_no_more_than_most(self) -> Self:
+        if self.min_ranks is not None and self.min_ranks > self.num_ranks:
+            bounds = f"{self.min_ranks} is more than learner.num_ranks = {self.num_ranks}"
+            raise ValueError(f"learner.min_ranks = {bounds}; lower it, or raise learner.num_ranks")
+        return self

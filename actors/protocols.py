@@ -133,9 +133,9 @@ class RewardSource(Protocol):
 class LearnerTask(NamedTuple):
     """What a learner rank does next."""
 
-    kind: Literal["clone", "imitate", "evaluate", "hold", "stop"]
+    kind: Literal["clone", "imitate", "evaluate", "hold", "republish", "stop"]
     """clone and imitate take one optimizer step; evaluate only measures; hold leaves the weights as
-    they are, to be published or saved."""
+    they are, to be published or saved; republish shares them again, of whichever step they are."""
     step: int
     """Optimizer steps done before this task."""
     learning_rate: float

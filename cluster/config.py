@@ -1,9 +1,10 @@
 """The whole run, from one YAML file. Imports no torch, so that checking a job is instant."""
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from actors.config import (
     DiscriminatorConfig,
@@ -44,6 +45,11 @@ class EvaluationConfig(FrozenConfig):
     """Name to regular expression; the report shows the share of responses that match each."""
 
 
+WORKER_KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""What Ray takes for the value of a node's label."""
+
+
 class PlacementConfig(FrozenConfig):
     """Where workers go."""
 
@@ -53,6 +59,22 @@ class PlacementConfig(FrozenConfig):
     timeout_s: float = Field(600.0, gt=0.0)
     """No start of a worker and no request to one may take longer: then it fails and is tried again
     elsewhere."""
+    node_labels: dict[str, dict[str, LabelValue]] = Field(default_factory=dict)
+    """Kind of worker (rollout, discriminator, teacher, reward, learner) to the labels that a node
+    must have for it; a kind not named here goes anywhere."""
+
+    @field_validator("node_labels")
+    @classmethod
+    def _kinds_are_known(
+        cls, labels: dict[str, dict[str, LabelValue]]
+    ) -> dict[str, dict[str, LabelValue]]:
+        for kind in sorted(labels.keys() - set(WORKER_KINDS)):
+            close = get_close_matches(kind, WORKER_KINDS, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(
+                f"unknown kind of worker {kind!r}; {hint}choose among {', '.join(WORKER_KINDS)}"
+            )
+        return labels
 
 
 class AutoscaleConfig(FrozenConfig):

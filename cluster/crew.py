@@ -1,11 +1,13 @@
 """The fleets of a run, of the sizes in its job file."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.config import RewardConfig
+from actors.errors import WeightMismatchError
+from actors.protocols import Published
 from actors.vllm_engine import engine_environment
 from cluster.config import RunConfig
 from cluster.fleet import Fleet
@@ -24,6 +26,14 @@ WEIGHTS = "weights"
 """Folder of a run's weight store."""
 
 
+class Place(NamedTuple):
+    """What a worker takes of its node, and what labels the node must have."""
+
+    cpus: float
+    gpus: float
+    labels: dict[str, str] | None
+
+
 class Crew(NamedTuple):
     """All fleets of a run."""
 
@@ -37,24 +47,34 @@ class Crew(NamedTuple):
         return [self.rollout, *judges, *(source.fleet for source in rewards.values())]
 
 
-def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> Crew:
+def hire(
+    config: RunConfig,
+    run_dir: Path,
+    on_event: Callable[[str], None],
+    on_damage: Callable[[Exception], Awaitable[None]],
+) -> Crew:
     """Make the fleets a run needs and start their workers.
 
     Args:
         config: of the run.
         run_dir: where its weight store is.
         on_event: told of every loss and restart.
+        on_damage: has weights published again that are not what they were published as.
 
     Returns:
         The fleets; their workers come up meanwhile.
     """
     make = functools.partial(_fleet, config, on_event)
+    labels = config.placement.node_labels
     rollout = make(
         "rollout",
         functools.partial(build_rollout_worker, config, run_dir / WEIGHTS),
-        resources=(config.rollout.cpus_per_worker, config.rollout.gpus_per_worker),
+        place=Place(
+            config.rollout.cpus_per_worker, config.rollout.gpus_per_worker, labels.get("rollout")
+        ),
         environment=engine_environment(config.rollout),
-        sync=lambda handle, published: handle.call("sync_weights", published),
+        sync=functools.partial(sync_weights, on_damage),
+        syncs_while_serving=config.rollout.interrupt == "keep",
     )
     rollout.scale(config.rollout.num_workers)
     discriminator, teacher = None, None
@@ -63,7 +83,9 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
         discriminator = make(
             "discriminator",
             functools.partial(build_discriminator_worker, config),
-            resources=(worker.cpus_per_worker, worker.gpus_per_worker),
+            place=Place(
+                worker.cpus_per_worker, worker.gpus_per_worker, labels.get("discriminator")
+            ),
             environment=thread_environment(worker.cpus_per_worker),
             sync=lambda handle, version: handle.call("load", version[-1]),
         )
@@ -72,7 +94,11 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
         teacher = make(
             "teacher",
             functools.partial(build_teacher_worker, config, config.teacher),
-            resources=(config.teacher.cpus_per_worker, config.teacher.gpus_per_worker),
+            place=Place(
+                config.teacher.cpus_per_worker,
+                config.teacher.gpus_per_worker,
+                labels.get("teacher"),
+            ),
             environment=thread_environment(config.teacher.cpus_per_worker),
         )
         teacher.scale(config.teacher.num_workers)
@@ -81,12 +107,27 @@ def hire(config: RunConfig, run_dir: Path, on_event: Callable[[str], None]) -> C
         fleet = make(
             name,
             functools.partial(build_reward_source, source, config.model.name),
-            resources=(1.0, 0.0),
+            place=Place(1.0, 0.0, labels.get("reward")),
             environment=thread_environment(1.0),
         )
         fleet.scale(source.num_workers)
         rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
     return Crew(rollout, Judges(discriminator, teacher, rewards))
+
+
+async def sync_weights(
+    on_damage: Callable[[Exception], Awaitable[None]], handle: Handle, published: Published
+) -> None:
+    """Give a rollout worker published weights; damaged ones once more, after their repair.
+
+    Raises:
+        WeightMismatchError: if they are damaged again.
+    """
+    try:
+        await handle.call("sync_weights", published)
+    except WeightMismatchError as damage:
+        await on_damage(damage)
+        await handle.call("sync_weights", published)
 
 
 def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
@@ -105,18 +146,27 @@ def _fleet(
     kind: str,
     build: Callable[[], Any],
     *,
-    resources: tuple[float, float],
+    place: Place,
     environment: dict[str, str],
     sync: Callable[[Handle, Any], Any] | None = None,
+    syncs_while_serving: bool = False,
 ) -> Fleet:
     def start(name: str) -> Handle:
         return start_worker(
             name,
             build,
-            cpus=resources[0],
-            gpus=resources[1],
+            cpus=place.cpus,
+            gpus=place.gpus,
             shares_cpus=config.placement.phases_share_cpus,
             environment=environment,
+            labels=place.labels,
         )
 
-    return Fleet(kind, start, timeout_s=config.placement.timeout_s, sync=sync, on_event=on_event)
+    return Fleet(
+        kind,
+        start,
+        timeout_s=config.placement.timeout_s,
+        sync=sync,
+        syncs_while_serving=syncs_while_serving,
+        on_event=on_event,
+    )

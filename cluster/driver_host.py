@@ -19,11 +19,12 @@ from actors.protocols import LearnerStart, LearnerTask, Published
 from cluster.config import RunConfig
 from cluster.crew import Crew, hire
 from cluster.driver import Driver, Workforce
-from cluster.fleet import FleetFailedError, MemberStatus
+from cluster.fleet import FleetFailedError
 from cluster.headcount import PAUSED, Headcount, resized
 from cluster.learner_desk import LearnerDesk
 from cluster.learner_host import LearnerHost
 from cluster.manifest import load_manifest
+from cluster.roster import MemberStatus
 from cluster.run_data import load_data
 from cluster.scoring import Scorer
 
@@ -79,7 +80,9 @@ class DriverHost:
         try:
             data = await asyncio.to_thread(load_data, self._config)
             asked = self._manifest.wanted_workers
-            self._crew = hire(resized(self._config, asked), self._run_dir, self._event)
+            self._crew = hire(
+                resized(self._config, asked), self._run_dir, self._event, self._repair_weights
+            )
             learner = ray.remote(LearnerHost).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
@@ -118,6 +121,10 @@ class DriverHost:
         logger.warning(what)
         if self._driver:
             self._driver.event(what)
+
+    async def _repair_weights(self, damage: Exception) -> None:
+        self._event(f"{damage}; the learner publishes them again")
+        await self._desk.republish()
 
     def _note_sizes(self, what: str, asked: Mapping[str, int]) -> None:
         logger.warning(what)

@@ -13,6 +13,10 @@ class WorkerLostError(RuntimeError):
 class Handle(Protocol):
     """One worker somewhere. Ray's actor in production, a plain object in tests."""
 
+    async def placed(self) -> None:
+        """Wait until the worker has a process. Raises WorkerLostError if it will have none."""
+        ...
+
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
         """Call a method. Raises WorkerLostError if the worker is gone, else what it raises."""
         ...

@@ -19,6 +19,7 @@ STEPS = ("clone", "imitate")
 """Kinds of task that take an optimizer step."""
 NOTHING = np.zeros(0, np.float32)
 STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
+REPUBLISH = STOP._replace(kind="republish", publish=True)
 
 
 class LearnerRestartedError(RuntimeError):
@@ -75,6 +76,7 @@ class LearnerDesk:
         self._timeout_s = timeout_s
         self._checkpoint: str | None = None
         self._present: set[int] = set()
+        self._world_size = 0
         self._tasks: list[LearnerTask] = []
         self._results: list[asyncio.Future[dict[str, float]]] = []
         self._changed = asyncio.Condition()
@@ -83,6 +85,7 @@ class LearnerDesk:
         self._is_up, self._stop_requested = False, False
         self._trusted: int | None = None
         self._failure: LearnerFailedError | None = None
+        self._republishing: asyncio.Future[dict[str, float]] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -96,8 +99,10 @@ class LearnerDesk:
     async def start(self, rank: int, world_size: int) -> LearnerStart:
         """Take part in the current gang, or begin a new one if this rank was already in it."""
         async with self._changed:
-            if self._num_gangs == 0 or self._is_up or rank in self._present:
+            is_other = world_size != self._world_size  # of what is left of one that never came up
+            if self._num_gangs == 0 or self._is_up or rank in self._present or is_other:
                 self._begin_gang()
+                self._world_size = world_size
             incarnation = self.incarnation
             self._present.add(rank)
             if len(self._present) == world_size:
@@ -188,6 +193,16 @@ class LearnerDesk:
             raise LearnerFailedError(
                 f"{slow}; raise placement.timeout_s if it needs more"
             ) from error
+
+    async def republish(self) -> None:
+        """Have the newest weights published again; once, however many workers ask meanwhile.
+
+        Raises:
+            LearnerRestartedError: if the gang was replaced; the next one publishes anyway.
+        """
+        if self._republishing is None or self._republishing.done():
+            self._republishing = asyncio.ensure_future(self.submit(REPUBLISH))
+        await asyncio.shield(self._republishing)
 
     async def next_task(
         self, incarnation: int, rank: int, world_size: int, index: int

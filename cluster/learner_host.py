@@ -2,32 +2,53 @@
 
 Ray Train places the ranks, forms the process group and ends the gang if one rank fails; what to do
 then is decided here, by the same policy as for every other worker. A gang always begins from the
-checkpoint that the driver names, so Ray Train's own checkpoints are not used.
+checkpoint that the driver names, so Ray Train's own checkpoints are not used. Where the number of
+ranks may vary, Ray Train also replaces a gang by a larger or smaller one; to the driver that is a
+gang like any other, and it counts as no failure.
 """
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray._private.state import available_resources_per_node
+from ray.train import FailureConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from actors.config import LearnerConfig
 from actors.protocols import LearnerStart, LearnerTask, Published
 from cluster import failure_policy
 from cluster.config import RunConfig
 from cluster.crew import WEIGHTS
+from cluster.elastic_ranks import NodeRoom, ranks_with_room
 from cluster.failure_policy import Decision
-from cluster.placement import reserved_cpus
+from cluster.placement import reserved_beside_learner, reserved_cpus
 from cluster.workers import last_line, thread_environment
 
 logger = logging.getLogger(__name__)
+
+RESIZE_EVERY_S = 60.0
+"""How often a gang that works is compared with the room there is: to begin again with more ranks
+costs the steps since the newest checkpoint, so not for every node that shows itself."""
+ELASTIC_START_S = "10"
+"""How long a gang waits for the room that was counted for it, before room is counted again: a node
+that was lost may still be counted at first. Ray Train's own limit, 60 s, is for fixed numbers."""
+LOOK_FOR_ROOM_S = 1.0
 
 
 class RayLearnerPort:
@@ -89,12 +110,103 @@ def run_rank(settings: dict[str, Any]) -> None:
     )
 
 
+class RoomPolicy(ElasticScalingPolicy):
+    """Ray Train's policy for a number of ranks that may vary, with our count of the room."""
+
+    def __init__(self, scaling: ScalingConfig, others: Mapping[str, float]) -> None:
+        """Take what Ray Train gives its own policy, and what the run's other workers reserve."""
+        super().__init__(scaling)
+        self._rank = cast("dict[str, float]", scaling.resources_per_worker)
+        self._labels = cast("dict[str, str]", scaling.label_selector or {})
+        self._others = others
+        self._ranks_on: Counter[str] = Counter()
+
+    def make_decision_for_running_worker_group(
+        self,
+        worker_group_state: Any,  # noqa: ANN401  # Ray Train's own classes
+        worker_group_status: Any,  # noqa: ANN401
+    ) -> ScalingDecision:
+        """Keep or replace the gang that works; what it holds counts as free for it."""
+        self._ranks_on = Counter(rank.metadata.node_id for rank in worker_group_state.workers)
+        return super().make_decision_for_running_worker_group(
+            worker_group_state, worker_group_status
+        )
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Begin a gang once there is room; Ray Train asks again and again, without a pause."""
+        decision = super().make_decision_for_non_running_worker_group()
+        if isinstance(decision, NoopDecision):
+            time.sleep(LOOK_FOR_ROOM_S)
+        return decision
+
+    def before_controller_execute_resize_decision(self, resize_decision: ResizeDecision) -> None:
+        """Note that the gang there was ends now."""
+        super().before_controller_execute_resize_decision(resize_decision)
+        self._ranks_on = Counter()
+
+    def _count_possible_workers(self, _reserved: object) -> int:
+        rank, labels = self._rank, self._labels.items()
+        free = available_resources_per_node()  # type: ignore[no-untyped-call]
+        rooms = []
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if not node["Alive"]:
+                continue
+            number, has = node["NodeID"], free.get(node["NodeID"], {})
+            may_go_there = labels <= node["Labels"].items()
+            held = self._ranks_on[number]
+            for_ranks = {name: has.get(name, 0.0) + held * rank[name] for name in rank}
+            rooms.append(NodeRoom(node["Resources"], for_ranks if may_go_there else {}))
+        return ranks_with_room(
+            rooms,
+            rank,
+            self._others,
+            at_least=self.scaling_config.min_workers,
+            at_most=self.scaling_config.max_workers,
+        )
+
+
+class ElasticTrainer(TorchTrainer):
+    """Ray Train's trainer with RoomPolicy, for which it has no setting."""
+
+    def __init__(self, *args: Any, others: Mapping[str, float], **settings: Any) -> None:  # noqa: ANN401
+        """Take a trainer's settings, and what the run's other workers reserve."""
+        super().__init__(*args, **settings)
+        self._others = others
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:  # noqa: ANN401
+        policy = RoomPolicy(cast("ScalingConfig", self.scaling_config), self._others)
+        settings["scaling_policy"] = policy
+        return super()._initialize_and_run_controller(**settings)
+
+
 class LearnerHost:
     """Keeps a gang running from the moment it is made; restarted, it needs nobody to call it."""
 
-    def __init__(self, config: RunConfig, run_dir: Path, driver_name: str, namespace: str) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        driver_name: str,
+        namespace: str,
+        *,
+        be_rank: Callable[[dict[str, Any]], None] = run_rank,
+        resize_every_s: float = RESIZE_EVERY_S,
+    ) -> None:
+        """Start the first gang.
+
+        Args:
+            config: of the run.
+            run_dir: its directory.
+            driver_name: of the actor that gives the ranks their tasks.
+            namespace: of that actor.
+            be_rank: what each rank does, from start to end.
+            resize_every_s: how often a gang is compared with the room there is.
+        """
         self._config, self._run_dir = config, run_dir
         self._driver_name, self._namespace = driver_name, namespace
+        self._be_rank, self._resize_every_s = be_rank, resize_every_s
+        if config.learner.min_ranks is not None:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", ELASTIC_START_S)
         threading.Thread(target=self._keep_running, name="learner", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -129,29 +241,38 @@ class LearnerHost:
             "failure_config": FailureConfig(max_failures=0),
             "worker_runtime_env": {"env_vars": thread_environment(learner.cpus_per_rank)},
         }
-        return TorchTrainer(
-            run_rank,
-            train_loop_config={
+        settings: dict[str, Any] = {
+            "train_loop_config": {
                 "config": self._config.model_dump_json(),
                 "run_dir": str(self._run_dir),
                 "driver": self._driver_name,
                 "namespace": self._namespace,
             },
-            torch_config=TorchConfig(
+            "torch_config": TorchConfig(
                 backend="nccl" if learner.gpus_per_rank else "gloo",
                 timeout_s=int(learner.collective_timeout_s),
             ),
-            scaling_config=self._scaling(learner),
-            run_config=ray.train.RunConfig(**run_settings),
-        )
+            "scaling_config": scaling(self._config, self._resize_every_s),
+            "run_config": ray.train.RunConfig(**run_settings),
+        }
+        if learner.min_ranks is None:
+            return TorchTrainer(self._be_rank, **settings)
+        others = reserved_beside_learner(self._config)
+        return ElasticTrainer(self._be_rank, others=others, **settings)
 
-    def _scaling(self, learner: LearnerConfig) -> ScalingConfig:
-        shares = self._config.placement.phases_share_cpus
-        resources = {"CPU": reserved_cpus(learner.cpus_per_rank, shares_cpus=shares)}
-        if learner.gpus_per_rank:
-            resources["GPU"] = learner.gpus_per_rank
-        return ScalingConfig(
-            num_workers=learner.num_ranks,
-            use_gpu=bool(learner.gpus_per_rank),
-            resources_per_worker=resources,
-        )
+
+def scaling(config: RunConfig, resize_every_s: float) -> ScalingConfig:
+    """Say in Ray Train's words how many ranks there are, what each takes and where they may go."""
+    learner = config.learner
+    cpus = reserved_cpus(learner.cpus_per_rank, shares_cpus=config.placement.phases_share_cpus)
+    resources = {"CPU": cpus}
+    if learner.gpus_per_rank:
+        resources["GPU"] = learner.gpus_per_rank
+    bounds = None if learner.min_ranks is None else (learner.min_ranks, learner.num_ranks)
+    return ScalingConfig(
+        num_workers=bounds or learner.num_ranks,
+        use_gpu=bool(learner.gpus_per_rank),
+        resources_per_worker=resources,
+        label_selector=config.placement.node_labels.get("learner"),
+        elastic_resize_monitor_interval_s=resize_every_s,
+    )

@@ -12,6 +12,8 @@ SHARED_CPUS = 0.01
 REWARD_CPUS = 1.0
 """Of each copy of a reward source; these have no setting."""
 
+GPU_DIGITS = 4
+"""To which Ray counts parts of a GPU; a sum of such parts in binary is off by less."""
 GIB = 2**30
 PROCESS_GIB = 0.8
 """A worker's process with torch loaded and nothing done: 0.7 to 0.8 GiB measured."""
@@ -86,8 +88,8 @@ def plan(
 
     Memory is an estimate of each kind's peak in the host's memory:
 
-        learner rank    process + 16 bytes a parameter, divided by the ranks + 4 for the reference
-                        policy + activations of a microbatch
+        learner rank    process + 16 bytes a parameter + 4 for the reference policy, divided by the
+                        ranks (the fewest that will do) + activations of a microbatch
         rollout worker  process + weights twice, as new ones arrive beside the old + kv cache
         discriminator   process + 16 bytes a trained parameter, 4 a frozen one + activations
         teacher         process + 4 bytes a parameter
@@ -124,22 +126,33 @@ def plan(
     return made
 
 
+def reserved_beside_learner(config: RunConfig) -> dict[str, float]:
+    """Return what all workers but the learner's ranks reserve, by Ray's names: CPU and GPU."""
+    no_model = ModelSize(0, 1, 0, 0)
+    workers = list(_workers(config, no_model, [None] * len(config.rewards), None))[1:]
+    shares = config.placement.phases_share_cpus
+    return {
+        "CPU": sum(w.num_workers * reserved_cpus(w.cpus, shares_cpus=shares) for w in workers),
+        "GPU": sum(w.num_workers * w.gpus for w in workers),
+    }
+
+
 def _workers(
     config: RunConfig,
     policy: ModelSize,
     rewards: Sequence[ModelSize | None],
     teacher: ModelSize | None,
 ) -> Iterator[WorkerPlan]:
-    """Yield the kinds of workers that this run starts."""
+    """Yield the kinds of workers that this run starts, the learner first."""
     learner, rollout, discriminator = config.learner, config.rollout, config.discriminator
     tokens = learner.max_tokens_per_microbatch
     yield WorkerPlan(
         "learner",
-        learner.num_ranks,
+        _fewest_ranks(learner),
         learner.cpus_per_rank,
         learner.gpus_per_rank,
         _learner_gib(learner, policy, has_reference=config.objective.reference.coefficient > 0),
-        "learner.num_ranks",
+        "learner.min_ranks" if learner.min_ranks else "learner.num_ranks",
         "learner.cpus_per_rank",
     )
     yield WorkerPlan(
@@ -183,11 +196,15 @@ def _activations_gib(size: ModelSize, num_layers: int, tokens: int) -> float:
     return tokens * num_layers * ACTIVATIONS_PER_LAYER * size.hidden_size / GIB
 
 
+def _fewest_ranks(learner: LearnerConfig) -> int:
+    return learner.min_ranks or learner.num_ranks
+
+
 def _learner_gib(learner: LearnerConfig, policy: ModelSize, *, has_reference: bool) -> float:
     if learner.gpus_per_rank:
         return PROCESS_GIB
     bytes_a_parameter = TRAINED_BYTES + (4 if has_reference else 0)
-    state_gib = policy.num_parameters * bytes_a_parameter / learner.num_ranks / GIB
+    state_gib = policy.num_parameters * bytes_a_parameter / _fewest_ranks(learner) / GIB
     tokens = learner.max_tokens_per_microbatch
     return PROCESS_GIB + state_gib + _activations_gib(policy, policy.num_layers, tokens)
 
@@ -243,17 +260,26 @@ def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
 
 
 def _refuse_too_many_gpus(made: Plan, gpus: float) -> None:
-    """Raise if the workers together ask for more GPUs than there are.
+    """Raise if the workers together ask for more GPUs than there are, or one for one and a half.
 
     Raises:
         InvalidInputError: naming the settings that ask for them.
     """
-    wanted = sum(each.num_workers * each.gpus for each in made.workers)
+    for each in made.workers:
+        if each.gpus > 1 and each.gpus % 1:
+            raise InvalidInputError(
+                f"{_gpus_setting(each)} = {each.gpus:g}, but a worker gets a part of one GPU or "
+                "whole ones; set it to at most 1, or to a whole number"
+            )
+    wanted = round(sum(each.num_workers * each.gpus for each in made.workers), GPU_DIGITS)
     if wanted > gpus:
         users = [each for each in made.workers if each.gpus]
         parts = ", ".join(f"{each.num_workers} x {each.kind} with {each.gpus:g}" for each in users)
-        settings = ", ".join(str(each.cpus_setting).replace("cpus_", "gpus_") for each in users)
         raise InvalidInputError(
             f"the run asks for {wanted:g} GPUs ({parts}) and the cluster has {gpus:g}; "
-            f"lower {settings} (0 computes on the CPU)"
+            f"lower {', '.join(map(_gpus_setting, users))} (0 computes on the CPU)"
         )
+
+
+def _gpus_setting(worker: WorkerPlan) -> str:
+    return str(worker.cpus_setting).replace("cpus_", "gpus_")

@@ -40,10 +40,10 @@ class RequestQueue:
 
     def take(self, *, is_lead: bool) -> Request | None:
         """Remove and return the first request that the leading, or another, worker may make."""
-        for request in list(self._waiting):
-            if request.done.done():  # whoever asked has gone
-                self._waiting.remove(request)
-            elif is_lead or not request.lead_only:
+        while self._waiting and self._waiting[0].done.done():  # whoever asked has gone
+            self._waiting.popleft()
+        for request in self._waiting:
+            if (is_lead or not request.lead_only) and not request.done.done():
                 self._waiting.remove(request)
                 return request
         return None

@@ -27,18 +27,23 @@ class WorkerHost:
     """An actor that holds one worker."""
 
     def __init__(self, name: str, build: Callable[[], Any]) -> None:
-        """Build the worker, here."""
-        self._name = name
+        """Only be there: the worker is built when it is asked whether it is ready.
+
+        So it can be told from outside whether a worker waits for room in the cluster, for which
+        there is no deadline, or starts, for which there is one.
+        """
+        self._name, self._build = name, build
         self._one_at_a_time = asyncio.Lock()
-        self._worker = build()
+        self._worker: Any = None
 
     def __repr__(self) -> str:
         """Return the name, as the dashboard and the logs show it."""
         return self._name
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
-        """Call a method of the worker, or answer that it is ready, with its process id."""
+        """Call a method of the worker, or build it and answer that it is ready."""
         if method == READY:
+            self._worker = self._worker or self._build()
             return os.getpid()
         function = getattr(self._worker, method)
         if inspect.iscoroutinefunction(function):
@@ -56,6 +61,17 @@ class RayHandle:
 
     def __init__(self, actor: Any) -> None:  # noqa: ANN401  # Ray's handles are dynamic
         self._actor = actor
+
+    async def placed(self) -> None:
+        """Wait until the worker has a process, however long there is no room for one.
+
+        Raises:
+            WorkerLostError: if its process ended as it began.
+        """
+        try:
+            await self._actor.__ray_ready__.remote()
+        except RayActorError as error:
+            raise WorkerLostError(last_line(error)) from error
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
         """Call a method of the worker, wherever it runs.
@@ -99,6 +115,7 @@ def start_worker(
     gpus: float,
     shares_cpus: bool,
     environment: dict[str, str],
+    labels: dict[str, str] | None = None,
 ) -> RayHandle:
     """Start a worker in an actor of its own, which lives as long as the driver does.
 
@@ -109,9 +126,10 @@ def start_worker(
         gpus: that it holds.
         shares_cpus: whether it reserves almost none of its CPUs.
         environment: variables set before anything is imported there.
+        labels: that its node must have; the worker waits for such a node.
 
     Returns:
-        A handle. Starting goes on: the first call waits for it.
+        A handle. Starting goes on.
     """
     actor_class = ray.remote(WorkerHost).options(
         name=name,
@@ -121,6 +139,7 @@ def start_worker(
         max_task_retries=0,
         max_concurrency=CONCURRENT_CALLS,
         runtime_env={"env_vars": environment},
+        label_selector=labels or None,
     )
     return RayHandle(actor_class.remote(name, build))
 

@@ -400,6 +400,11 @@ def test_a_task_for_another_step_is_refused(model_folder):
         run(ListPort([task("clone", 4)]), settings_for(model_folder))
 
 
+def test_weights_are_published_again_as_they_are_whatever_the_step(model_folder):
+    port = run(ListPort([task("republish", 4, publish=True)]), settings_for(model_folder))
+    assert [published.version.step for published in port.publications] == [0]
+
+
 MIXED = [
     task("clone", 0, publish=True),  # scoring the canary leaves some weights gathered
     imitate(1),

@@ -1,4 +1,5 @@
 import asyncio
+import random
 import time
 
 import pytest
@@ -197,3 +198,87 @@ async def test_closing_ends_waiting_requests_with_an_error():
     await fleet.close()
     with pytest.raises(FleetFailedError, match="was closed"):
         await request
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_what_is_announced_reaches_a_worker_in_the_middle_of_a_request_only_if_it_shall(
+    keeps,
+):
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 1, keeps=keeps)
+    fleet.announce("v1")
+    await turns()
+    worker = workshop.handles["doubler-0"].worker
+    worker.gate.clear()
+    request = asyncio.ensure_future(fleet.request("double", 4))
+    await turns()
+    fleet.announce("v2")
+    await turns()
+    assert worker.version == ("v2" if keeps else "v1")
+    assert not request.done()
+    worker.gate.set()
+    assert await request == 8
+    assert worker.started == [4]
+    assert await fleet.request("version_now") == "v2"
+    await fleet.close()
+
+
+async def test_a_worker_that_cannot_take_what_is_announced_loses_its_request_to_another():
+    def picky(number):
+        worker = Doubler(number)
+
+        async def load(version):
+            if number == 0 and version == "v2":
+                raise OSError("cannot be read")
+            worker.version = version
+
+        worker.load = load
+        return worker
+
+    events = []
+    workshop = Workshop(picky)
+    fleet = make_fleet(workshop, 1, keeps=True, events=events)
+    fleet.announce("v1")
+    await turns()
+    first = workshop.handles["doubler-0"].worker
+    first.gate.clear()
+    request = asyncio.ensure_future(fleet.request("double", 4))
+    await turns()
+    fleet.announce("v2")
+    await turns()
+    first.gate.set()
+    assert await request == 8
+    assert workshop.handles["doubler-1"].worker.started == [4]
+    assert events[0] == "doubler-0 could not be brought up to date: OSError('cannot be read')"
+    await fleet.close()
+
+
+async def test_one_request_rouses_one_resting_worker_and_the_one_that_rested_longest():
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 3)
+    await turns()
+    for expected in (0, 1, 2, 0, 1, 2):
+        assert await fleet.request("who") == expected
+        await turns()
+    await fleet.close()
+
+
+async def test_every_request_is_answered_while_workers_come_and_go_and_news_arrive():
+    rng = random.Random(0)
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 2, keeps=True)
+    fleet.announce(0)
+    requests = []
+    for number in range(300):
+        lead_only = rng.random() < 0.2
+        requests.append(asyncio.ensure_future(fleet.request("double", number, lead_only=lead_only)))
+        match rng.randrange(6):
+            case 0:
+                fleet.scale(rng.randint(1, 5))
+            case 1:
+                fleet.announce(number)
+            case 2:
+                rng.choice(list(workshop.handles.values())).kill()
+        await turns(rng.randrange(4))
+    assert await asyncio.gather(*requests) == [2 * number for number in range(300)]
+    await fleet.close()

@@ -68,7 +68,7 @@ async def test_a_worker_that_still_finishes_is_not_counted_and_given_nothing_mor
     await turns()
     fleet.scale(0)
     fleet.scale(1)
-    assert [m.state for m in fleet.status()] == ["draining", "starting"]
+    assert [m.state for m in fleet.status()] == ["draining", "waiting"]
     assert not fleet.is_settled
     # What only the leading worker may do is the new one's already.
     who = asyncio.ensure_future(fleet.request("who", lead_only=True))
@@ -210,3 +210,36 @@ async def test_closing_ends_every_request_even_one_that_a_worker_never_finishes(
     with pytest.raises(FleetFailedError, match="was closed"):
         await requests[0]
     assert list(workshop.handles) == ["doubler-0"]
+
+
+async def test_a_worker_waits_for_room_without_a_deadline_and_tells_of_it():
+    events = []
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 0, timeout_s=0.05, events=events)
+    workshop.has_room = False
+    fleet.scale(1)
+    request = asyncio.ensure_future(fleet.request("double", 4))
+    await asyncio.sleep(0.15)  # longer than a worker may take for anything
+    assert [m.state for m in fleet.status()] == ["waiting"]
+    assert not fleet.is_settled
+    assert events == ["doubler-0 waits for a node that has room for it"]
+    workshop.handles["doubler-0"].has_room.set()
+    assert await request == 8
+    assert list(workshop.handles) == ["doubler-0"]
+    await fleet.close()
+
+
+async def test_a_worker_that_waits_for_room_is_gone_at_once_when_it_is_not_wanted():
+    events = []
+    workshop = Workshop(Doubler)
+    fleet = make_fleet(workshop, 1, events=events)
+    await turns()
+    workshop.has_room = False
+    fleet.scale(3)
+    await turns()
+    fleet.scale(2)
+    assert [m.name for m in fleet.status()] == ["doubler-0", "doubler-1"]
+    assert not workshop.handles["doubler-2"].is_alive
+    await fleet.close(patience_s=0.01)
+    assert not workshop.handles["doubler-1"].is_alive
+    assert events == []

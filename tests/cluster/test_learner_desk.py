@@ -62,6 +62,15 @@ async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there
     assert await desk.start(1, 2) == await first == (5, "step-7")
 
 
+async def test_a_smaller_gang_does_not_wait_for_ranks_of_one_that_never_came_up():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    left = asyncio.ensure_future(desk.start(1, 2))
+    await asyncio.sleep(0)
+    assert await desk.start(0, 1) == (1, None)
+    with pytest.raises(SupersededError):
+        await left
+
+
 async def test_a_gang_that_is_not_complete_in_time_fails():
     with pytest.raises(TimeoutError):
         await LearnerDesk(incarnation=-1, timeout_s=0.02).start(0, 2)

@@ -74,6 +74,23 @@ def test_a_frozen_discriminator_no_reference_and_16_bits_take_less():
     assert wide.memory_gib - full[1].memory_gib == pytest.approx(5 * 4)
 
 
+def test_where_ranks_may_vary_the_cluster_must_hold_the_fewest():
+    config = job(learner={"num_ranks": 100, "min_ranks": 2})
+    ranks = plan(config, SIZE, [], PLENTY).workers[0]
+    assert ranks == plan(job(learner={"num_ranks": 2}), SIZE, [], PLENTY).workers[0]._replace(
+        count_setting="learner.min_ranks"
+    )
+
+
+def test_rollout_and_learner_may_share_one_gpu():
+    config = job(rollout={"gpus_per_worker": 0.5}, learner={"gpus_per_rank": 0.5})
+    made = plan(config, SIZE, [], Resources(8, 1, 10_000))
+    assert [worker.gpus for worker in made.workers] == [0.5, 0.5, 0]
+    # 3 * 0.8 + 0.6 is a little more than 3 in floating point.
+    parts = job(rollout={"gpus_per_worker": 0.6}, learner={"num_ranks": 3, "gpus_per_rank": 0.8})
+    plan(parts, SIZE, [], Resources(8, 3, 10_000))
+
+
 def test_what_lies_on_a_gpu_is_not_host_memory():
     on_gpus = {"gpus_per_worker": 1}
     config = job(learner={"gpus_per_rank": 1}, rollout=on_gpus, discriminator=on_gpus)
@@ -99,6 +116,15 @@ def test_what_lies_on_a_gpu_is_not_host_memory():
             {"learner": {"num_ranks": 2, "gpus_per_rank": 1}},
             r"asks for 2 GPUs \(2 x learner with 1\) and the cluster has 1; lower "
             r"learner\.gpus_per_rank \(0 computes on the CPU\)",
+        ),
+        (
+            {"learner": {"num_ranks": 9, "min_ranks": 3}},
+            r"asks for 5 CPUs \(3 x learner .* lower learner\.min_ranks or learner\.cpus_per_rank",
+        ),
+        (
+            {"rollout": {"gpus_per_worker": 1.5}},
+            r"^rollout\.gpus_per_worker = 1\.5, but a worker gets a part of one GPU or whole ones; "
+            r"set it to at most 1, or to a whole number$",
         ),
         (
             {"rollout": {"kv_cache_gib": 900}},

@@ -33,7 +33,7 @@ class Doubler:
         self.version = version
 
 
-def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None):
+def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None, keeps=False):
     async def sync(handle, version):
         await handle.call("load", version)
 
@@ -46,6 +46,7 @@ def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None):
         workshop,
         timeout_s=timeout_s,
         sync=sync,
+        syncs_while_serving=keeps,
         on_event=(events if events is not None else []).append,
         pause=pause,
     )

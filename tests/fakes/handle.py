@@ -1,5 +1,6 @@
 """A worker in this process, behind the handle that a fleet expects."""
 
+import asyncio
 import inspect
 import itertools
 
@@ -13,7 +14,14 @@ class LocalHandle:
         self.worker = worker
         self.is_alive = True
         self.has_left = False
+        self.has_room = asyncio.Event()
+        self.has_room.set()
         self.calls = []
+
+    async def placed(self):
+        await self.has_room.wait()
+        if not self.is_alive:
+            raise WorkerLostError("the process is gone")
 
     async def call(self, method, *args):
         if not self.is_alive:
@@ -43,7 +51,10 @@ class Workshop:
         self._build = build
         self._numbers = itertools.count()
         self.handles = {}
+        self.has_room = True
 
     def __call__(self, name):
-        self.handles[name] = LocalHandle(self._build(next(self._numbers)))
-        return self.handles[name]
+        handle = self.handles[name] = LocalHandle(self._build(next(self._numbers)))
+        if not self.has_room:
+            handle.has_room.clear()
+        return handle

@@ -107,15 +107,15 @@ class FakeRolloutWorker:
                 finish_reason=FinishReason.STOP
                 if tokens[-1] in self.end_token_ids
                 else FinishReason.LENGTH,
-                policy_version=oldest,
+                token_versions=versions,
             )
-            for row, (tokens, logprobs, oldest) in zip(rows, responses, strict=True)
+            for row, (tokens, logprobs, versions) in zip(rows, responses, strict=True)
         ]
         return RolloutResult(concatenate(trajectories), sampling_s=0.001 * num_responses)
 
     async def _response(
         self, rng: np.random.Generator
-    ) -> tuple[list[int], list[float], PolicyVersion]:
+    ) -> tuple[list[int], list[float], list[PolicyVersion]]:
         end_tokens = [[token] for token in self.end_token_ids]
         tokens: list[int] = []
         logprobs: list[float] = []
@@ -129,7 +129,7 @@ class FakeRolloutWorker:
             versions.append(self._version)
             self._num_steps += 1
             await asyncio.sleep(0)
-        return tokens, logprobs, min(versions)
+        return tokens, logprobs, versions
 
     async def status(self) -> dict[str, float | str]:
         return {

@@ -72,7 +72,8 @@ class World:
         manifest = load_manifest(run_dir, config.name)
         self.desk = LearnerDesk(manifest.incarnation, timeout_s=60.0)
         self.events = []
-        self.rollout = self._fleet("rollout", self.rollouts, self._sync)
+        keeps = config.rollout.interrupt == "keep"
+        self.rollout = self._fleet("rollout", self.rollouts, self._sync, keeps)
         self.reward = SumReward()
         self._fleets = [self.rollout]
         self.discriminator = None
@@ -103,12 +104,18 @@ class World:
     async def _load(handle, version):
         await handle.call("load", version[-1])
 
-    def _fleet(self, kind, workshop, sync):
+    def _fleet(self, kind, workshop, sync, syncs_while_serving=False):
         async def no_pause(_seconds):
             await asyncio.sleep(0)
 
         return Fleet(
-            kind, workshop, timeout_s=60.0, sync=sync, on_event=self.events.append, pause=no_pause
+            kind,
+            workshop,
+            timeout_s=60.0,
+            sync=sync,
+            syncs_while_serving=syncs_while_serving,
+            on_event=self.events.append,
+            pause=no_pause,
         )
 
     async def __aenter__(self):

@@ -1,0 +1,103 @@
+"""A learner whose policy is the number of its steps, and a driver for it, as Ray actors."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.train
+
+from actors.protocols import LearnerTask
+from alignment.trajectories import EMPTY
+from cluster.learner_desk import LearnerDesk, LearnerRestartedError
+from cluster.learner_host import RayLearnerPort
+
+TIMEOUT_S = 240.0
+STEP_S = 0.05
+CHECKPOINT_EVERY_STEPS = 5
+
+
+class CountingDriver:
+    """Submits steps, and goes back to the newest checkpoint when the learner was restarted.
+
+    A checkpoint is an empty file named for its step.
+    """
+
+    def __init__(self, place):
+        self._place, self._desk = Path(place), LearnerDesk(incarnation=-1, timeout_s=TIMEOUT_S)
+        self._step, self._failure = 0, None
+        self._running = asyncio.get_event_loop().create_task(self._run())
+
+    async def _run(self):
+        while True:
+            await self._desk.trust_gang()
+            self._step = self._newest_checkpoint()
+            try:
+                while True:
+                    await self._desk.submit(self._next_task())
+                    self._step += 1
+                    self._desk.set_checkpoint(str(self._newest_checkpoint()))
+            except LearnerRestartedError:
+                continue
+
+    def _newest_checkpoint(self):
+        return max((int(path.name) for path in self._place.glob("[0-9]*")), default=0)
+
+    def _next_task(self):
+        step = self._step + 1
+        path = None if step % CHECKPOINT_EVERY_STEPS else str(self._place / str(step))
+        nothing = np.zeros(0, np.float32)
+        task = LearnerTask("clone", self._step, 0.1, EMPTY, nothing, nothing, 0, 0)
+        return task._replace(checkpoint=path)
+
+    async def learner_start(self, rank, world_size):
+        return await self._desk.start(rank, world_size)
+
+    async def learner_task(self, incarnation, rank, world_size, index):
+        return await self._desk.next_task(incarnation, rank, world_size, index)
+
+    async def learner_finished(self, incarnation, index, metrics):
+        await self._desk.finished(incarnation, index, metrics)
+
+    async def learner_progress(self):
+        return self._desk.num_steps
+
+    async def learner_failed(self, reason):
+        self._failure = reason
+
+    async def step(self):
+        """Return how many steps are done, or raise if the driver or the learner gave up."""
+        if self._running.done() or self._failure:
+            raise RuntimeError(self._failure or self._running.exception())
+        return self._step
+
+
+def count_steps(settings):
+    """Be a rank, and say in births.jsonl where it began."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    driver = ray.get_actor(settings["driver"], namespace=settings["namespace"])
+    port = RayLearnerPort(driver, TIMEOUT_S)
+    incarnation, checkpoint = port.start(rank, world_size)
+    step = int(checkpoint or 0)
+    born = {
+        "gang": incarnation,
+        "rank": rank,
+        "world_size": world_size,
+        "step": step,
+        "pool": ray.get_runtime_context().get_node_labels()["pool"],
+    }
+    with (Path(settings["run_dir"]) / "births.jsonl").open("a") as births:
+        births.write(json.dumps(born) + "\n")
+    index = 0
+    while (task := port.next_task(rank, world_size, index)).kind != "stop":
+        assert task.step == step
+        time.sleep(STEP_S)
+        step += 1
+        if rank == 0:
+            if task.checkpoint:
+                Path(task.checkpoint).touch()
+            port.finished(index, {})
+        index += 1
