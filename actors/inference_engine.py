@@ -25,8 +25,8 @@ class SampledResponse(NamedTuple):
     logprobs: Sequence[float]
     """Of each token under the distribution it was drawn from, the sampling temperature's."""
     finish_reason: FinishReason
-    policy_version: PolicyVersion
-    """Of the oldest weights that chose a token."""
+    policy_versions: Sequence[PolicyVersion]
+    """Of the weights that chose each token."""
 
 
 class InferenceEngine(Protocol):

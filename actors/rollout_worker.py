@@ -28,8 +28,7 @@ A learner that computes its canary under bfloat16 autocast is itself 0.05 to 0.0
 class RolloutWorker:
     """Owns one engine, and lets nothing be sampled from weights that have not been proven.
 
-    Sampling goes on while weights change: a response is marked with the oldest weights that chose
-    one of its tokens.
+    Sampling goes on while weights change: each token is marked with the weights that chose it.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class RolloutWorker:
                 prompt_id=prompt_id,
                 behavior_logprobs=response.logprobs,
                 finish_reason=response.finish_reason,
-                policy_version=response.policy_version,
+                token_versions=response.policy_versions,
             )
             for (prompt_id, prompt), response in zip(rows, responses, strict=True)
         ]

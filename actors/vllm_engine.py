@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GPU_MEMORY = 0.9
+"""Part of its share of a GPU that must be free when an engine starts; the rest is the driver's."""
 CPU_BLOCK_TOKENS = 32
 """Prefixes are shared in blocks of this size. vLLM's own 128 on the CPU would share no prompt
 shorter than that, and multiples of 32 are all that its CPU kernels take."""
@@ -38,14 +40,7 @@ _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 def engine_environment(config: RolloutConfig) -> dict[str, str]:
-    """Return the variables that must be set before a worker's process imports torch or vLLM.
-
-    Args:
-        config: how many cores a worker computes with, and whether on a GPU.
-
-    Returns:
-        Environment variables by name.
-    """
+    """Return the variables that must be set before a worker's process imports torch or vLLM."""
     num_threads = max(1, int(config.cpus_per_worker))
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in process: starts faster, dies with its worker
@@ -65,9 +60,8 @@ def engine_environment(config: RolloutConfig) -> dict[str, str]:
 class VllmEngine:
     """An InferenceEngine. Nothing that is asked of it can leave it wedged.
 
-    Prompts that vLLM would not survive are refused before they reach it. A step that fails takes
-    the requests in flight with it, and those alone. A change of weights that breaks off leaves an
-    engine that refuses to sample until a later one succeeds.
+    Prompts that vLLM would not survive are refused. A step that fails takes the requests in flight
+    with it, and those alone. After a change of weights that broke off it refuses to sample.
     """
 
     def __init__(
@@ -94,6 +88,7 @@ class VllmEngine:
                 dtype=config.dtype,
                 max_model_len=max_prompt_tokens + max_response_tokens,
                 max_num_seqs=config.max_sequences,
+                gpu_memory_utilization=GPU_MEMORY * min(config.gpus_per_worker or 1.0, 1.0),
                 kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
                 block_size=CPU_BLOCK_TOKENS if on_cpu else None,
                 enforce_eager=on_cpu,  # compiling takes a minute there and gains little
@@ -291,10 +286,13 @@ class VllmEngine:
 def _sampled_response(output: "RequestOutput") -> SampledResponse:
     """Translate from vLLM, which tags tokens with the weights that chose them."""
     completion = output.outputs[0]
-    oldest = completion.weight_versions[0].version
+    spans = [
+        (PolicyVersion(*map(int, span.version.split("."))), span.end - span.start)
+        for span in completion.weight_versions
+    ]
     return SampledResponse(
         token_ids=completion.token_ids,
         logprobs=completion.logprobs.logprobs,
         finish_reason=_FINISH_REASONS[completion.finish_reason],
-        policy_version=PolicyVersion(*map(int, oldest.split("."))),
+        policy_versions=[version for version, count in spans for _ in range(count)],
     )

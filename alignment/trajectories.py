@@ -57,14 +57,15 @@ class Trajectories(NamedTuple):
     """[token] natural log at the sampling temperature; 0 outside the response."""
     action_mask: NDArray[np.bool_]
     """[token] true where the policy chose the token: the response, end token included."""
+    token_versions: NDArray[np.int32]
+    """[token, 2] PolicyVersion of the weights that chose the token; NO_VERSION in the prompt.
+    Weights may change in the middle of a response."""
     lengths: NDArray[np.int32]
     """[trajectory] prompt and response together, in tokens."""
     prompt_ids: NDArray[np.int64]
     """[trajectory] row of the prompt in the data set; equal ids share one prompt."""
     finish_reasons: NDArray[np.uint8]
     """[trajectory] a FinishReason."""
-    policy_versions: NDArray[np.int64]
-    """[trajectory, 2] PolicyVersion of the oldest weights that chose a token of the response."""
 
     def __len__(self) -> int:  # the number of trajectories, not of fields
         """Return the number of trajectories."""
@@ -86,6 +87,15 @@ class Trajectories(NamedTuple):
     def prompt_lengths(self) -> NDArray[np.int32]:
         """[trajectory] tokens in each prompt."""
         return self.lengths - self.response_lengths
+
+    @property
+    def policy_versions(self) -> NDArray[np.int64]:
+        """[trajectory, 2] PolicyVersion of the oldest weights that chose a token of the response.
+
+        That is those of its first token, since no worker goes back to older weights.
+        """
+        first = self.starts + self.prompt_lengths
+        return np.asarray(self.token_versions[first], np.int64)
 
     def prompt(self, index: int) -> NDArray[np.int32]:
         """Return the token ids of one prompt."""
@@ -126,7 +136,7 @@ class Trajectories(NamedTuple):
         tokens = [np.arange(starts[i], starts[i] + self.lengths[i]) for i in index]
         flat = np.concatenate(tokens) if tokens else np.zeros(0, np.int64)
         return Trajectories(
-            *(column[flat] for column in self[:3]), *(column[index] for column in self[3:])
+            *(column[flat] for column in self[:4]), *(column[index] for column in self[4:])
         )
 
 
@@ -138,6 +148,7 @@ def pack(
     behavior_logprobs: Sequence[float] | None = None,
     finish_reason: FinishReason = FinishReason.STOP,
     policy_version: PolicyVersion = NO_VERSION,
+    token_versions: Sequence[PolicyVersion] | None = None,
 ) -> Trajectories:
     """Pack one trajectory.
 
@@ -147,13 +158,14 @@ def pack(
         prompt_id: row of the prompt in the data set.
         behavior_logprobs: one a response token; None for a demonstration, whose sampler is unknown.
         finish_reason: why the response ended.
-        policy_version: the oldest weights that chose one of the tokens.
+        policy_version: the weights that chose the tokens.
+        token_versions: one a response token, where not all were chosen by the same weights.
 
     Returns:
         A batch of one.
 
     Raises:
-        ValueError: if prompt or response is empty, or the log-probabilities do not match.
+        ValueError: if prompt or response is empty, or log-probabilities or versions do not match.
     """
     if not len(prompt) or not len(response):
         raise ValueError(
@@ -163,15 +175,18 @@ def pack(
     logprobs = [0.0] * len(response) if behavior_logprobs is None else behavior_logprobs
     if len(logprobs) != len(response):
         raise ValueError(f"{len(logprobs)} behavior_logprobs for {len(response)} response tokens")
+    versions = token_versions or [policy_version] * len(response)
+    if len(versions) != len(response):
+        raise ValueError(f"{len(versions)} token_versions for {len(response)} response tokens")
     length = len(prompt) + len(response)
     return Trajectories(
         token_ids=np.asarray([*prompt, *response], np.int32),
         behavior_logprobs=np.asarray([*[0.0] * len(prompt), *logprobs], np.float32),
         action_mask=np.arange(length) >= len(prompt),
+        token_versions=np.asarray([*[NO_VERSION] * len(prompt), *versions], np.int32),
         lengths=np.asarray([length], np.int32),
         prompt_ids=np.asarray([prompt_id], np.int64),
         finish_reasons=np.asarray([finish_reason], np.uint8),
-        policy_versions=np.asarray([policy_version], np.int64),
     )
 
 
@@ -186,8 +201,8 @@ EMPTY = Trajectories(
     np.zeros(0, np.int32),
     np.zeros(0, np.float32),
     np.zeros(0, np.bool_),
+    np.zeros((0, 2), np.int32),
     np.zeros(0, np.int32),
     np.zeros(0, np.int64),
     np.zeros(0, np.uint8),
-    np.zeros((0, 2), np.int64),
 )

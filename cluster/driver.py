@@ -56,7 +56,8 @@ class Driver:
         """
         self._config, self._data = config, data
         self._rollout, self._scorer, self._desk = workforce
-        self._journal = Journal(run_dir, manifest.elapsed_s)
+        told = (event.time_s for event in manifest.events)  # of a driver that died, later ones too
+        self._journal = Journal(run_dir, max([manifest.elapsed_s, *told]))
         self._record = RunRecord(run_dir, manifest, self._journal)
         self._held_out = HeldOut(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
@@ -95,12 +96,15 @@ class Driver:
             Whether the run is finished. Either way a checkpoint holds where it stands.
         """
         await self._restore()
+        if self._record.folder:
+            self.event(f"the run is taken up at step {self._step}")
         while True:
             try:
                 return await self._run()
             except LearnerRestartedError:
+                lost = f"the learner was restarted at step {self._step}"
                 await self._restore()
-                self.event(f"the learner was restarted; the run goes on from step {self._step}")
+                self.event(f"{lost}; the run goes on from step {self._step}")
 
     def _take_position(self) -> None:
         saved, folder = self._record.manifest, self._record.folder

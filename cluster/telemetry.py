@@ -33,12 +33,13 @@ def rollout_metrics(sampled: Sampled, waited_s: float, step: int) -> dict[str, f
     batch = sampled.trajectories.select(np.flatnonzero(is_rollout))
     if not len(batch):
         return {"time/sampling_s": 0.0}
+    age = step - batch.token_versions[batch.action_mask][:, 1]
     truncated = batch.finish_reasons == FinishReason.LENGTH
     return {
         "rollout/tokens_per_s": float(batch.response_lengths.sum()) / max(sampled.sampling_s, 1e-9),
         "rollout/response_length": float(batch.response_lengths.mean()),
         "rollout/truncated_fraction": float(truncated.mean()),
-        "rollout/staleness": float(step - batch.policy_versions[:, 1].mean()),
+        "rollout/staleness": float(age.mean()),
         "time/sampling_s": min(sampled.sampling_s, waited_s),
         "time/sync_s": max(waited_s - sampled.sampling_s, 0.0),
     }

@@ -89,14 +89,17 @@ def test_a_response_under_way_goes_on_with_the_new_weights(tied_engine):
     got = tied_engine.run(sample_and_sync, request_of(prompts=(LONG_PROMPT,)), second)
     old = differences(got, tied_engine.model(1), temperature)
     new = differences(got, tied_engine.model(2), temperature)
-    num_mixed = 0
+    num_mixed, expected = 0, []
     for stamp, from_old, from_new in zip(got.policy_versions.tolist(), old, new, strict=True):
         is_old = from_old < TOLERANCE_NATS
         num_old = int(is_old.argmin()) if not is_old.all() else len(is_old)
         assert (from_new[num_old:] < TOLERANCE_NATS).all()  # as if all before was computed by it
         assert PolicyVersion(*stamp) == (first.version if num_old else second.version)
+        expected += [first.version] * num_old + [second.version] * (len(is_old) - num_old)
         num_mixed += 0 < num_old < len(is_old)
     assert num_mixed > 0
+    stamps = got.token_versions[got.action_mask].tolist()
+    assert stamps == [list(version) for version in expected]
 
 
 def test_the_canary_catches_other_weights_and_nothing_is_sampled_from_them(tied_engine):

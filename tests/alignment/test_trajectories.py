@@ -38,7 +38,7 @@ def two_responses():
                 prompt_id=3,
                 behavior_logprobs=[-2.0, -0.25, -4.0],
                 finish_reason=FinishReason.LENGTH,
-                policy_version=PolicyVersion(1, 17),
+                token_versions=[PolicyVersion(1, 17), PolicyVersion(1, 18), PolicyVersion(2, 9)],
             ),
         ]
     )
@@ -57,6 +57,8 @@ def test_the_example_of_the_docstring():
     assert batch.prompt_ids.tolist() == [3, 3]
     assert batch.finish_reasons.tolist() == [FinishReason.STOP, FinishReason.LENGTH]
     assert batch.policy_versions.tolist() == [list(NO_VERSION), [1, 17]]
+    none = list(NO_VERSION)
+    assert batch.token_versions.tolist() == [none] * 6 + [[1, 17], [1, 18], [2, 9]]
     assert batch.prompt(1).tolist() == [5, 6]
     assert batch.response(0).tolist() == [7, 2]
     assert batch.response(1).tolist() == [8, 9, 2]
@@ -138,7 +140,7 @@ def test_versions_are_ordered_by_incarnation_and_written_as_users_see_them():
 
 def test_arrays_have_the_documented_types():
     kinds = [column.dtype for column in two_responses()]
-    assert kinds == [np.int32, np.float32, bool, np.int32, np.int64, np.uint8, np.int64]
+    assert kinds == [np.int32, np.float32, bool, np.int32, np.int32, np.int64, np.uint8]
 
 
 @given(specs=trajectory_specs(), data=st.data())

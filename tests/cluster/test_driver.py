@@ -94,9 +94,12 @@ async def test_ranks_share_whole_groups(tmp_path):
         }
 
 
+@pytest.mark.parametrize("interrupt", ["finish", "keep"])
 @pytest.mark.parametrize("num_workers", [1, 3])
-async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers):
-    config = make_config(objective={"steps": 8, "max_staleness_steps": 2})
+async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers, interrupt):
+    config = make_config(
+        objective={"steps": 8, "max_staleness_steps": 2}, rollout={"interrupt": interrupt}
+    )
     async with World(config, tmp_path, num_rollout_workers=num_workers) as world:
         await world.driver.run()
         steps = [oldest for _, _, oldest in world.gang.lineage[3:]]
@@ -135,7 +138,7 @@ async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path
         manifest = load_manifest(tmp_path, "test")
         assert manifest.incarnation == 1
         assert [e.what for e in manifest.events] == [
-            "the learner was restarted; the run goes on from step 5"
+            "the learner was restarted at step 7; the run goes on from step 5"
         ]
         # Steps 6 and 7 were taken twice, and are noted once.
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(12))
@@ -335,7 +338,9 @@ async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_
         world.at(11, do=lambda: (damage(tmp_path, "step-000010"), world.gang.start()))
         assert await world.driver.run()
         assert draws(world.gang.lineage) == [number % 12 for number in range(48)]
-        assert "the run goes back to step 5" in world.manifest().events[0].what
+        events = world.manifest().events
+        assert "the run goes back to step 5" in events[0].what
+        assert "restarted at step 11; the run goes on from step 5" in events[1].what
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
 
 
@@ -404,6 +409,7 @@ async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_t
 @given(
     fails_on=st.sets(st.integers(0, 11), max_size=3),
     staleness=st.integers(0, 2),
+    interrupt=st.sampled_from(["finish", "keep"]),
     num_workers=st.integers(1, 3),
     happenings=st.lists(
         st.tuples(st.integers(1, 13), st.sampled_from(["stop", "learner", "rollout", "damage"])),
@@ -412,10 +418,16 @@ async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_t
     ),
 )
 def test_every_draw_is_trained_on_once_or_accounted_for(
-    fails_on, staleness, num_workers, happenings
+    fails_on, staleness, interrupt, num_workers, happenings
 ):
     with tempfile.TemporaryDirectory() as folder:
-        story = live_through(Path(folder), fails_on, staleness, num_workers, sorted(happenings))
+        config = make_config(
+            objective={"steps": 10, "max_staleness_steps": staleness},
+            learner={"checkpoint_every_steps": 2},
+            rollout={"interrupt": interrupt},
+            **DROPPING,
+        )
+        story = live_through(config, Path(folder), fails_on, num_workers, sorted(happenings))
         lineage, manifest, rows = asyncio.run(story)
     drawn = Counter(number % 12 for number in range(manifest.num_draws))
     trained = Counter(draws(lineage))
@@ -432,13 +444,8 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     assert max(lags) <= staleness
 
 
-async def live_through(run_dir, fails_on, staleness, num_workers, happenings):
+async def live_through(config, run_dir, fails_on, num_workers, happenings):
     """Run to the end, whatever happens; each thing happens once, at its iteration."""
-    config = make_config(
-        objective={"steps": 10, "max_staleness_steps": staleness},
-        learner={"checkpoint_every_steps": 2},
-        **DROPPING,
-    )
     left = dict(happenings)
     while True:
         async with World(

@@ -30,7 +30,7 @@ def test_rollout_figures_by_hand():
         "rollout/tokens_per_s": 8.0,  # 4 tokens in half a second
         "rollout/response_length": 2.0,
         "rollout/truncated_fraction": 0.5,
-        "rollout/staleness": 3.0,  # 4 and 2 steps behind
+        "rollout/staleness": 3.5,  # three tokens 4 steps behind, one 2
         "time/sampling_s": 0.5,
         "time/sync_s": 0.25,
     }
