@@ -1,0 +1,65 @@
+"""Everything that can die, dies once while a job runs: how long until the learner goes on?
+
+    python -m tests.benchmarks.chaos            about ten minutes on two cores
+    python -m tests.benchmarks.chaos --only driver
+
+A cluster of three raylets on this machine, a tiny model, two learner ranks, and a rollout, a
+discriminator and a reward worker, all of them real. Seconds are from the event until a step is done
+that was not yet begun at the event, so what has to be repeated from a checkpoint is counted too.
+At the end the run is stopped, and its ledger says whether a prompt was lost or trained on twice. An
+undisturbed run of as many steps then shows whether a single figure of any step is another.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from tests.cluster.chaos_site import EVENTS, Site, account, untimed, write_job
+
+TIMEOUT_S = 120.0  # also how long a halted worker is waited for
+CALM_STEPS = 6
+
+
+def undisturbed(place, number):
+    """Metrics of a run of the same job to which nothing happens."""
+    place.mkdir()
+    write_job(place, timeout_s=TIMEOUT_S)
+    with Site(place) as site:
+        site.start_job()
+        site.wait_for_step(number)
+        site.stop_job()
+        return site.rows()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="events whose names hold this")
+    chosen = [name for name in EVENTS if parser.parse_args().only in name]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "chaos"
+        place.mkdir()
+        write_job(place, timeout_s=TIMEOUT_S)
+        with Site(place) as site:
+            site.start_job()
+            print(f"first steps after {site.wait_for_step(CALM_STEPS):.0f} s", flush=True)
+            for name in chosen:
+                before = site.step()
+                EVENTS[name](site)
+                seconds = site.wait_for_step(before + 2)
+                print(f"| {name} | {before} | {seconds:.1f} |", flush=True)
+                site.wait_for_step(site.step() + CALM_STEPS)
+            code = site.stop_job()
+            lost, twice = account(site.manifest())
+            rows = site.rows()
+        last = rows[-1]["step"]
+        print(f"ended with {code} at step {last}; lost {lost}, trained on twice {twice}")
+        expected = undisturbed(Path(folder) / "calm", last)
+    pairs = list(zip(map(untimed, rows), map(untimed, expected), strict=False))
+    differing = [one["step"] for one, other in pairs if one != other]
+    print(f"steps that differ from the undisturbed run: {differing or 'none'} of {len(pairs)}")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
