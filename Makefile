@@ -34,9 +34,7 @@ lint: setup ## Check style, imports and types.
 	$(BIN)/mypy alignment actors cluster
 
 benchmark: setup ## Measure speed and memory: minutes, on an otherwise idle machine.
-	@for benchmark in tests/benchmarks/bench_*.py; do \
-		echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; \
-	done
+	@$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove .venv and what the tools left; runs/ and the demo's data stay.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

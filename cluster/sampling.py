@@ -92,6 +92,7 @@ class Sampler:
         self._ready: dict[int, tuple[Ticket, Trajectories, float]] = {}
         self._shown: dict[int, tuple[Ticket, Trajectories, float]] = {}
         self._requests: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self.advanced_at = time.monotonic()
         """When prompts last left, on the monotonic clock."""
@@ -113,7 +114,13 @@ class Sampler:
             self._order.extend(ticket.number for ticket in tickets)
             request = asyncio.ensure_future(self._sample(tickets))
             self._requests.add(request)
-            request.add_done_callback(lambda _: self._changed.set())
+            request.add_done_callback(self._ended)
+
+    def _ended(self, request: asyncio.Task[None]) -> None:
+        self._requests.discard(request)
+        if not request.cancelled():
+            self._failure = self._failure or request.exception()
+        self._changed.set()
 
     def _demonstrated(self, tickets: list[Ticket]) -> list[Ticket]:
         """Answer by demonstrations as many of each step's draws as shall be; return the others."""
@@ -132,7 +139,8 @@ class Sampler:
         """Whether there are as many of each kind as a step has."""
         num_shown = self._prompts_per_step - self._on_policy_prompts
         oldest = self._order[: self._on_policy_prompts]
-        has_rollouts = len(oldest) == self._on_policy_prompts and self._ready.keys() >= set(oldest)
+        is_full = len(oldest) == self._on_policy_prompts
+        has_rollouts = is_full and all(number in self._ready for number in oldest)
         return has_rollouts and len(self._shown) >= num_shown
 
     async def _sample(self, tickets: list[Ticket]) -> None:
@@ -156,12 +164,10 @@ class Sampler:
     async def step(self) -> Sampled:
         """Wait for a whole step's trajectories. Raises what a request raised."""
         while not self._has_step():
+            if self._failure:
+                raise self._failure
             self._changed.clear()
-            for request in [r for r in self._requests if r.done()]:
-                self._requests.discard(request)
-                request.result()
-            if not self._has_step():
-                await self._changed.wait()
+            await self._changed.wait()
         # Demonstrations are there at once, and would else crowd out rollouts on their way.
         numbers = self._order[: self._on_policy_prompts]
         del self._order[: self._on_policy_prompts]
@@ -180,5 +186,5 @@ class Sampler:
 
     def close(self) -> None:
         """Forget what is under way."""
-        for request in self._requests:
+        for request in list(self._requests):
             request.cancel()

@@ -1,6 +1,6 @@
-"""All benchmarks on the main job's model, one after the other: `make benchmark`.
+"""All benchmarks, those of the model on the main job's, one after the other: `make benchmark`.
 
-Each prints ratios of figures that were taken in turns, in one process. Use an idle machine.
+Each prints ratios of figures that were taken in turns, or to what is ideal. Use an idle machine.
 """
 
 import os
@@ -24,6 +24,9 @@ def main():
         "bench_learner": ["--model", model, *shape, "--threads", threads],
         "bench_rollout": ["--model", model, *shape, "--threads", threads],
         "bench_step": [JOB],
+        "bench_weight_sync": ["--model", model],
+        "bench_overlap": [],
+        "bench_fleet": [],
     }.items():
         print(f"\n== {name} {' '.join(options)}", flush=True)
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}", *options], check=True)

@@ -1,0 +1,191 @@
+"""How well sampling, scoring and learning overlap, by how stale trajectories may be.
+
+    python -m tests.benchmarks.bench_overlap --steps 200
+
+A whole run with the real driver, fleets and learner's desk, whose services are pauses of a known
+mean, each drawn anew within +-30 %. The clock is virtual: it leaps to whatever is next, so the
+figures hold what waits for what and nothing of the machine's speed. A step cannot take less than
+the longer of sampling (the fleet's work on a step, spread evenly) and learning; efficiency is that
+longer one over the time that a step took. With 0 the phases take turns by design.
+"""
+
+import argparse
+import asyncio
+import random
+import selectors
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.fakes.learner import FakeGang
+from tests.fakes.rollout_worker import FakeRolloutWorker
+from tests.fakes.whole_run import World, make_config
+
+PROMPTS_PER_STEP = 8
+SKIPPED = 5  # the first steps fill the pipeline, the last ones drain it
+SHAPES = {
+    "balanced": (1.0, 1.0),
+    "sampling twice learning": (2.0, 1.0),
+    "learning twice sampling": (1.0, 2.0),
+}
+"""Seconds of sampling and of learning a step."""
+
+
+class LeapingSelector(selectors.DefaultSelector):
+    """In place of waiting, it moves the clock on."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout=None):
+        found = super().select(0)
+        if not found and timeout is None:
+            raise RuntimeError("nothing is due any more: the run hangs")
+        self.now += 0.0 if found else timeout
+        return found
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits. What goes to a thread elsewhere is done at once."""
+
+    def __init__(self):
+        self._clock = LeapingSelector()
+        super().__init__(self._clock)
+
+    def time(self):
+        return self._clock.now
+
+    def run_in_executor(self, executor, function, *arguments):
+        done = self.create_future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Service:
+    """Pauses of a mean length, uniform within +-jitter of it, and what they came to."""
+
+    def __init__(self, mean_s, jitter, seed):
+        self._mean_s, self._jitter, self._random = mean_s, jitter, random.Random(seed)
+        self.drawn_s = []
+
+    async def take(self, share=1.0):
+        pause_s = share * self._mean_s * self._random.uniform(1 - self._jitter, 1 + self._jitter)
+        self.drawn_s.append(pause_s)
+        await asyncio.sleep(pause_s)
+
+
+class SlowSampler(FakeRolloutWorker):
+    def __init__(self, service, num_workers):
+        super().__init__(max_response_tokens=2)
+        self._service, self._num_workers = service, num_workers
+
+    async def rollout(self, request):
+        if request.group_size > 1:  # held-out prompts are answered outside the steps
+            share = len(request.prompts) / PROMPTS_PER_STEP
+            await self._service.take(share * self._num_workers)
+        return await super().rollout(request)
+
+
+class SlowDiscriminator:
+    """Half of its time goes into training, half into scoring."""
+
+    def __init__(self, service):
+        self._service = service
+
+    async def update(self, rollouts, demonstrations, held_out):
+        await self._service.take(0.5)
+        return {}
+
+    async def score(self, trajectories):
+        await self._service.take(0.5)
+        return np.zeros(len(trajectories), np.float32)
+
+    def save(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, folder):
+        pass
+
+
+def slow_gang(service):
+    class SlowGang(FakeGang):
+        async def _do(self, task, incarnation, index):
+            if task.kind == "imitate":
+                await service.take()
+            await super()._do(task, incarnation, index)
+
+    return SlowGang
+
+
+async def measure(options, sampling_s, learning_s, staleness, run_dir):
+    """Return the seconds that a step took, and those of sampling and of learning in it."""
+    sampling = Service(sampling_s, options.jitter, options.seed)
+    learning = Service(learning_s, options.jitter, options.seed + 1)
+    scoring = Service(options.scoring, options.jitter, options.seed + 2)
+    objective = {"steps": options.steps, "prompts_per_step": PROMPTS_PER_STEP}
+    objective |= {"divergence_weight": 1.0, "max_staleness_steps": staleness}
+    config = make_config(
+        objective=objective,
+        warm_start={"steps": 0},
+        discriminator={"warm_up_steps": 0},
+        evaluation={"every_steps": 10 * options.steps, "num_prompts": 4},
+        learner={"checkpoint_every_steps": 10 * options.steps},
+    )
+    world = World(
+        config,
+        run_dir,
+        num_rollout_workers=options.workers,
+        make_rollout_worker=lambda: SlowSampler(sampling, options.workers),
+        make_discriminator=lambda: SlowDiscriminator(scoring),
+        gang=slow_gang(learning),
+    )
+    ended = []
+    world.driver.on_step = lambda _metrics: ended.append(asyncio.get_running_loop().time())
+    async with world:
+        if not await world.driver.run():
+            raise RuntimeError("the run did not reach its end")
+    counted = ended[SKIPPED:-SKIPPED]
+    return (
+        (counted[-1] - counted[0]) / (len(counted) - 1),
+        sum(sampling.drawn_s) / options.workers / options.steps,
+        sum(learning.drawn_s) / options.steps,
+    )
+
+
+def arguments_given():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=4, help="rollout workers")
+    parser.add_argument("--jitter", type=float, default=0.3, help="of every service, as a share")
+    parser.add_argument("--scoring", type=float, default=0.2, help="seconds, discriminator and all")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main():
+    options = arguments_given()
+    print(f"{options.workers} rollout workers, scoring {options.scoring:g} s a step; in seconds:")
+    print(f"{'phases':24} staleness      step  sampling  learning  efficiency")
+    for name, (sampling_s, learning_s) in SHAPES.items():
+        for staleness in (0, 1, 2):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+            ):
+                seconds = runner.run(
+                    measure(options, sampling_s, learning_s, staleness, Path(folder))
+                )
+            figures = " ".join(f"{value:9.3f}" for value in seconds)
+            efficiency = max(seconds[1:]) / seconds[0]
+            print(f"{name:24} {staleness:9} {figures} {efficiency:11.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
