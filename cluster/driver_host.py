@@ -113,6 +113,7 @@ class DriverHost:
             await self._dismiss()
 
     async def _dismiss(self) -> None:
+        self._headcount = None  # a run that ends is not paused
         await self._desk.close()
         if self._crew:
             await asyncio.gather(*(fleet.close() for fleet in self._crew.fleets()))

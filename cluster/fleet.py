@@ -25,7 +25,7 @@ from cluster.roster import Member, MemberStatus, Roster
 
 logger = logging.getLogger(__name__)
 
-LONG_WAIT = 0.05
+LONG_WAIT = 0.2
 """A worker for which there is no room is told of after this part of the time a start may take."""
 
 
@@ -207,7 +207,7 @@ class Fleet:
         try:
             done, _ = await asyncio.wait({placed}, timeout=LONG_WAIT * self._timeout_s)
             if not done:
-                self._on_event(f"{member.name} waits for a node that has room for it")
+                self._on_event(f"{member.name} still waits for a node that has room for it")
             await placed
         finally:
             placed.cancel()

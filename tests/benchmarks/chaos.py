@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.cluster.chaos_site import EVENTS, Site, account, untimed, write_job
 
-TIMEOUT_S = 120.0  # also how long a halted worker is waited for
+TIMEOUT_S = 240.0  # also how long a halted worker is waited for
 CALM_STEPS = 6
 
 

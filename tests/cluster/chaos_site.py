@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from tests.fakes.tiny_job import save_tiny_job
 
 ROOT = str(Path(__file__).parents[2])
-DEADLINE_S = 300.0
+DEADLINE_S = 400.0
 NUM_NODES = 2
 PROMPTS_PER_STEP = 4
 CHECKPOINT_EVERY_STEPS = 5

@@ -222,7 +222,7 @@ async def test_a_worker_waits_for_room_without_a_deadline_and_tells_of_it():
     await asyncio.sleep(0.15)  # longer than a worker may take for anything
     assert [m.state for m in fleet.status()] == ["waiting"]
     assert not fleet.is_settled
-    assert events == ["doubler-0 waits for a node that has room for it"]
+    assert events == ["doubler-0 still waits for a node that has room for it"]
     workshop.handles["doubler-0"].has_room.set()
     assert await request == 8
     assert list(workshop.handles) == ["doubler-0"]
