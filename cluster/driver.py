@@ -95,6 +95,7 @@ class Driver:
         Returns:
             Whether the run is finished. Either way a checkpoint holds where it stands.
         """
+        self._record.take_up()
         await self._restore()
         if self._record.folder:
             self.event(f"the run is taken up at step {self._step}")

@@ -7,6 +7,7 @@ die with it, so nothing is left behind.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from cluster.fleet import FleetFailedError
 from cluster.headcount import PAUSED, Headcount, resized
 from cluster.learner_desk import LearnerDesk
 from cluster.learner_host import LearnerHost
-from cluster.manifest import load_manifest
+from cluster.manifest import RunTakenOverError, load_manifest
 from cluster.roster import MemberStatus
 from cluster.run_data import load_data
 from cluster.scoring import Scorer
@@ -106,6 +107,8 @@ class DriverHost:
             if self._is_stopping:  # asked for while there was no driver
                 await self.stop()
             await self._driver.run()
+        except RunTakenOverError as error:
+            self._end(error)
         except Exception as error:
             logger.exception("the run failed")
             self._error = f"{type(error).__name__}: {error}"
@@ -118,19 +121,25 @@ class DriverHost:
         if self._crew:
             await asyncio.gather(*(fleet.close() for fleet in self._crew.fleets()))
 
-    def _event(self, what: str) -> None:
+    def _end(self, error: RunTakenOverError) -> None:
+        """End this process: it was thought dead, and has come back too late."""
+        logger.error("%s", error)
+        os._exit(1)
+
+    def _event(self, what: str, **changes: object) -> None:
         logger.warning(what)
-        if self._driver:
-            self._driver.event(what)
+        try:
+            if self._driver:
+                self._driver.event(what, **changes)
+        except RunTakenOverError as error:
+            self._end(error)
 
     async def _repair_weights(self, damage: Exception) -> None:
         self._event(f"{damage}; the learner publishes them again")
         await self._desk.republish()
 
     def _note_sizes(self, what: str, asked: Mapping[str, int]) -> None:
-        logger.warning(what)
-        if self._driver:
-            self._driver.event(what, wanted_workers=asked)
+        self._event(what, wanted_workers=asked)
 
     def _end_step(self, metrics: Mapping[str, float]) -> None:
         if self._headcount and self._driver and self._driver.progress.stage == "imitation":

@@ -56,6 +56,7 @@ class Imitation:
         self._steps_done = 0
         self._no_step_ends = asyncio.Event()
         self._no_step_ends.set()
+        self._preparing = "sampling"
         self._producer: asyncio.Future[None] | None = None
 
     def close(self) -> None:
@@ -68,8 +69,13 @@ class Imitation:
         self._sampler.trained(sampled.tickets)
         self._steps_done += 1
 
+    def _prepares(self, phase: str) -> None:
+        """Show what is being done for the next step, now and after the learner's turns."""
+        self._preparing = phase
+        self._show_phase(phase)
+
     async def _sample(self, step: int) -> tuple[Sampled, dict[str, float]]:
-        self._show_phase("sampling")
+        self._prepares("sampling")
         self._sampler.advance(self._steps_done)
         began = time.monotonic()
         sampled = await self._sampler.step()
@@ -92,9 +98,9 @@ class Imitation:
             for step in range(first, first + count):
                 sampled, metrics = await self._sample(step)
                 await self._no_step_ends.wait()  # a checkpoint of a step knows nothing of the next
-                self._show_phase("training the discriminator")
+                self._prepares("training the discriminator")
                 metrics |= await self._scorer.update(sampled.trajectories)
-                self._show_phase("scoring")
+                self._prepares("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
                 scores = scores._replace(metrics=metrics | scores.metrics)
                 await out.put(self._without_failures(Prepared(sampled, scores)))
@@ -144,6 +150,7 @@ class Imitation:
             if not await end_step(metrics):
                 return
             self._no_step_ends.set()
+            self._show_phase(self._preparing)
 
     async def _learn(self, prepared: Prepared, version: int, index: int) -> dict[str, float]:
         batch = prepared.sampled.trajectories

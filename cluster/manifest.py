@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ class Manifest(Position):
     """The durable state of a run, at its newest checkpoint. What is not here can be derived."""
 
     name: str
+    num_starts: int = 0
+    """How often a driver has taken the run up. One that was thought dead, and finds that another
+    has since, ends: a node that fell silent may come back."""
     incarnation: int = -1
     """Of the learner's newest gang."""
     previous: Position | None = None
@@ -73,9 +77,29 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+class RunTakenOverError(RuntimeError):
+    """Another driver has taken the run up; this one must end, and write nothing more."""
+
+
 def save_manifest(run_dir: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a run."""
+    """Replace the manifest of a run.
+
+    Raises:
+        RunTakenOverError: if a later driver has saved one.
+    """
+    refuse_if_taken_over(run_dir, manifest)
     write_atomically(run_dir / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def refuse_if_taken_over(run_dir: Path, manifest: Manifest) -> None:
+    """Raise RunTakenOverError if the manifest on disk is a later driver's."""
+    with suppress(OSError, InvalidInputError):  # none yet, or one that is to be replaced
+        num_starts = load_manifest(run_dir, manifest.name).num_starts
+        if num_starts > manifest.num_starts:
+            raise RunTakenOverError(
+                f"the run in {run_dir} was taken up again by another driver (start {num_starts}); "
+                f"this one is of start {manifest.num_starts}"
+            )
 
 
 def load_manifest(run_dir: Path, name: str) -> Manifest:
@@ -123,6 +147,7 @@ def commit_checkpoint(
 
     Raises:
         OSError: if it cannot be saved; the manifest on disk and its checkpoints are as before.
+        RunTakenOverError: if a later driver has saved a manifest.
         RuntimeError: if a draw is neither trained on, nor dropped, nor waiting, or twice so.
     """
     settled = position.trained_draws + sum(position.dropped_draws.values())
@@ -131,6 +156,7 @@ def commit_checkpoint(
             f"the ledger does not add up: of {position.num_draws} draws {settled} are trained on "
             f"or dropped and {len(position.unfinished_draws)} wait"
         )
+    refuse_if_taken_over(run_dir, manifest)
     final = partial.with_suffix("")
     shutil.rmtree(final, ignore_errors=True)  # of a way that the run has gone back from
     partial.rename(final)

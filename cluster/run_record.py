@@ -56,6 +56,10 @@ class RunRecord:
         """Whether the newest checkpoint stands at this iteration."""
         return self.folder is not None and self.manifest.iteration == iteration
 
+    def take_up(self) -> None:
+        """Say on disk that this driver has the run now, and no earlier one."""
+        self.save(num_starts=self.manifest.num_starts + 1)
+
     def save(self, **changes: object) -> None:
         """Change the manifest, here and on disk."""
         self.manifest = self.manifest.model_copy(update=changes)

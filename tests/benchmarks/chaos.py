@@ -21,26 +21,13 @@ TIMEOUT_S = 240.0  # also how long a halted worker is waited for
 CALM_STEPS = 6
 
 
-def undisturbed(place, number):
-    """Metrics of a run of the same job to which nothing happens."""
-    place.mkdir()
-    write_job(place, timeout_s=TIMEOUT_S)
-    with Site(place) as site:
-        site.start_job()
-        site.wait_for_step(number)
-        site.stop_job()
-        return site.rows()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="events whose names hold this")
     chosen = [name for name in EVENTS if parser.parse_args().only in name]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "chaos"
-        place.mkdir()
-        write_job(place, timeout_s=TIMEOUT_S)
-        with Site(place) as site:
+        write_job(Path(folder), timeout_s=TIMEOUT_S)
+        with Site(Path(folder)) as site:
             site.start_job()
             print(f"first steps after {site.wait_for_step(CALM_STEPS):.0f} s", flush=True)
             for name in chosen:
@@ -49,12 +36,14 @@ def main():
                 seconds = site.wait_for_step(before + 2)
                 print(f"| {name} | {before} | {seconds:.1f} |", flush=True)
                 site.wait_for_step(site.step() + CALM_STEPS)
-            code = site.stop_job()
+            code, rows = site.stop_job(), site.rows()
             lost, twice = account(site.manifest())
-            rows = site.rows()
-        last = rows[-1]["step"]
-        print(f"ended with {code} at step {last}; lost {lost}, trained on twice {twice}")
-        expected = undisturbed(Path(folder) / "calm", last)
+            last = rows[-1]["step"]
+            print(f"ended with {code} at step {last}; lost {lost}, trained on twice {twice}")
+            site.start_job("undisturbed")
+            site.wait_for_step(last)
+            site.stop_job()
+            expected = site.rows()
     pairs = list(zip(map(untimed, rows), map(untimed, expected), strict=False))
     differing = [one["step"] for one, other in pairs if one != other]
     print(f"steps that differ from the undisturbed run: {differing or 'none'} of {len(pairs)}")

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.fakes.tiny_job import save_tiny_job
 ROOT = str(Path(__file__).parents[2])
 DEADLINE_S = 400.0
 NUM_NODES = 2
+SILENCE_S = 20.0
 PROMPTS_PER_STEP = 4
 CHECKPOINT_EVERY_STEPS = 5
 FAST_HEALTH_CHECKS = {
@@ -65,7 +67,7 @@ class Site:
     """Owns a cluster and the job that runs on it. Use it as a context manager."""
 
     def __init__(self, place):
-        self.place, self.run_dir = place, place / "run"
+        self.place, self.run_dir = place, place / "chaos"
         self.process = None
         os.environ |= {
             "PYTHONPATH": ROOT,
@@ -86,7 +88,7 @@ class Site:
             },
         )
         self._nodes = [self._new_node() for _ in range(NUM_NODES)]
-        ray.init(address=self._cluster.address, namespace="chaos", logging_level="ERROR")
+        ray.init(address=self._cluster.address, namespace="chaos", log_to_driver=False)
 
     def _new_node(self):
         return self._cluster.add_node(num_cpus=8, object_store_memory=10**8)
@@ -103,11 +105,12 @@ class Site:
 
     # ---- the job
 
-    def start_job(self):
-        """Start `irlign train`, or start it again."""
+    def start_job(self, run=None):
+        """Start `irlign train`, or start it again; in a new run directory if one is given."""
+        self.run_dir = self.place / run if run else self.run_dir
         self._log = (self.place / "job.log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "train", "job.yaml", "--run-dir", "run"],
+            [sys.executable, "-m", "cluster.cli", "train", "job.yaml", "--run-dir", self.run_dir],
             cwd=self.place,
             env={**os.environ, "RAY_ADDRESS": self._cluster.address, "COLUMNS": "300"},
             stdout=self._log,
@@ -152,23 +155,25 @@ class Site:
 
     # ---- what can be killed
 
-    def pids(self, class_name, name=""):
-        """Process ids of the run's living actors of a class whose names begin so."""
+    def _living(self, class_name, name=""):
+        """What Ray knows of the living actors of a class whose names begin so."""
         return [
-            actor["Pid"]
+            actor
             for actor in actors().values()
             if actor["State"] == "ALIVE"
             and actor["ActorClassName"].rpartition(".")[2] == class_name
             and (actor["Name"] or "").startswith(name)
         ]
 
-    def kill(self, class_name, name=""):
-        """SIGKILL one such actor's process."""
-        os.kill(self.pids(class_name, name)[0], signal.SIGKILL)
+    def _node(self, actor):
+        """Take the node that an actor is on off the list of good ones, and return it."""
+        (node,) = [node for node in self._nodes if node.node_id == actor["Address"]["NodeID"]]
+        self._nodes.remove(node)
+        return node
 
-    def halt(self, class_name, name=""):
-        """SIGSTOP one: it neither answers nor dies."""
-        os.kill(self.pids(class_name, name)[0], signal.SIGSTOP)
+    def kill(self, class_name, name="", signal_number=signal.SIGKILL):
+        """SIGKILL one such actor's process; with SIGSTOP it neither answers nor dies."""
+        os.kill(self._living(class_name, name)[0]["Pid"], signal_number)
 
     def kill_job_process(self):
         """SIGKILL what `irlign train` started, and start it again."""
@@ -178,15 +183,27 @@ class Site:
 
     def kill_node_of_driver(self):
         """SIGKILL all processes of the node that the driver is on; another node comes."""
-        (driver,) = [
-            actor
-            for actor in actors().values()
-            if actor["State"] == "ALIVE" and actor["Name"] == "driver"
-        ]
-        node_id = driver["Address"]["NodeID"]
-        (node,) = [node for node in self._nodes if node.node_id == node_id]
-        self._nodes.remove(node)
+        (driver,) = self._living("DriverHost")
+        node = self._node(driver)
         self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.append(self._new_node())
+
+    def silence_node_of_rollout(self):
+        """Halt all processes of a node, as a cut cable would; they go on after it is given up."""
+        (worker,) = self._living("WorkerHost", "rollout")
+        node = self._node(worker)
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        halted = [raylet, *raylet.children(recursive=True)]
+        for process in halted:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+        def go_on():
+            for process in halted:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+        threading.Timer(SILENCE_S, go_on).start()
         self._nodes.append(self._new_node())
 
     def kill_gcs(self):
@@ -232,7 +249,8 @@ EVENTS = {
     "kill -9 of the job process": lambda site: site.kill_job_process(),
     "kill -9 of the GCS, back after 3 s": lambda site: site.kill_gcs(),
     "kill -9 of the driver's whole node": lambda site: site.kill_node_of_driver(),
-    "SIGSTOP of a rollout worker": lambda site: site.halt("WorkerHost", "rollout"),
+    "silence of the rollout worker's node for 20 s": lambda site: site.silence_node_of_rollout(),
+    "SIGSTOP of a rollout worker": lambda site: site.kill("WorkerHost", "rollout", signal.SIGSTOP),
     "a bit flipped in the newest weights": lambda site: site.damage_weights(),
 }
 """What can happen to a run, by what people call it."""

@@ -18,7 +18,7 @@ from actors.weight_store import WeightStore
 from alignment.trajectories import PolicyVersion
 from cluster.fleet import FleetFailedError
 from cluster.learner_desk import LearnerFailedError
-from cluster.manifest import load_manifest
+from cluster.manifest import RunTakenOverError, load_manifest
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.learner import FakeGang
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -469,3 +469,19 @@ def happen(world, left):
     if what in {"stop", "damage"}:
         left["damage"] = what == "damage"
         world.driver.request_stop()
+
+
+async def test_a_driver_that_comes_back_after_another_took_the_run_up_writes_nothing(tmp_path):
+    async with World(make_config(), tmp_path) as old:
+        old.at(5, do=old.driver.request_stop)
+        assert not await old.driver.run()
+        async with World(make_config(), tmp_path) as new:
+            assert await new.driver.run()
+            finished = new.manifest()
+            kept = sorted((tmp_path / "checkpoints").rglob("*"))
+            with pytest.raises(RunTakenOverError, match=r"start 2\); this one is of start 1"):
+                old.driver.event("a worker was lost")
+            with pytest.raises(RunTakenOverError):
+                await old.driver._checkpoint()
+            assert new.manifest() == finished
+            assert [path for path in kept if not path.exists()] == []
