@@ -21,6 +21,10 @@ from cluster.handle import READY, WorkerLostError
 from cluster.placement import reserved_cpus
 
 CONCURRENT_CALLS = 16
+HEARTBEAT_S = 20.0
+"""A worker that computes longer is asked for a sign of life so often."""
+LONGEST_SILENCE_S = 60.0
+"""A process that gives none for this long hangs; a machine that is only busy is quicker."""
 
 
 class WorkerHost:
@@ -51,6 +55,9 @@ class WorkerHost:
         async with self._one_at_a_time:
             return await asyncio.to_thread(function, *args)
 
+    async def heartbeat(self) -> None:
+        """Answer, whatever the worker computes."""
+
     def leave(self) -> None:
         """End this process, without being taken for a failure."""
         ray.actor.exit_actor()  # type: ignore[no-untyped-call]
@@ -80,14 +87,23 @@ class RayHandle:
             What the method returns.
 
         Raises:
-            WorkerLostError: if its process is gone. What the method raises is passed on.
+            WorkerLostError: if its process is gone, or hangs. What the method raises is passed on.
         """
+        reply = asyncio.ensure_future(self._actor.call.remote(method, *args))
         try:
-            return await self._actor.call.remote(method, *args)
+            while not (await asyncio.wait({reply}, timeout=HEARTBEAT_S))[0]:
+                if method != READY:  # while it is built it answers nothing else
+                    await asyncio.wait_for(self._actor.heartbeat.remote(), LONGEST_SILENCE_S)
+            return await reply
         except RayActorError as error:
             raise WorkerLostError(last_line(error)) from error
-        except RayTaskError as error:
+        except RayTaskError as error:  # Ray's class for it is a TimeoutError too if its cause is
             raise error.cause from error
+        except TimeoutError as error:
+            silence = f"it hangs: no sign of life for {LONGEST_SILENCE_S:.0f} s"
+            raise WorkerLostError(silence) from error
+        finally:
+            reply.cancel()
 
     async def leave(self) -> None:
         """Let the worker end by itself."""

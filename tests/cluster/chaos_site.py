@@ -240,7 +240,6 @@ EVENTS = {
     "kill -9 of a rollout worker, its engine within": lambda site: site.kill(
         "WorkerHost", "rollout"
     ),
-    "kill -9 of the discriminator worker": lambda site: site.kill("WorkerHost", "discriminator"),
     "kill -9 of a reward worker": lambda site: site.kill("WorkerHost", "sum_of_tokens"),
     "kill -9 of a learner rank": lambda site: site.kill("RayTrainWorker"),
     "kill -9 of Ray Train's controller": lambda site: site.kill("TrainController"),
@@ -252,8 +251,10 @@ EVENTS = {
     "silence of the rollout worker's node for 20 s": lambda site: site.silence_node_of_rollout(),
     "SIGSTOP of a rollout worker": lambda site: site.kill("WorkerHost", "rollout", signal.SIGSTOP),
     "a bit flipped in the newest weights": lambda site: site.damage_weights(),
+    "kill -9 of the discriminator worker": lambda site: site.kill("WorkerHost", "discriminator"),
 }
-"""What can happen to a run, by what people call it."""
+"""What can happen to a run, by what people call it. All but the last leave every figure as it would
+have been; a new discriminator lacks the updates since the newest checkpoint."""
 
 
 def untimed(row):

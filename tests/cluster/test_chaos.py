@@ -7,7 +7,6 @@ from tests.cluster.chaos_site import EVENTS, Site, account, untimed, write_job
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(1500)]
 
 HAPPEN = (
-    "kill -9 of the driver",
     "kill -9 of the job process",
     "kill -9 of Ray Train's controller",
     "kill -9 of the GCS, back after 3 s",
