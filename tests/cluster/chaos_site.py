@@ -4,6 +4,7 @@ The cluster's head has no CPUs, so all work is on the other nodes; its GCS keeps
 RocksDB, so that it can be killed and started again.
 """
 
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,27 +104,29 @@ class Site:
             self.process.wait()
         ray.shutdown()
         self._cluster.shutdown()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # Ray's handles of the processes that it has just ended
 
     # ---- the job
 
     def start_job(self, run=None):
         """Start `irlign train`, or start it again; in a new run directory if one is given."""
         self.run_dir = self.place / run if run else self.run_dir
-        self._log = (self.place / "job.log").open("a")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "train", "job.yaml", "--run-dir", self.run_dir],
-            cwd=self.place,
-            env={**os.environ, "RAY_ADDRESS": self._cluster.address, "COLUMNS": "300"},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
+        command = ["-m", "cluster.cli", "train", "job.yaml", "--run-dir", self.run_dir]
+        with (self.place / "job.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self.place,
+                env={**os.environ, "RAY_ADDRESS": self._cluster.address, "COLUMNS": "300"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def stop_job(self):
         """Ask for a graceful end, as `ray job stop` does, and wait for it."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=DEADLINE_S)
-        self._log.close()
-        return self.process.returncode
+        return self.process.wait(timeout=DEADLINE_S)
 
     def rows(self):
         """Return the metrics of every step so far, in order."""
@@ -181,10 +185,14 @@ class Site:
         self.process.wait()
         self.start_job()
 
-    def kill_node_of_driver(self):
-        """SIGKILL all processes of the node that the driver is on; another node comes."""
-        (driver,) = self._living("DriverHost")
-        node = self._node(driver)
+    def kill_node(self):
+        """SIGKILL all processes of a node: the driver's, unless that is the cluster's head.
+
+        Another node comes.
+        """
+        (driver,), (worker,) = self._living("DriverHost"), self._living("WorkerHost", "rollout")
+        on_head = driver["Address"]["NodeID"] == self._cluster.head_node.node_id
+        node = self._node(worker if on_head else driver)
         self._cluster.remove_node(node, allow_graceful=False)
         self._nodes.append(self._new_node())
 
@@ -247,7 +255,7 @@ EVENTS = {
     "kill -9 of the driver": lambda site: site.kill("DriverHost", "driver"),
     "kill -9 of the job process": lambda site: site.kill_job_process(),
     "kill -9 of the GCS, back after 3 s": lambda site: site.kill_gcs(),
-    "kill -9 of the driver's whole node": lambda site: site.kill_node_of_driver(),
+    "kill -9 of a whole node, the driver's if it is not the head": lambda site: site.kill_node(),
     "silence of the rollout worker's node for 20 s": lambda site: site.silence_node_of_rollout(),
     "SIGSTOP of a rollout worker": lambda site: site.kill("WorkerHost", "rollout", signal.SIGSTOP),
     "a bit flipped in the newest weights": lambda site: site.damage_weights(),

@@ -10,7 +10,8 @@ HAPPEN = (
     "kill -9 of the job process",
     "kill -9 of Ray Train's controller",
     "kill -9 of the GCS, back after 3 s",
-    "kill -9 of the driver's whole node",
+    "kill -9 of the driver",
+    "kill -9 of a whole node, the driver's if it is not the head",
     "a bit flipped in the newest weights",
 )
 
