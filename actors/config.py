@@ -222,7 +222,7 @@ class DiscriminatorConfig(FrozenConfig):
     warm_up_steps: int = Field(10, ge=0)
     """Batches on which only the discriminator trains before the policy's first on-policy step."""
     label_smoothing: float = Field(0.05, ge=0.0, lt=0.5)
-    """Two-sided; bounds the logit at log((1 - s) / s). Losses pairwise and wasserstein have none."""
+    """Two-sided; bounds the logit at log((1 - s) / s). Not for losses pairwise and wasserstein."""
     gradient_penalty: float = Field(0.0, ge=0.0)
     """Weight of the squared gradient norm of the logit by the input embeddings (R1); with
     wasserstein, of the squared distance of that norm from 1."""
