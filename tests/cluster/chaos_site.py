@@ -71,11 +71,13 @@ class Site:
     def __init__(self, place):
         self.place, self.run_dir = place, place / "chaos"
         self.process = None
-        os.environ |= {
+        environment = {
             "PYTHONPATH": ROOT,
             "RAY_gcs_storage": "rocksdb",
             "RAY_gcs_storage_path": str(place / "gcs"),
         }
+        self._environment_before = {name: os.environ.get(name) for name in environment}
+        os.environ |= environment
         (place / "gcs").mkdir()
         self._cluster = Cluster(
             initialize_head=True,
@@ -104,6 +106,10 @@ class Site:
             self.process.wait()
         ray.shutdown()
         self._cluster.shutdown()
+        for name, before in self._environment_before.items():
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()  # Ray's handles of the processes that it has just ended
@@ -235,13 +241,14 @@ class Site:
         self.kill("WorkerHost", "rollout")
 
     def left_over(self):
-        """Processes of workers that should have ended with the job."""
+        """Processes of workers that have not ended 20 s after the job."""
+        workers = ("ray::WorkerHost", "ray::RayTrainWorker", "ray::LearnerHost", "ray::DriverHost")
         found = []
-        for process in psutil.process_iter(["cmdline"]):
-            title = (process.info["cmdline"] or [""])[0]
-            if title.startswith(("ray::WorkerHost", "ray::RayTrainWorker", "ray::LearnerHost")):
-                found.append(title)
-        return found
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline() and process.cmdline()[0].startswith(workers):
+                    found.append(process)
+        return psutil.wait_procs(found, timeout=20)[1]
 
 
 EVENTS = {

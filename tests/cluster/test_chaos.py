@@ -6,14 +6,16 @@ from tests.cluster.chaos_site import EVENTS, Site, account, untimed, write_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(1500)]
 
-HAPPEN = (
+EXACT = (
+    "kill -9 of the driver",
     "kill -9 of the job process",
     "kill -9 of Ray Train's controller",
     "kill -9 of the GCS, back after 3 s",
-    "kill -9 of the driver",
-    "kill -9 of a whole node, the driver's if it is not the head",
     "a bit flipped in the newest weights",
 )
+"""What leaves every figure as it would have been. With a node the discriminator may be lost and the
+driver not; then the new one lacks the updates since the newest checkpoint."""
+NODE = "kill -9 of a whole node, the driver's if it is not the head"
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +26,17 @@ def story(tmp_path_factory):
     with Site(place) as site:
         site.start_job()
         site.wait_for_step(5)
-        for name in HAPPEN:
+        for name in EXACT:
             before = site.step()
             EVENTS[name](site)
             site.wait_for_step(before + 2)
-        code = site.stop_job()
-        found = {"code": code, "rows": site.rows(), "manifest": site.manifest()}
-        found["left"] = site.left_over()
+        exact = site.rows()
+        EVENTS[NODE](site)
+        site.wait_for_step(site.step() + 2)
+        found = {"exact": exact, "code": site.stop_job()}
+        found |= {"rows": site.rows(), "manifest": site.manifest(), "left": site.left_over()}
         site.start_job("undisturbed")
-        site.wait_for_step(found["rows"][-1]["step"])
+        site.wait_for_step(exact[-1]["step"])
         site.stop_job()
         return found | {"undisturbed": site.rows()}
 
@@ -48,8 +52,9 @@ def test_no_prompt_is_lost_or_trained_on_twice(story):
 
 
 def test_every_figure_is_that_of_a_run_to_which_nothing_happened(story):
-    expected = story["undisturbed"][: len(story["rows"])]
-    assert [untimed(row) for row in story["rows"]] == [untimed(row) for row in expected]
+    expected = story["undisturbed"][: len(story["exact"])]
+    assert len(expected) > 2 * len(EXACT)
+    assert [untimed(row) for row in story["exact"]] == [untimed(row) for row in expected]
 
 
 def test_what_happened_is_told(story):
