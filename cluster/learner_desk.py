@@ -75,6 +75,7 @@ class LearnerDesk:
         self.incarnation = incarnation
         self._timeout_s = timeout_s
         self._checkpoint: str | None = None
+        self._began_from: str | None = None
         self._present: set[int] = set()
         self._world_size = 0
         self._tasks: list[LearnerTask] = []
@@ -106,7 +107,7 @@ class LearnerDesk:
             incarnation = self.incarnation
             self._present.add(rank)
             if len(self._present) == world_size:
-                self._is_up = True
+                self._is_up, self._began_from = True, self._checkpoint
             self._changed.notify_all()
 
             def is_settled() -> bool:
@@ -114,7 +115,7 @@ class LearnerDesk:
 
             await asyncio.wait_for(self._changed.wait_for(is_settled), self._timeout_s)
         self._check(incarnation)
-        return LearnerStart(incarnation, self._checkpoint)
+        return LearnerStart(incarnation, self._began_from)
 
     def _begin_gang(self) -> None:
         self._num_gangs += 1
@@ -146,7 +147,10 @@ class LearnerDesk:
             self._changed.notify_all()
 
     async def trust_gang(self) -> int:
-        """Wait until a whole gang is up, and go on with the checkpoint that it began from.
+        """Wait until a whole gang is up that began from the newest checkpoint.
+
+        One that began from an older one, because it came while the newest was being written, is
+        sent away.
 
         Returns:
             Its incarnation.
@@ -155,7 +159,7 @@ class LearnerDesk:
             LearnerFailedError: if the learner was given up, or does not come up in time.
         """
         async with self._changed:
-            ready = self._changed.wait_for(lambda: self._is_up or self._failure)
+            ready = self._changed.wait_for(lambda: self._has_fit_gang() or self._failure)
             try:
                 await asyncio.wait_for(ready, self._timeout_s)
             except TimeoutError as error:
@@ -165,6 +169,12 @@ class LearnerDesk:
             raise self._failure
         self._trusted = self.incarnation
         return self.incarnation
+
+    def _has_fit_gang(self) -> bool:
+        if self._is_up and self._began_from != self._checkpoint:
+            self._begin_gang()
+            self._changed.notify_all()
+        return self._is_up
 
     async def submit(self, task: LearnerTask) -> dict[str, float]:
         """Have all ranks do a task, after those submitted before.

@@ -103,6 +103,20 @@ async def test_a_gang_that_came_unnoticed_gets_no_work_before_it_is_trusted():
     assert await submitted == {"loss": 3.0}
 
 
+async def test_a_gang_that_came_while_a_checkpoint_was_written_is_sent_away():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    desk.set_checkpoint("step-5")
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    assert await desk.start(0, 1) == (1, "step-5")
+    desk.set_checkpoint("step-10")  # written by the gang before this one
+    trusted = asyncio.ensure_future(desk.trust_gang())
+    with pytest.raises(SupersededError):
+        await desk.next_task(1, 0, 1, 0)
+    assert await desk.start(0, 1) == (2, "step-10")
+    assert await trusted == 2
+
+
 async def test_finishing_twice_changes_nothing():
     desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
     await desk.start(0, 1)

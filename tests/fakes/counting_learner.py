@@ -22,28 +22,29 @@ CHECKPOINT_EVERY_STEPS = 5
 class CountingDriver:
     """Submits steps, and goes back to the newest checkpoint when the learner was restarted.
 
-    A checkpoint is an empty file named for its step.
+    A checkpoint is an empty file named for its step. One counts when its task was handed in: a gang
+    that ends between the two leaves a file of which the desk knows nothing.
     """
 
     def __init__(self, place):
         self._place, self._desk = Path(place), LearnerDesk(incarnation=-1, timeout_s=TIMEOUT_S)
-        self._step, self._failure = 0, None
+        self._step, self._saved_step, self._failure = 0, 0, None
         self._running = asyncio.get_event_loop().create_task(self._run())
 
     async def _run(self):
         while True:
             await self._desk.trust_gang()
-            self._step = self._newest_checkpoint()
+            self._step = self._saved_step
             try:
                 while True:
-                    await self._desk.submit(self._next_task())
+                    task = self._next_task()
+                    await self._desk.submit(task)
                     self._step += 1
-                    self._desk.set_checkpoint(str(self._newest_checkpoint()))
+                    if task.checkpoint:
+                        self._saved_step = self._step
+                        self._desk.set_checkpoint(str(self._saved_step))
             except LearnerRestartedError:
                 continue
-
-    def _newest_checkpoint(self):
-        return max((int(path.name) for path in self._place.glob("[0-9]*")), default=0)
 
     def _next_task(self):
         step = self._step + 1
