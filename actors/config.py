@@ -236,8 +236,6 @@ class DiscriminatorConfig(FrozenConfig):
     """Share of the policy's responses in an update that come from earlier steps."""
     weight_decay: float = Field(0.01, ge=0.0)
     """AdamW's, on matrices only."""
-    correct_staleness: bool = True
-    """Add log mu(y) - log pi(y) to the logit, mu the policy whose samples it was trained on."""
 
 
 class TeacherConfig(FrozenConfig):
@@ -288,8 +286,6 @@ class LearnerConfig(FrozenConfig):
     """Gradients are clipped to this global norm."""
     checkpoint_every_steps: int = Field(50, gt=0)
     """A checkpoint is also written at the end of each stage."""
-    collective_timeout_s: float = Field(300.0, gt=0.0)
-    """A rank that waits longer for the others fails, and the gang restarts from a checkpoint."""
 
     @model_validator(mode="after")
     def _fewest_ranks_are_no_more_than_most(self) -> Self:

@@ -63,9 +63,10 @@ def expert_credit(
     logits: Tensor,
     rewards: Tensor,
     config: ObjectiveConfig,
-    correct_staleness: bool,
 ) -> Credit:
     """Compute the advantages of a divergence from the expert and of further rewards.
+
+    Logits are brought from the policy that sampled to the present one first.
 
     Args:
         batch: one microbatch, with whole groups.
@@ -73,7 +74,6 @@ def expert_credit(
         logits: [sequence] at level trajectory, [action] at levels token and occupancy.
         rewards: [sequence] of everything but the divergence.
         config: the objective of the run.
-        correct_staleness: whether logits are brought from the sampling policy to the present one.
 
     Returns:
         Advantages without gradient, and figures.
@@ -81,7 +81,7 @@ def expert_credit(
     record = _record(config.divergence, tuple(sorted(config.divergence_parameters.items())))
     num_corrections_clipped = logits.new_zeros(())
     # A critic's value is no log-ratio of probabilities, so there is nothing to correct in it.
-    if correct_staleness and config.divergence != "wasserstein":
+    if config.divergence != "wasserstein":
         arguments = logprobs, batch.behavior_logprobs, batch.sequence_index
         correction, num_corrections_clipped = (
             staleness_correction(*arguments, batch.num_sequences)

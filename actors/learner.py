@@ -45,8 +45,6 @@ class LearnerSettings(NamedTuple):
     reduction: Reduction
     """How cloning averages."""
     objective: ObjectiveConfig
-    correct_staleness: bool
-    """Of the discriminator's logits."""
     temperature: float
     """At which responses are sampled, and all log-probabilities but the canary's computed."""
     published_dtype: Literal["bfloat16", "float32"]
@@ -175,7 +173,6 @@ class Learner:
                 scored,
                 self.settings.objective,
                 reduction=self.settings.reduction,
-                correct_staleness=self.settings.correct_staleness,
             )
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
             loss = output.loss * (share.weight * self._world_size)

@@ -42,7 +42,6 @@ def task_objective(
     config: ObjectiveConfig,
     *,
     reduction: Reduction,
-    correct_staleness: bool,
 ) -> ObjectiveOutput:
     """Compute the objective of a task that takes an optimizer step.
 
@@ -51,7 +50,6 @@ def task_objective(
         scored: one microbatch of it.
         config: of imitation.
         reduction: how cloning averages.
-        correct_staleness: of the discriminator's logits.
 
     Returns:
         This microbatch's share of the loss, and diagnostics.
@@ -72,7 +70,6 @@ def task_objective(
             return imitation(
                 scored,
                 config,
-                correct_staleness=correct_staleness,
                 num_sequences=task.num_sequences,
                 num_action_tokens=task.num_action_tokens,
             )
@@ -84,7 +81,6 @@ def imitation(
     scored: Scored,
     config: ObjectiveConfig,
     *,
-    correct_staleness: bool,
     num_sequences: int,
     num_action_tokens: int,
 ) -> ObjectiveOutput:
@@ -97,7 +93,6 @@ def imitation(
     Args:
         scored: one microbatch, with whole groups.
         config: the objective of the run.
-        correct_staleness: whether h is brought from the sampling policy to the present one.
         num_sequences: trajectories in the optimizer step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
 
@@ -113,9 +108,7 @@ def imitation(
     loss = config.reference.coefficient * penalty_loss
     advantages = leave_one_out(rewards, batch.group_index).values[batch.sequence_index]
     if has_logits(config):
-        credit = expert_credit(
-            batch, scored.logprobs, scored.discriminator_logits, rewards, config, correct_staleness
-        )
+        credit = expert_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
         advantages, rewards = credit.advantages, credit.rewards
         num_logits = num_sequences if config.level == "trajectory" else num_action_tokens
         diagnostics["logit_clipped_fraction"] = credit.num_clipped / num_logits

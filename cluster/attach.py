@@ -18,10 +18,11 @@ from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.errors import InvalidInputError
-from cluster.driver_host import DRIVER
-from cluster.headcount import ROLLOUT, job_sizes
+from cluster.job_sizes import ROLLOUT, job_sizes
 from cluster.manifest import write_atomically
+from cluster.names import DRIVER
 from cluster.run_directory import read_config
+from cluster.status import Status
 
 CLUSTER = "cluster.json"
 """Where the run's driver is: the cluster's address, the driver's namespace, how to be let in."""
@@ -150,6 +151,58 @@ def check_sizes(wanted: Mapping[str, int], kinds: Sequence[str]) -> None:
             )
 
 
+def ask(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401
+    """Ask the driver of a run that goes on.
+
+    Args:
+        run_dir: of the run.
+        method: of DriverHost.
+        args: its arguments.
+
+    Returns:
+        The answer.
+
+    Raises:
+        InvalidInputError: if no run goes on there, it does not answer, or refuses.
+    """
+    with attached(run_dir) as driver:
+        try:
+            return ray.get(getattr(driver, method).remote(*args), timeout=ANSWER_S)
+        except RayTaskError as error:
+            raise InvalidInputError(f"{run_dir}: {error.cause}") from error
+        except (RayActorError, GetTimeoutError) as error:
+            raise InvalidInputError(
+                f"the driver of {run_dir} does not answer; it may be restarting, so try again"
+            ) from error
+
+
+def status_of(run_dir: Path) -> Status:
+    """Return what a run is doing. Raises InvalidInputError as ask does."""
+    return Status(*ask(run_dir.expanduser(), "status"))
+
+
+def stop(run_dir: Path, *, now: bool) -> str:
+    """Have a run end.
+
+    Args:
+        run_dir: of the run.
+        now: without a checkpoint; what was done since the newest is lost.
+
+    Returns:
+        What happens, in a sentence.
+
+    Raises:
+        InvalidInputError: if no run goes on there, or it does not answer.
+    """
+    run_dir = run_dir.expanduser()
+    if now:
+        with attached(run_dir) as driver:
+            ray.kill(driver)
+        return f"{run_dir}: ended at once; it can go on from its newest checkpoint"
+    ask(run_dir, "stop")
+    return f"{run_dir}: it finishes the step under way, writes a checkpoint, and ends"
+
+
 def scale(run_dir: Path, wanted: Mapping[str, int]) -> list[str]:
     """Change the numbers of workers of a run while it goes on; kinds not named stay as they are.
 
@@ -164,14 +217,7 @@ def scale(run_dir: Path, wanted: Mapping[str, int]) -> list[str]:
     Raises:
         InvalidInputError: if the numbers cannot be, no run goes on there, or it does not answer.
     """
+    run_dir = run_dir.expanduser()
     check_sizes(wanted, list(job_sizes(read_config(run_dir))))
-    with attached(run_dir) as driver:
-        try:
-            done: list[str] = ray.get(driver.scale.remote(dict(wanted)), timeout=ANSWER_S)
-        except RayTaskError as error:
-            raise InvalidInputError(f"{run_dir}: {error.cause}") from error
-        except (RayActorError, GetTimeoutError) as error:
-            raise InvalidInputError(
-                f"the driver of {run_dir} does not answer; it may be restarting, so try again"
-            ) from error
+    done: list[str] = ask(run_dir, "scale", dict(wanted))
     return done

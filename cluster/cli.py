@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from actors.errors import InvalidInputError
+from cluster import job_commands
+from cluster.command_line import JobPath, Overrides, RunPath, readable_errors
 
-BAD_INPUT = 2
-"""Exit code when what the user gave cannot be used; nothing was started then."""
 RUN_FAILED = 1
 """Exit code when a run began and ended with an error."""
 
@@ -31,27 +29,6 @@ app = typer.Typer(
         '    [bold]irlign sample runs/king-james "Do not be afraid."[/]'
     ),
 )
-
-JobPath = Annotated[
-    Path, typer.Argument(metavar="JOB", help="Job file, such as those in deploy/runs.")
-]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting: --set objective.steps=50. Repeatable."
-    ),
-]
-
-
-@contextmanager
-def readable_errors() -> Iterator[None]:
-    """Turn what the user got wrong into one red sentence and exit code 2, without a traceback."""
-    try:
-        yield
-    except InvalidInputError as error:
-        Console(stderr=True).print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
 
 
 @app.command()
@@ -129,21 +106,6 @@ def sample(
 
 
 @app.command()
-def scale(
-    run: RunPath,
-    sizes: Annotated[
-        list[str], typer.Argument(metavar="KIND=N...", help="Such as rollout=4 discriminator=2.")
-    ],
-) -> None:
-    """Change how many workers a running job has. rollout=0 pauses it."""
-    with readable_errors():
-        from cluster.attach import parse_sizes, scale  # noqa: PLC0415
-
-        for line in scale(run, parse_sizes(sizes)):
-            Console().print(line, highlight=False, soft_wrap=True)
-
-
-@app.command()
 def divergences(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
 ) -> None:
@@ -168,6 +130,9 @@ def modes(
         from cluster.two_modes import run  # noqa: PLC0415
 
         run(out, Console())
+
+
+job_commands.add_to(app)
 
 
 def _quiet_libraries() -> None:

@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -59,6 +59,12 @@ class PlacementConfig(FrozenConfig):
     timeout_s: float = Field(600.0, gt=0.0)
     """No start of a worker and no request to one may take longer: then it fails and is tried again
     elsewhere."""
+    when_full: Literal["fail", "wait"] = "fail"
+    """What a run does whose workers find too little free on the cluster: end at once and say what
+    is missing, or wait for it."""
+    lease_s: float | None = Field(None, gt=0.0)
+    """Stop with a checkpoint if nobody has asked after the run for so long, its job process being
+    gone; None lets it go on to its end."""
     node_labels: dict[str, dict[str, LabelValue]] = Field(default_factory=dict)
     """Kind of worker (rollout, discriminator, teacher, reward, learner) to the labels that a node
     must have for it; a kind not named here goes anywhere."""
@@ -107,6 +113,8 @@ class RunConfig(FrozenConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()
     autoscale: AutoscaleConfig | None = None
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where each step's figures go beside metrics.jsonl; mlflow and wandb where installed."""
 
     @model_validator(mode="after")
     def _a_group_fits_a_microbatch(self) -> Self:

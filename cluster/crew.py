@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actors.config import RewardConfig
 from actors.errors import WeightMismatchError
 from actors.protocols import Published
 from actors.vllm_engine import engine_environment
 from cluster.config import RunConfig
 from cluster.fleet import Fleet
 from cluster.handle import Handle
+from cluster.job_sizes import reward_names
 from cluster.scoring import Judges, RewardFleet
 from cluster.workers import (
     build_discriminator_worker,
@@ -128,16 +128,6 @@ async def sync_weights(
     except WeightMismatchError as damage:
         await on_damage(damage)
         await handle.call("sync_weights", published)
-
-
-def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
-    """Name each reward source after its model or function, with a number if names repeat."""
-    named: dict[str, RewardConfig] = {}
-    for source in sources:
-        full = source.model or str(source.function)
-        name = full.rstrip("/").replace(":", "/").rsplit("/", maxsplit=1)[-1]
-        named[name if name not in named else f"{name}-{len(named)}"] = source
-    return named
 
 
 def _fleet(

@@ -56,9 +56,8 @@ class Driver:
         """
         self._config, self._data = config, data
         self._rollout, self._scorer, self._desk = workforce
-        told = (event.time_s for event in manifest.events)  # of a driver that died, later ones too
-        self._journal = Journal(run_dir, max([manifest.elapsed_s, *told]))
-        self._record = RunRecord(run_dir, manifest, self._journal)
+        self._journal = Journal(run_dir, manifest.newest_s)
+        self.record = RunRecord(run_dir, manifest, self._journal)
         self._held_out = HeldOut(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
@@ -83,7 +82,11 @@ class Driver:
 
     def event(self, what: str, **changes: object) -> None:
         """Note something that happened, in manifest and report, with what it changes there."""
-        self._record.event(what, **changes)
+        self.record.event(what, **changes)
+
+    def prompts(self) -> dict[str, int]:
+        """Return how many prompts are running and sampled, and were trained on, by the ledger."""
+        return self._sampler.ledger.counts() if self._sampler else {}
 
     def published(self, published: Published) -> None:
         """Have every rollout worker fetch these weights before it samples again."""
@@ -95,9 +98,9 @@ class Driver:
         Returns:
             Whether the run is finished. Either way a checkpoint holds where it stands.
         """
-        self._record.take_up()
+        self.record.take_up()
         await self._restore()
-        if self._record.folder:
+        if self.record.folder:
             self.event(f"the run is taken up at step {self._step}")
         while True:
             try:
@@ -108,7 +111,7 @@ class Driver:
                 self.event(f"{lost}; the run goes on from step {self._step}")
 
     def _take_position(self) -> None:
-        saved, folder = self._record.manifest, self._record.folder
+        saved, folder = self.record.manifest, self.record.folder
         self._step, self._iteration = saved.step, saved.iteration
         self.progress.iteration = self._iteration
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
@@ -118,7 +121,7 @@ class Driver:
 
     async def _restore(self) -> None:
         warm_start = self._config.warm_start.steps
-        folder = await self._record.restore(
+        folder = await self.record.restore(
             {"before": 0, "after_warm_start": warm_start, "after": self._num_iterations}
         )
         self._take_position()
@@ -128,19 +131,19 @@ class Driver:
 
     async def _run(self) -> bool:
         self.progress.enter("starting", "starting workers")
-        self._record.save(incarnation=await self._desk.trust_gang())
+        self.record.save(incarnation=await self._desk.trust_gang())
         await self._desk.submit(self._task("hold", publish=True))
         await self._observe("before")
         await self._clone()
         if not self._stop_requested:
             await self._observe("after_warm_start")
             await self._imitate()
-        while not self._record.is_at(self._iteration):
+        while not self.record.is_at(self._iteration):
             await self._checkpoint()
         if self._stop_requested:
             return False
         await self._observe("after")
-        self._record.save(is_finished=True)
+        self.record.save(is_finished=True)
         self.progress.enter("finished", "")
         self.progress.is_finished = True
         return True
@@ -171,7 +174,7 @@ class Driver:
         if self._iteration >= self._num_iterations:
             return
         self._sampler = self._new_sampler()
-        if self._record.folder is None:  # there must be one to set a discriminator back to
+        if self.record.folder is None:  # there must be one to set a discriminator back to
             await self._checkpoint()
         stage = Imitation(
             self._config.objective,
@@ -255,7 +258,7 @@ class Driver:
 
     async def _observe(self, phase: str) -> None:
         """Answer the held-out prompts, once a phase, for the report."""
-        if phase in self._record.manifest.phases_sampled:
+        if phase in self.record.manifest.phases_sampled:
             return
         if phase == "before":
             self.progress.show("evaluating")
@@ -263,8 +266,8 @@ class Driver:
             self._journal.metrics(0, "warm_start", metrics)
         self.progress.show("answering held-out prompts")
         self._journal.samples(phase, await self._held_out.answers(), self._data)
-        sampled = [*self._record.manifest.phases_sampled, phase]
-        self._record.save(phases_sampled=sampled)
+        sampled = [*self.record.manifest.phases_sampled, phase]
+        self.record.save(phases_sampled=sampled)
 
     async def _checkpoint(self) -> None:
         """Write a checkpoint; one that cannot be written is an event, and the run goes on."""
@@ -274,7 +277,7 @@ class Driver:
             await self._desk.submit(self._task("hold", checkpoint=folder))
 
         discriminator = self._scorer.discriminator
-        folder = await self._record.checkpoint(self._position(), learner_saves, discriminator)
+        folder = await self.record.checkpoint(self._position(), learner_saves, discriminator)
         if folder:
             self._desk.set_checkpoint(str(folder))
         if folder and discriminator:

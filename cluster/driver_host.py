@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import ray
 
@@ -20,40 +19,26 @@ from actors.protocols import LearnerStart, LearnerTask, Published
 from cluster.config import RunConfig
 from cluster.crew import Crew, hire
 from cluster.driver import Driver, Workforce
+from cluster.exporter import RunExporter
 from cluster.fleet import FleetFailedError
-from cluster.headcount import PAUSED, Headcount, resized
+from cluster.headcount import PAUSED, Headcount
+from cluster.job_sizes import resized
 from cluster.learner_desk import LearnerDesk
 from cluster.learner_host import LearnerHost
 from cluster.manifest import RunTakenOverError, load_manifest
-from cluster.roster import MemberStatus
+from cluster.names import DRIVER, namespace
 from cluster.run_data import load_data
 from cluster.scoring import Scorer
+from cluster.status import Status
+from cluster.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
-DRIVER = "driver"
-"""The driver's name in its run's namespace."""
 CONCURRENT_CALLS = 1000
-
-
-def namespace(run_name: str) -> str:
-    """Return the Ray namespace of a run: its actors never meet another run's."""
-    return f"irlign-{run_name}"
-
-
-class Status(NamedTuple):
-    """What a run is doing, for people."""
-
-    stage: str
-    phase: str
-    phase_s: float
-    """Seconds in this phase so far."""
-    iteration: int
-    num_iterations: int
-    workers: list[MemberStatus]
-    is_over: bool
-    """Finished, stopped or failed: nothing more will happen."""
-    error: str | None
+EVENTS_SHOWN = 5
+WATCH_S = 2.0
+UNWATCHED_S = 10.0
+"""Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
 
 
 class DriverHost:
@@ -68,10 +53,14 @@ class DriverHost:
         self._headcount: Headcount | None = None
         self._error: str | None = None
         self._is_stopping = False
+        self._asked_at = time.monotonic()
+        self._last_step: Mapping[str, float] = {}
+        self._exporter, self._trackers = RunExporter(self._config.name), Trackers(self._event)
         manifest = load_manifest(self._run_dir, self._config.name)
         self._desk = LearnerDesk(manifest.incarnation, self._config.placement.timeout_s)
         self._manifest = manifest
         self._running = asyncio.get_event_loop().create_task(self._run())
+        self._watching = asyncio.get_event_loop().create_task(self._watch())
 
     def __repr__(self) -> str:
         """Return the name that the dashboard and the logs show."""
@@ -104,6 +93,9 @@ class DriverHost:
                 asked,
             )
             self._driver.on_step = self._end_step
+            self._trackers.open(
+                self._config.trackers, self._config, self._run_dir, self._manifest.iteration
+            )
             if self._is_stopping:  # asked for while there was no driver
                 await self.stop()
             await self._driver.run()
@@ -117,9 +109,36 @@ class DriverHost:
 
     async def _dismiss(self) -> None:
         self._headcount = None  # a run that ends is not paused
+        self._trackers.close()
         await self._desk.close()
         if self._crew:
             await asyncio.gather(*(fleet.close() for fleet in self._crew.fleets()))
+
+    async def _watch(self) -> None:
+        """Export where the run stands; stop it if its lease runs out; leave once it is over.
+
+        A job process that follows the run ends this actor itself; one that was killed cannot.
+        """
+        lease_s = self._config.placement.lease_s
+        while not self._running.done() or time.monotonic() - self._asked_at < UNWATCHED_S:
+            await asyncio.sleep(WATCH_S)
+            self._export_standing()
+            silence_s = time.monotonic() - self._asked_at
+            if lease_s is not None and silence_s > lease_s and not self._is_stopping:
+                self._event(f"nobody has asked after the run for {silence_s:.0f} s; it stops")
+                await self.stop()
+        ray.kill(ray.get_actor(DRIVER, namespace=namespace(self._config.name)))
+
+    def _export_standing(self) -> None:
+        if self._driver and self._crew:
+            progress = self._driver.progress
+            self._exporter.standing(
+                step=(progress.iteration, progress.num_iterations),
+                fleets=self._crew.fleets(),
+                prompts=self._driver.prompts(),
+                num_events=len(self._driver.record.manifest.events),
+                is_paused=self._headcount is not None and self._headcount.is_paused,
+            )
 
     def _end(self, error: RunTakenOverError) -> None:
         """End this process: it was thought dead, and has come back too late."""
@@ -142,6 +161,10 @@ class DriverHost:
         self._event(what, wanted_workers=asked)
 
     def _end_step(self, metrics: Mapping[str, float]) -> None:
+        self._last_step = metrics
+        if self._crew and self._driver:
+            self._exporter.step(metrics, self._crew.rollout)
+            self._trackers.log(self._driver.progress.iteration, metrics)
         if self._headcount and self._driver and self._driver.progress.stage == "imitation":
             self._headcount.after_step(metrics)
 
@@ -149,11 +172,13 @@ class DriverHost:
 
     async def status(self) -> Status:
         """Say what the run is doing."""
+        self._asked_at = time.monotonic()
         fleets = self._crew.fleets() if self._crew else []
         workers = [worker for fleet in fleets for worker in fleet.status()]
         is_over = self._running.done()
         if self._driver is None:
-            return Status("starting", "reading the data", 0.0, 0, 0, workers, is_over, self._error)
+            phase = "reading the data"
+            return Status("starting", phase, 0.0, 0, 0, workers, is_over, self._error, {}, ())
         progress = self._driver.progress
         is_paused = self._headcount is not None and self._headcount.is_paused and not is_over
         return Status(
@@ -165,6 +190,11 @@ class DriverHost:
             workers,
             is_over,
             self._error,
+            self._last_step,
+            [
+                f"{event.time_s:.0f} s: {event.what}"
+                for event in self._driver.record.manifest.events[-EVENTS_SHOWN:]
+            ],
         )
 
     async def stop(self) -> None:

@@ -3,52 +3,13 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from actors.config import RewardConfig
 from cluster.autoscaler import AutoscalerState, advise, step_times
-from cluster.config import AutoscaleConfig, RunConfig
-from cluster.crew import reward_names
+from cluster.config import AutoscaleConfig
 from cluster.fleet import Fleet
+from cluster.job_sizes import DISCRIMINATOR, ROLLOUT
 
-ROLLOUT = "rollout"
-DISCRIMINATOR = "discriminator"
 PAUSED = "paused: no rollout workers"
 """The phase of a run whose rollout fleet was scaled to 0."""
-
-
-def job_sizes(config: RunConfig) -> dict[str, int]:
-    """Return the kinds of workers that a run has, named as its fleets, and how many by its job."""
-    sizes = {ROLLOUT: config.rollout.num_workers}
-    if config.has_discriminator:
-        sizes[DISCRIMINATOR] = config.discriminator.num_workers
-    if config.teacher and config.has_teacher:
-        sizes["teacher"] = config.teacher.num_workers
-    rewards = reward_names(config.rewards)
-    return sizes | {name: source.num_workers for name, source in rewards.items()}
-
-
-def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
-    """Return a job with these numbers of workers instead of its own.
-
-    Args:
-        config: the job.
-        wanted: workers by kind; other kinds stay as they are.
-
-    Returns:
-        The job; unlike a job file it may want 0 rollout workers.
-    """
-    changes: dict[str, object] = {}
-    for kind in (ROLLOUT, DISCRIMINATOR, "teacher"):
-        if kind in wanted:
-            section = getattr(config, kind)
-            changes[kind] = section.model_copy(update={"num_workers": wanted[kind]})
-
-    def source(name: str, reward: RewardConfig) -> RewardConfig:
-        number = wanted.get(name, reward.num_workers)
-        return reward.model_copy(update={"num_workers": number})
-
-    named = reward_names(config.rewards)
-    changes["rewards"] = tuple(source(name, reward) for name, reward in named.items())
-    return config.model_copy(update=changes)
 
 
 class Headcount:

@@ -49,6 +49,8 @@ ELASTIC_START_S = "10"
 """How long a gang waits for the room that was counted for it, before room is counted again: a node
 that was lost may still be counted at first. Ray Train's own limit, 60 s, is for fixed numbers."""
 LOOK_FOR_ROOM_S = 1.0
+COLLECTIVE_TIMEOUT_S = 300
+"""A rank that waits longer for the others fails, and the gang begins again from a checkpoint."""
 
 
 class RayLearnerPort:
@@ -97,7 +99,6 @@ def run_rank(settings: dict[str, Any]) -> None:
             weights=Path(settings["run_dir"]) / WEIGHTS,
             reduction=config.warm_start.reduction,
             objective=config.objective,
-            correct_staleness=config.discriminator.correct_staleness or config.teacher is not None,
             temperature=config.rollout.temperature,
             published_dtype=config.rollout.dtype,
             config=config.learner,
@@ -250,7 +251,7 @@ class LearnerHost:
             },
             "torch_config": TorchConfig(
                 backend="nccl" if learner.gpus_per_rank else "gloo",
-                timeout_s=int(learner.collective_timeout_s),
+                timeout_s=COLLECTIVE_TIMEOUT_S,
             ),
             "scaling_config": scaling(self._config, self._resize_every_s),
             "run_config": ray.train.RunConfig(**run_settings),

@@ -66,6 +66,11 @@ class Manifest(Position):
     wanted_workers: dict[str, int] = {}
     """By kind, where they were asked to differ from the job file's."""
 
+    @property
+    def newest_s(self) -> float:
+        """Running time known of: a driver that died may have told of events after a checkpoint."""
+        return max([self.elapsed_s, *(event.time_s for event in self.events)])
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file whole: a reader, or a crash, sees the old text or the new one."""

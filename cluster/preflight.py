@@ -10,6 +10,7 @@ from cluster.manifest import KEEP_CHECKPOINTS
 from cluster.model_files import ModelFiles, policy_files, reward_model_files
 from cluster.placement import GIB, ModelSize, Plan, Resources, plan
 from cluster.run_directory import check_disk, is_resumed
+from cluster.trust import check_trust
 
 if TYPE_CHECKING:  # imports transformers, so only once the cheap checks are through
     from alignment.data.tokenized_demonstrations import TokenizedDemonstrations
@@ -47,6 +48,7 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     Raises:
         InvalidInputError: at the first thing that would fail.
     """
+    check_trust(config, run_dir)
     is_old = is_resumed(run_dir, config) if run_dir else False
     model = policy_files(config.model.name)
     _check_windows(config, model)

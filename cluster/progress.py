@@ -7,16 +7,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cluster.driver_host import Status
+from cluster.stages import STAGES_IN_WORDS
+from cluster.status import Status
 
 SECONDS_BETWEEN_LINES = 15.0
-STAGES = {
-    "starting": "starting",
-    "warm_start": "1/2 warm start",
-    "discriminator_warm_up": "2/2 discriminator warm-up",
-    "imitation": "2/2 imitation",
-    "finished": "finished",
-}
 
 
 class Display(Protocol):
@@ -75,7 +69,7 @@ class Bar:
             self._task,
             completed=status.iteration,
             total=status.num_iterations or None,
-            stage=STAGES[status.stage],
+            stage=STAGES_IN_WORDS[status.stage],
             phase=f"{status.phase} {status.phase_s:.0f} s" if status.phase_s >= 2 else status.phase,
             left=self._time_left.text(status),
         )
@@ -100,7 +94,13 @@ class Lines:
             return
         self._shown_at, self._stage = now, status.stage
         steps = f"step {status.iteration} of {status.num_iterations}"
-        parts = [f"{now - self._began:5.0f} s", STAGES[status.stage], steps, status.phase, left]
+        parts = [
+            f"{now - self._began:5.0f} s",
+            STAGES_IN_WORDS[status.stage],
+            steps,
+            status.phase,
+            left,
+        ]
         line = " | ".join(part for part in parts if part)
         self._console.print(line, highlight=False, soft_wrap=True)
 

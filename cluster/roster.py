@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from actors.protocols import Published
 from cluster.handle import Handle
 
 
@@ -35,6 +36,15 @@ class MemberStatus(NamedTuple):
     num_served: int
 
 
+def _label(version: object) -> str:
+    """Return a version as people say it: v17 for the policy of step 17."""
+    if isinstance(version, Published):
+        return f"v{version.version.step}"
+    if isinstance(version, tuple):  # a number, and where that version lies
+        return f"v{version[0]}"
+    return "" if version is None else str(version)
+
+
 class Roster(dict[str, Member]):
     """Workers by name, in the order in which they were started."""
 
@@ -53,8 +63,7 @@ class Roster(dict[str, Member]):
     def statuses(self) -> list[MemberStatus]:
         """Return each worker's name, state, version and requests served."""
         return [
-            MemberStatus(m.name, m.state, "" if m.version is None else str(m.version), m.num_served)
-            for m in self.values()
+            MemberStatus(m.name, m.state, _label(m.version), m.num_served) for m in self.values()
         ]
 
     def serving(self) -> list[Member]:

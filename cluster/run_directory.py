@@ -12,8 +12,11 @@ from actors.errors import InvalidInputError
 from cluster.config import RunConfig
 
 CONFIG = "config.yaml"
-MAY_DIFFER = ("warm_start.steps", "objective.steps", "evaluation")
-"""What a resumed job may change: how far it goes, and what is measured on the way."""
+MAY_DIFFER = (
+    *("warm_start.steps", "objective.steps"),
+    *("evaluation", "trackers", "placement.lease_s", "placement.when_full"),
+)
+"""What a resumed job may change: how far it goes, what is measured, and how it is looked after."""
 
 
 def is_resumed(run_dir: Path, config: RunConfig) -> bool:
@@ -111,7 +114,7 @@ def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
         value, path = getattr(model, name), f"{prefix}{name}"
         if isinstance(value, BaseModel):
             yield from _flat(value, f"{path}.")
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
             for index, item in enumerate(value):
                 yield from _flat(item, f"{path}.{index}.")
         else:

@@ -6,6 +6,14 @@ from typing import Literal
 
 Stage = Literal["starting", "warm_start", "discriminator_warm_up", "imitation", "finished"]
 
+STAGES_IN_WORDS = {
+    "starting": "starting",
+    "warm_start": "1/2 warm start",
+    "discriminator_warm_up": "2/2 discriminator warm-up",
+    "imitation": "2/2 imitation",
+    "finished": "finished",
+}
+
 
 @dataclass
 class Progress:

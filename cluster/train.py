@@ -4,6 +4,7 @@ It is thin. Everything that matters is in the driver's actor; this process may d
 """
 
 import logging
+import math
 import os
 import signal
 import time
@@ -23,13 +24,18 @@ from alignment.report.page import write_report
 from cluster.attach import leave_address, remove_address
 from cluster.check_report import show_caveat
 from cluster.config import RunConfig
-from cluster.driver_host import CONCURRENT_CALLS, DRIVER, DriverHost, Status, namespace
+from cluster.driver_host import CONCURRENT_CALLS, DriverHost
 from cluster.machine import this_machine
 from cluster.manifest import write_atomically
+from cluster.names import DRIVER, namespace
 from cluster.preflight import check
 from cluster.progress import display
+from cluster.room import is_running, shortage, wait_for_room
+from cluster.status import Status
 
 POLL_S = 0.5
+BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
+"""What a cluster may come to have whose nodes follow the workers that wait."""
 LONGEST_SILENCE_S = 120.0
 """A driver that cannot be asked for longer than this, restarts included, is given up."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -60,8 +66,7 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
         show_caveat(config, check(config, run_dir, this_machine()), console)
     with connected(config):
         if not is_embedded():
-            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            show_caveat(config, check(config, run_dir, resources), console)
+            _check_on_cluster(config, run_dir, console)
         run_dir.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_atomically(run_dir / "config.yaml", settings)
@@ -77,6 +82,23 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     if status.stage != "finished":
         console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> None:
+    """Refuse a job that cannot run there, or wait until it can; a run that is joined has its room.
+
+    A run that may wait may also ask for nodes that are not there yet.
+    """
+    waits = config.placement.when_full == "wait"
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    findings = check(config, run_dir, BOUNDLESS if waits else there)
+    show_caveat(config, findings, console)
+    if is_running():
+        return
+    if missing := shortage(findings.plan, there):
+        console.print(f"the run needs {missing} in all: workers wait for nodes", highlight=False)
+        return
+    wait_for_room(config, findings.plan, console)
 
 
 def is_embedded() -> bool:
@@ -133,6 +155,7 @@ def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
                     status = Status(*ray.get(driver.status.remote(), timeout=LONGEST_SILENCE_S))
                     answered_at = time.monotonic()
                 except (RayActorError, GetTimeoutError) as error:
+                    _refuse_if_ended_at_once(error)
                     if time.monotonic() - answered_at > LONGEST_SILENCE_S:
                         raise RunFailedError(f"the driver does not answer: {error}") from error
                     time.sleep(POLL_S)
@@ -144,6 +167,12 @@ def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
                 time.sleep(POLL_S)
     finally:
         shown.close()
+
+
+def _refuse_if_ended_at_once(error: Exception) -> None:
+    """Raise RunFailedError if there is no driver by that name any more: it will not come back."""
+    if not is_running():
+        raise RunFailedError("the run was ended at once, by irlign stop --now") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ are not coroutines run one at a time in a thread.
 import asyncio
 import inspect
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.config import RewardConfig, TeacherConfig
 from cluster.config import RunConfig
+from cluster.exporter import WorkerExporter
 from cluster.handle import READY, WorkerLostError
+from cluster.names import run_of
 from cluster.placement import reserved_cpus
 
 CONCURRENT_CALLS = 16
@@ -39,6 +42,7 @@ class WorkerHost:
         self._name, self._build = name, build
         self._one_at_a_time = asyncio.Lock()
         self._worker: Any = None
+        self._exporter = WorkerExporter(run_of(ray.get_runtime_context().namespace), name)
 
     def __repr__(self) -> str:
         """Return the name, as the dashboard and the logs show it."""
@@ -49,11 +53,15 @@ class WorkerHost:
         if method == READY:
             self._worker = self._worker or self._build()
             return os.getpid()
+        began = time.monotonic()
         function = getattr(self._worker, method)
         if inspect.iscoroutinefunction(function):
-            return await function(*args)
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(function, *args)
+            result = await function(*args)
+        else:
+            async with self._one_at_a_time:
+                result = await asyncio.to_thread(function, *args)
+        self._exporter.done(method, time.monotonic() - began, args, result)
+        return result
 
     async def heartbeat(self) -> None:
         """Answer, whatever the worker computes."""

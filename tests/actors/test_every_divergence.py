@@ -81,7 +81,6 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
         weights=tmp_path,
         reduction="token_mean",
         objective=objective,
-        correct_staleness=True,
         temperature=1.0,
         published_dtype="float32",
         config=LearnerConfig(autocast="float32"),

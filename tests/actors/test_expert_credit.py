@@ -51,7 +51,6 @@ def credit_of(objective, expert, policy, snapshot, rewards=None):
         logits,
         torch.zeros(len(PAIRS.members), dtype=torch.float64) if rewards is None else rewards,
         objective,
-        correct_staleness=True,
     )
 
 

@@ -129,7 +129,6 @@ def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_to
         config=LearnerConfig(autocast="float32", max_tokens_per_microbatch=max_tokens),
         **{
             "reduction": "token_mean",
-            "correct_staleness": True,
             "temperature": 1.0,
             "published_dtype": "float32",
             "context_tokens": 12,

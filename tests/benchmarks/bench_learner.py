@@ -140,7 +140,6 @@ def compare(arguments, scratch):
         weights=scratch / "weights",
         reduction="token_mean",
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
-        correct_staleness=True,
         temperature=1.0,
         published_dtype="bfloat16",
         config=LearnerConfig(max_tokens_per_microbatch=arguments.max_tokens),

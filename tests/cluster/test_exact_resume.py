@@ -146,7 +146,6 @@ def real_settings(model, run_dir):
         weights=run_dir / "weights",
         reduction=config.warm_start.reduction,
         objective=config.objective,
-        correct_staleness=True,
         temperature=config.rollout.temperature,
         published_dtype="float32",
         config=config.learner,

@@ -8,7 +8,8 @@ from alignment.trajectories import PolicyVersion
 from cluster.autoscaler import NUM_STEPS
 from cluster.config import AutoscaleConfig, RunConfig
 from cluster.fleet import Fleet
-from cluster.headcount import Headcount, job_sizes, resized
+from cluster.headcount import Headcount
+from cluster.job_sizes import job_sizes, resized
 from cluster.sampling import Draws, Sampler
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop

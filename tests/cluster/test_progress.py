@@ -2,12 +2,12 @@ import io
 
 from rich.console import Console
 
-from cluster.driver_host import Status
 from cluster.progress import Bar, Lines, TimeLeft, display
+from cluster.status import Status
 
 
 def status(stage="imitation", iteration=3, phase="learning", phase_s=0.0):
-    return Status(stage, phase, phase_s, iteration, 10, [], False, None)
+    return Status(stage, phase, phase_s, iteration, 10, [], False, None, {}, ())
 
 
 def test_time_left_follows_the_pace_of_the_stage_under_way():

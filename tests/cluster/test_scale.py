@@ -21,8 +21,8 @@ from actors.protocols import Canary, Published
 from alignment.trajectories import PolicyVersion
 from cluster.attach import leave_address
 from cluster.config import RunConfig
-from cluster.driver_host import DRIVER, namespace
 from cluster.fleet import Fleet
+from cluster.names import DRIVER, namespace
 from cluster.sampling import Draws, Sampler
 from cluster.workers import start_worker
 from tests.fakes.demonstrations import FakeData

@@ -9,8 +9,8 @@ from actors.config import RewardConfig
 from actors.errors import RewardError
 from actors.reward_model_worker import RewardFunctionWorker
 from alignment.trajectories import concatenate, pack
-from cluster.crew import reward_names
 from cluster.fleet import Fleet
+from cluster.job_sizes import reward_names
 from cluster.scoring import Judges, RewardFleet, Scorer, chunks, exact_logits
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop

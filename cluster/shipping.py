@@ -1,0 +1,132 @@
+"""What a submitted job brings along, and how it is unpacked on the cluster.
+
+A parcel is the working directory of a Ray job: this package, the job file with every setting in it,
+the demonstrations if they are a file here, and the modules beside the job file that it names. Only
+models stay where they are: a folder that the cluster's nodes see, or a hub name.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+import yaml
+
+from actors.errors import InvalidInputError
+from cluster.config import RunConfig
+
+PACKAGES = ("alignment", "actors", "cluster")
+JOB = "parcel.job"
+DATA = "data"
+MAX_DATA_MIB = 100
+"""Larger demonstrations belong on storage that the cluster sees; Ray refuses parcels of 500 MiB."""
+
+
+def pack(config: RunConfig, job_path: Path, parcel: Path) -> None:
+    """Fill a folder with what a job needs on the cluster.
+
+    Args:
+        config: the job, its paths absolute.
+        job_path: its file; modules that the job names are looked for beside it.
+        parcel: an empty folder.
+
+    Raises:
+        InvalidInputError: if the demonstrations are too large to be shipped.
+    """
+    for package in PACKAGES:
+        source = Path(__file__).resolve().parents[1] / package
+        shutil.copytree(source, parcel / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in modules_beside(config, job_path.resolve().parent):
+        if module.is_dir():
+            shutil.copytree(module, parcel / module.name)
+        else:
+            shutil.copy(module, parcel)
+    settings = config.model_dump(mode="json")
+    if config.data.path.is_file():
+        settings["data"]["path"] = str(_pack_data(config.data.path, parcel))
+    (parcel / JOB).write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def _pack_data(path: Path, parcel: Path) -> Path:
+    """Copy demonstrations under a name that tells their content.
+
+    A run that is submitted again finds its old data, or refuses new ones.
+
+    Returns:
+        The copy, relative to the parcel.
+
+    Raises:
+        InvalidInputError: if they are too large.
+    """
+    size_mib = path.stat().st_size / 2**20
+    if size_mib > MAX_DATA_MIB:
+        raise InvalidInputError(
+            f"data.path: {path} has {size_mib:.0f} MiB and a job ships at most {MAX_DATA_MIB}; put "
+            "it on storage that the cluster sees, and name its path there"
+        )
+    digest = xxhash.xxh64(path.read_bytes()).hexdigest()[:8]
+    (parcel / DATA).mkdir()
+    shutil.copy(path, parcel / DATA / f"{path.stem}-{digest}{path.suffix}")
+    return Path(DATA) / f"{path.stem}-{digest}{path.suffix}"
+
+
+def import_paths(config: RunConfig) -> dict[str, str]:
+    """Return the code that a job names, by setting: each module:name."""
+    named = {
+        f"rewards.{index}.function": source.function
+        for index, source in enumerate(config.rewards)
+        if source.function
+    }
+    if ":" in config.objective.divergence:
+        named["objective.divergence"] = config.objective.divergence
+    return named
+
+
+def modules_beside(config: RunConfig, folder: Path) -> Iterator[Path]:
+    """Yield the modules and packages in a folder that a job's import paths begin with."""
+    names = {path.partition(":")[0].partition(".")[0] for path in import_paths(config).values()}
+    for name in sorted(names):
+        for path in (folder / f"{name}.py", folder / name):
+            if path.exists():
+                yield path
+
+
+def unpack(parcel: Path, run_dir: Path) -> Path:
+    """Put shipped demonstrations beside the run directory, where they outlive the parcel.
+
+    Args:
+        parcel: the working directory of the Ray job.
+        run_dir: of the run.
+
+    Returns:
+        A job file that names them there.
+    """
+    settings = yaml.safe_load((parcel / JOB).read_text())
+    shipped = Path(settings["data"]["path"])
+    if (parcel / shipped).is_file() and not shipped.is_absolute():
+        kept = run_dir.resolve().parent / shipped
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if not kept.exists():
+            partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+            shutil.copy(parcel / shipped, partial)
+            partial.replace(kept)
+        settings["data"]["path"] = str(kept)
+    job = parcel / f"{settings['name']}.yaml"
+    job.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return job
+
+
+def main() -> None:
+    """Be the entrypoint of a submitted job: python -m cluster.shipping RUN_DIR."""
+    from cluster.cli import app  # noqa: PLC0415
+
+    run_dir = Path(sys.argv[1]).expanduser()
+    job = unpack(Path.cwd(), run_dir)
+    sys.argv[1:] = ["train", str(job), "--run-dir", str(run_dir)]
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Commands that only ask or tell a cluster need neither torch nor an engine, and start quickly."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "vllm", "transformers", "ray.train", "pandas")
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("cluster.cli", (*HEAVY, "ray", "numpy")),
+        ("cluster.jobs", HEAVY),
+        ("cluster.shipping", (*HEAVY, "ray")),
+        ("cluster.status_report", (*HEAVY, "ray")),
+        ("cluster.attach", HEAVY),
+    ],
+)
+def test_a_module_that_answers_at_once_imports_nothing_heavy(module, forbidden):
+    code = f"import sys, {module}; print([n for n in {forbidden!r} if n in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
