@@ -132,6 +132,26 @@ def modes(
         run(out, Console())
 
 
+@app.command()
+def panels(
+    prometheus: Annotated[
+        str, typer.Option(help="Address of the Prometheus that scrapes the cluster.")
+    ] = "http://127.0.0.1:9090",
+    host: Annotated[str, typer.Option(help="On which to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+) -> None:
+    """Serve live charts of the runs, where there is no Grafana; Ray's dashboard shows them too."""
+    with readable_errors():
+        from cluster.panels import serve  # noqa: PLC0415
+
+        url = f"http://{host}:{port}"
+        Console(soft_wrap=True, highlight=False).print(
+            f"Charts at {url}; for Ray's dashboard start the head with RAY_GRAFANA_HOST={url} "
+            f"RAY_PROMETHEUS_HOST={prometheus}"
+        )
+        serve(prometheus, host, port)
+
+
 job_commands.add_to(app)
 
 

@@ -36,6 +36,8 @@ STOP_WAIT_S = 1800
 ANSWER_S = 180.0
 """A command that was sent to the cluster has answered by then."""
 POLL_S = 0.3
+SHIPPED = ("working_dir", "py_modules")
+"""Of a job's runtime environment, where this package may be; absent if the image has it."""
 ENTRYPOINT_LINE = "Running entrypoint for job"
 """After this line of a job's log comes what the job itself prints."""
 
@@ -227,7 +229,7 @@ def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
     words = shlex.join(arguments).replace(RUN_DIR, run.run_dir)
     job_id = client.submit_job(
         entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli {words}",
-        runtime_env={"working_dir": run.runtime_env.get("working_dir")},
+        runtime_env={name: run.runtime_env[name] for name in SHIPPED if name in run.runtime_env},
         metadata={COMMAND: run.name},
     )
     deadline = time.monotonic() + ANSWER_S
