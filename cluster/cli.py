@@ -12,6 +12,7 @@ from rich.markup import escape
 from actors.errors import InvalidInputError
 from cluster import job_commands
 from cluster.command_line import JobPath, Overrides, RunPath, readable_errors
+from cluster.plan_command import plan
 
 RUN_FAILED = 1
 """Exit code when a run began and ended with an error."""
@@ -153,6 +154,7 @@ def panels(
 
 
 job_commands.add_to(app)
+app.command()(plan)
 
 
 def _quiet_libraries() -> None:

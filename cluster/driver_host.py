@@ -25,6 +25,7 @@ from cluster.headcount import PAUSED, Headcount
 from cluster.job_sizes import resized
 from cluster.learner_desk import LearnerDesk
 from cluster.learner_host import LearnerHost
+from cluster.log_fields import label_logs
 from cluster.manifest import RunTakenOverError, load_manifest
 from cluster.names import DRIVER, namespace
 from cluster.run_data import load_data
@@ -48,6 +49,7 @@ class DriverHost:
         """Take the run up at once; what goes wrong later is told by status."""
         self._config = RunConfig.model_validate_json(config_json)
         self._run_dir = Path(run_dir)
+        label_logs(self._config.name, DRIVER)
         self._crew: Crew | None = None
         self._driver: Driver | None = None
         self._headcount: Headcount | None = None
@@ -55,7 +57,9 @@ class DriverHost:
         self._is_stopping = False
         self._asked_at = time.monotonic()
         self._last_step: Mapping[str, float] = {}
-        self._exporter, self._trackers = RunExporter(self._config.name), Trackers(self._event)
+        self._exporter = RunExporter(self._config.name)
+        self._loop = asyncio.get_event_loop()
+        self._trackers = Trackers(self._event_of_thread)
         manifest = load_manifest(self._run_dir, self._config.name)
         self._desk = LearnerDesk(manifest.incarnation, self._config.placement.timeout_s)
         self._manifest = manifest
@@ -109,10 +113,10 @@ class DriverHost:
 
     async def _dismiss(self) -> None:
         self._headcount = None  # a run that ends is not paused
-        self._trackers.close()
         await self._desk.close()
-        if self._crew:
-            await asyncio.gather(*(fleet.close() for fleet in self._crew.fleets()))
+        fleets = self._crew.fleets() if self._crew else []
+        closing = [fleet.close() for fleet in fleets]
+        await asyncio.gather(*closing, asyncio.to_thread(self._trackers.close))
 
     async def _watch(self) -> None:
         """Export where the run stands; stop it if its lease runs out; leave once it is over.
@@ -146,12 +150,16 @@ class DriverHost:
         os._exit(1)
 
     def _event(self, what: str, **changes: object) -> None:
-        logger.warning(what)
+        step = self._driver.progress.iteration if self._driver else 0
+        logger.warning(what, extra={"step": step})
         try:
             if self._driver:
                 self._driver.event(what, **changes)
         except RunTakenOverError as error:
             self._end(error)
+
+    def _event_of_thread(self, what: str) -> None:
+        self._loop.call_soon_threadsafe(self._event, what)
 
     async def _repair_weights(self, damage: Exception) -> None:
         self._event(f"{damage}; the learner publishes them again")

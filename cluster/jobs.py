@@ -35,6 +35,8 @@ STOP_WAIT_S = 1800
 """How long `ray job stop` waits for the step under way and its checkpoint, before it kills."""
 ANSWER_S = 180.0
 """A command that was sent to the cluster has answered by then."""
+HEAD_REPORTS_S = 15.0
+"""A cluster that has just begun knows by then how its head was started."""
 POLL_S = 0.3
 SHIPPED = ("working_dir", "py_modules")
 """Of a job's runtime environment, where this package may be; absent if the image has it."""
@@ -81,11 +83,13 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         InvalidInputError: if nobody answers there, or the token is missing or wrong.
     """
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     url = dashboard_address(address)
     if not url.startswith(("http://", "https://")):
         raise InvalidInputError(f"--address {url}: not the address of a dashboard, such as {LOCAL}")
     token = _token()
+    os.environ[ADDRESS] = url  # Ray's client takes this before the address that it is given
     try:
         return JobSubmissionClient(
             url, headers={"Authorization": f"Bearer {token}"} if token else None
@@ -116,11 +120,14 @@ def interpreter(client: JobSubmissionClient) -> str:
 
     A job's shell finds the python of its PATH, which need not be the one that has Ray.
     """
-    nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
-    for node in nodes:
-        for argument in node.get("cmdline", ()) if node["raylet"].get("isHeadNode") else ():
-            if argument.startswith("--python_worker_command="):
-                return shlex.split(argument.partition("=")[2])[0]
+    deadline = time.monotonic() + HEAD_REPORTS_S
+    while time.monotonic() < deadline:
+        nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+        for node in nodes:
+            for argument in node.get("cmdline", ()) if node["raylet"].get("isHeadNode") else ():
+                if argument.startswith("--python_worker_command="):
+                    return shlex.split(argument.partition("=")[2])[0]
+        time.sleep(POLL_S)
     return "python"
 
 

@@ -37,6 +37,7 @@ from cluster.config import RunConfig
 from cluster.crew import WEIGHTS
 from cluster.elastic_ranks import NodeRoom, ranks_with_room
 from cluster.failure_policy import Decision
+from cluster.log_fields import label_logs
 from cluster.placement import reserved_beside_learner, reserved_cpus
 from cluster.workers import last_line, thread_environment
 
@@ -91,6 +92,7 @@ def run_rank(settings: dict[str, Any]) -> None:
 
     config = RunConfig.model_validate_json(settings["config"])
     context = ray.train.get_context()
+    label_logs(config.name, f"learner-{context.get_world_rank()}")
     driver = ray.get_actor(settings["driver"], namespace=settings["namespace"])
     train_loop(
         RayLearnerPort(driver, config.placement.timeout_s),

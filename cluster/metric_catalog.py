@@ -118,9 +118,14 @@ class Panel(NamedTuple):
 
 def _of(*step_metrics: str) -> dict[str, str]:
     return {
-        EXPORTED_PREFIX + gauge_name(name) + '{run=~"$run"}': name.partition("/")[2]
+        f'{EXPORTED_PREFIX}{gauge_name(name)}{{run=~"$run"}}': _legend(name)
         for name in step_metrics
     }
+
+
+def _legend(step_metric: str) -> str:
+    words = step_metric.partition("/")[2].removesuffix("_s").removesuffix("_estimate")
+    return words.replace("_", " ")
 
 
 def _figure(name: str, legend: str) -> dict[str, str]:
@@ -138,7 +143,11 @@ PANELS = (
         "steps",
         _figure("irlign_step", "done") | _figure("irlign_steps_planned", "planned"),
     ),
-    Panel("Workers by state", "workers", _figure("irlign_workers", "{{kind}} {{state}}")),
+    Panel(
+        "Workers by state",
+        "workers",
+        {'ray_irlign_workers{run=~"$run"} > 0': "{{kind}} {{state}}"},
+    ),
     Panel(
         "Seconds of a step by phase",
         "s",
@@ -151,7 +160,14 @@ PANELS = (
             "time/waiting_s",
         ),
     ),
-    Panel("Tokens a second", "tokens/s", _of("rollout/tokens_per_s", "learner/tokens_per_s")),
+    Panel(
+        "Tokens a second",
+        "tokens/s",
+        {
+            'ray_irlign_rollout_tokens_per_s{run=~"$run"}': "sampled",
+            'ray_irlign_learner_tokens_per_s{run=~"$run"}': "learnt",
+        },
+    ),
     Panel("Tokens a second by rollout worker", "tokens/s", _rate("irlign_worker_tokens", "worker")),
     Panel(
         "Share of time each worker computes", "share", _rate("irlign_worker_busy_seconds", "worker")

@@ -37,8 +37,9 @@ PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <nav><b>irlign</b> <a href="?">all runs</a>
 {% for run in runs %}<a href="?run={{ run|urlencode }}">{{ run }}</a>{% endfor %}
 <small>drawn by irlign panels from Prometheus, the last {{ minutes }} minutes</small></nav>
-{% if not runs %}<p>Prometheus knows of no run yet. A run is seen after its first minute; if none
-appears, look whether Prometheus scrapes this cluster.</p>{% endif %}
+{% if not runs %}<meta http-equiv="refresh" content="{{ refresh_s }}">
+<p>Prometheus knows of no run yet. A run is seen after its first minute;
+if none appears, look whether Prometheus scrapes this cluster.</p>{% endif %}
 <main>{% for index in indices %}<img alt="{{ titles[index] }}"
  src="/panel/{{ index }}.svg?run={{ chosen|urlencode }}">{% endfor %}</main>
 <script>
@@ -81,7 +82,8 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
         times = [(moment - now) / 60 for moment, _ in curve.points]
         values = [value for _, value in curve.points]
         axes.plot(times, values, label=plain(curve.label), color=COLORS[index % len(COLORS)])
-    axes.set_xlim(-minutes, 0)
+    began = min((points[0][0] for _, points in curves if points), default=now)
+    axes.set_xlim(max(-minutes, min((began - now) / 60, -1.0)), 0)
     axes.set_xlabel("minutes from now", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=9)
     if not any(curve.points for curve in curves):

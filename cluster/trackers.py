@@ -1,6 +1,8 @@
 """Sends a run's figures to the trackers that people already use; none of them may stop a run."""
 
 import logging
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,10 @@ from cluster.config import RunConfig
 logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
+MOST_WAITING = 1000
+"""Steps whose figures a slow tracker may keep in memory."""
+CLOSE_S = 30.0
+"""A tracker that cannot send what is left by then is given up."""
 
 
 class Tracker(Protocol):
@@ -97,11 +103,22 @@ TRACKERS: Mapping[str, Callable[[RunConfig, Path, int], Tracker]] = {
 
 
 class Trackers:
-    """All trackers of a run. One that fails is told of once, and left alone from then on."""
+    """All trackers of a run, in a thread of their own, so that a slow one delays no step.
+
+    One that fails is told of once, and left alone from then on.
+    """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
+        """Send nothing yet.
+
+        Args:
+            tell: told what went wrong, in that thread.
+        """
         self._tell = tell
         self._open: dict[str, Tracker] = {}
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
+        self._thread.start()
 
     def open(self, names: Sequence[str], config: RunConfig, run_dir: Path, step: int) -> None:
         """Begin to send to these.
@@ -112,21 +129,39 @@ class Trackers:
             run_dir: of the run.
             step: done before; later ones will come again.
         """
-        for name in names:
-            self._guard(name, partial(self._begin, name, config, run_dir, step))
-
-    def _begin(self, name: str, config: RunConfig, run_dir: Path, step: int) -> None:
-        self._open[name] = TRACKERS[name](config, run_dir, step)
+        self._put(partial(self._begin, names, config, run_dir, step))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's figures to all."""
-        for name, tracker in list(self._open.items()):
-            self._guard(name, partial(tracker.log, step, metrics))
+        """Send a step's figures to all. Where too many wait already, they are dropped."""
+        self._put(partial(self._send, step, dict(metrics)))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, for as long as that may take."""
+        self._put(None)
+        self._thread.join(CLOSE_S)
+
+    def _put(self, action: Callable[[], None] | None) -> None:
+        try:
+            self._waiting.put_nowait(action)
+        except queue.Full:
+            logger.warning("the trackers cannot keep up; a step's figures are dropped")
+
+    def _work(self) -> None:
+        while action := self._waiting.get():
+            action()
         for name, tracker in list(self._open.items()):
             self._guard(name, tracker.close)
+
+    def _begin(self, names: Sequence[str], config: RunConfig, run_dir: Path, step: int) -> None:
+        for name in names:
+            self._guard(name, partial(self._begin_one, name, config, run_dir, step))
+
+    def _begin_one(self, name: str, config: RunConfig, run_dir: Path, step: int) -> None:
+        self._open[name] = TRACKERS[name](config, run_dir, step)
+
+    def _send(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guard(name, partial(tracker.log, step, metrics))
 
     def _guard(self, name: str, action: Callable[[], None]) -> None:
         try:

@@ -114,6 +114,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         namespace=namespace(config.name),
         log_to_driver=False,
         logging_level=logging.ERROR,
+        logging_config=ray.LoggingConfig(encoding="JSON", log_level="WARNING"),
         object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
     )
     try:

@@ -20,6 +20,7 @@ from actors.config import RewardConfig, TeacherConfig
 from cluster.config import RunConfig
 from cluster.exporter import WorkerExporter
 from cluster.handle import READY, WorkerLostError
+from cluster.log_fields import label_logs
 from cluster.names import run_of
 from cluster.placement import reserved_cpus
 
@@ -42,7 +43,9 @@ class WorkerHost:
         self._name, self._build = name, build
         self._one_at_a_time = asyncio.Lock()
         self._worker: Any = None
-        self._exporter = WorkerExporter(run_of(ray.get_runtime_context().namespace), name)
+        run = run_of(ray.get_runtime_context().namespace)
+        label_logs(run, name)
+        self._exporter = WorkerExporter(run, name)
 
     def __repr__(self) -> str:
         """Return the name, as the dashboard and the logs show it."""

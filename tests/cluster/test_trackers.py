@@ -1,4 +1,5 @@
 import struct
+import threading
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
@@ -40,16 +41,39 @@ def test_tensorboard_finds_every_figure_at_its_step(tmp_path):
 
 
 def test_a_tracker_that_is_not_there_or_fails_is_told_of_once_and_stops_nothing(tmp_path):
-    events = []
-    trackers = Trackers(events.append)
-    trackers.open(("mlflow", "tensorboard", "wandb"), CONFIG, tmp_path, 0)
-    absent = [name for name in ("mlflow", "wandb") if any(name in event for event in events)]
-    assert len(events) == len(absent)
-    for step in (1, 2):
-        trackers.log(step, {"learner/loss": "no number"})
-    assert len([event for event in events if event.startswith("tracker tensorboard failed")]) == 1
-    trackers.log(3, {"learner/loss": 1.0})
+    told = []
+    trackers = Trackers(told.append)
+    trackers.open(("nobody", "tensorboard"), CONFIG, tmp_path, 0)
+    for value in ("no number", "no number", 1.0):
+        trackers.log(1, {"learner/loss": value})
     trackers.close()
+    assert [what.partition(" (")[0] for what in told] == [
+        "tracker nobody failed",
+        "tracker tensorboard failed",
+    ]
+
+
+def test_a_slow_tracker_delays_no_step(tmp_path, monkeypatch):
+    may_go_on, logged = threading.Event(), []
+
+    class Slow:
+        def __init__(self, *_):
+            may_go_on.wait()
+
+        def log(self, step, metrics):
+            logged.append((step, metrics))
+
+        def close(self):
+            logged.append("closed")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Slow)
+    trackers = Trackers(logged.append)
+    trackers.open(("wandb",), CONFIG, tmp_path, 0)
+    trackers.log(1, {"learner/loss": 2.0})
+    assert not logged
+    may_go_on.set()
+    trackers.close()
+    assert logged == [(1, {"learner/loss": 2.0}), "closed"]
 
 
 def test_the_job_file_may_name_just_these():

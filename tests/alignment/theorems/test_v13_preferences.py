@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 from hypothesis import given
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 from alignment.divergences.lookup import divergence
+from alignment.preferences.lookup import preference_likelihood
+from alignment.preferences.record import Comparisons
 from tests.alignment.theorems.tabular import (
     EXACT,
     expected_behavior_cloning,
@@ -23,30 +25,35 @@ NUM_ITEMS = 8
 BETA = 0.8
 
 
+def chances(scores, name, *, is_tie=False, **parameters):
+    """Chance that the row's item beats the column's, or that the two tie."""
+    record = preference_likelihood(name, **parameters)
+    pairs = torch.cartesian_prod(scores, scores)
+    ties = torch.full((len(pairs),), is_tie) if "ties" in record.takes else None
+    answers = Comparisons(pairs, is_tie=ties)
+    return record.log_likelihood(answers).exp().reshape(len(scores), len(scores))
+
+
 def bradley_terry(scores):
-    """Chance that the row's item beats the column's."""
-    return torch.sigmoid(scores[:, None] - scores[None, :])
+    return chances(scores, "bradley_terry")
+
+
+def win_and_tie(scores, name, **parameters):
+    return tuple(chances(scores, name, is_tie=tie, **parameters) for tie in (False, True))
 
 
 def rao_kupper(scores, threshold):
-    """(win, tie) of the row's item against the column's."""
-    one, other = scores.exp()[:, None], scores.exp()[None, :]
-    win = one / (one + threshold * other)
-    tie = (threshold**2 - 1.0) * one * other
-    return win, tie / ((one + threshold * other) * (other + threshold * one))
+    return win_and_tie(scores, "rao_kupper", threshold=threshold)
 
 
 def davidson(scores, tie_weight):
-    """(win, tie) of the row's item against the column's."""
-    one, other = scores.exp()[:, None], scores.exp()[None, :]
-    total = one + other + tie_weight * (one * other).sqrt()
-    return one / total, tie_weight * (one * other).sqrt() / total
+    return win_and_tie(scores, "davidson", tie_weight=tie_weight)
 
 
 def plackett_luce(scores, ranking):
     """Chance of a ranking, best first."""
-    ranked = scores[list(ranking)]
-    return (ranked - ranked.flip(0).logcumsumexp(0).flip(0)).sum().exp()
+    ranked = Comparisons(scores[list(ranking)][None])
+    return preference_likelihood("plackett_luce").log_likelihood(ranked).exp().squeeze(0)
 
 
 @given(scores=floats64(4))
@@ -86,8 +93,12 @@ def test_rankings_sum_to_one_and_order_each_pair_as_bradley_terry(scores):
 
 @given(winner=floats64(20, -6.0, 6.0), loser=floats64(20, -6.0, 6.0))
 def test_classification_loss_bounds_the_bradley_terry_loss(winner, loser):
-    classification = softplus(-winner) + softplus(loser)
-    assert (softplus(loser - winner) <= classification + 1e-12).all()
+    pairs = Comparisons(torch.stack([winner, loser], dim=1))
+    classification, of_pairs = (
+        -preference_likelihood(name).log_likelihood(pairs)
+        for name in ("classification", "bradley_terry")
+    )
+    assert (of_pairs <= classification + 1e-12).all()
 
 
 def classifier_scores(wins, pairings):
@@ -95,13 +106,19 @@ def classifier_scores(wins, pairings):
     return ((wins * pairings).sum(1) / pairings.sum(1)).logit()
 
 
-def bradley_terry_scores(wins, pairings):
-    """Maximum likelihood."""
+def fitted(name, wins, pairings):
+    """Scores of largest likelihood, given how often each pair met and the share of wins."""
+    record, start = preference_likelihood(name), wins.new_zeros(len(wins))
 
     def loss(scores):
-        return (pairings * wins * softplus(scores[None, :] - scores[:, None])).sum()
+        answers = Comparisons(torch.cartesian_prod(scores, scores))
+        return -((pairings * wins).flatten() * record.log_likelihood(answers)).sum()
 
-    return minimum(loss, wins.new_zeros(len(wins)))
+    return minimum(loss, start)
+
+
+def bradley_terry_scores(wins, pairings):
+    return fitted("bradley_terry", wins, pairings)
 
 
 @every_seed
@@ -123,7 +140,9 @@ def test_when_equals_meet_equals_only_bradley_terry_keeps_the_order():
     wins = bradley_terry(scores)
     found = bradley_terry_scores(wins, pairings)
     torch.testing.assert_close(found - found.mean(), scores - scores.mean(), atol=1e-6, rtol=0.0)
-    assert classifier_scores(wins, pairings).argsort().tolist() != scores.argsort().tolist()
+    classified = classifier_scores(wins, pairings)
+    torch.testing.assert_close(fitted("classification", wins, pairings), classified)
+    assert classified.argsort().tolist() != scores.argsort().tolist()
 
 
 every_penalty = pytest.mark.parametrize(
