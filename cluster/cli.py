@@ -134,6 +134,19 @@ def modes(
 
 
 @app.command()
+def annotators(
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
+        "annotators"
+    ),
+) -> None:
+    """Show which preference likelihood keeps the true order, from which annotators, in a minute."""
+    with readable_errors():
+        from cluster.annotators import run  # noqa: PLC0415
+
+        run(out, Console())
+
+
+@app.command()
 def panels(
     prometheus: Annotated[
         str, typer.Option(help="Address of the Prometheus that scrapes the cluster.")

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 CONCURRENT_CALLS = 1000
 EVENTS_SHOWN = 5
 WATCH_S = 2.0
-UNWATCHED_S = 10.0
+UNWATCHED_S = 60.0
 """Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
 
 

@@ -49,6 +49,7 @@ STEP_METRICS = {
     "learner/importance_truncated_fraction": "Share of importance weights truncated.",
     "learner/learning_rate": "Of the newest step.",
     "learner/logit_clipped_fraction": "Share of logits outside the divergence's safe range.",
+    "learner/log_ratio_magnitude": "Mean size of log(learner / sampler), nats a token.",
     "learner/loss": "The policy's loss.",
     "learner/nll_per_sequence": "Negative log-likelihood of cloned responses, nats each.",
     "learner/nll_per_token": "Negative log-likelihood of cloned responses, nats a token.",

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +36,7 @@ from cluster.status import Status
 POLL_S = 0.5
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
 """What a cluster may come to have whose nodes follow the workers that wait."""
+ANSWER_S = 20.0
 LONGEST_SILENCE_S = 120.0
 """A driver that cannot be asked for longer than this, restarts included, is given up."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -123,8 +124,18 @@ def connected(config: RunConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def end_what_is_over() -> None:
+    """End a driver that is at its end and only waits to be asked how it went."""
+    if is_running():
+        driver = ray.get_actor(DRIVER)
+        with suppress(RayActorError, GetTimeoutError):  # it has just ended by itself, or restarts
+            if Status(*ray.get(driver.status.remote(), timeout=ANSWER_S)).is_over:
+                ray.kill(driver)
+
+
 def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
     """Start the run's driver, or join the one that is there."""
+    end_what_is_over()
     actor_class = ray.remote(DriverHost).options(
         name=DRIVER,
         namespace=namespace(config.name),

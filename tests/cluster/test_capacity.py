@@ -210,7 +210,7 @@ drawn_work = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(work=drawn_work, rates=drawn_rates, staleness=st.integers(0, 3), gpus=st.integers(3, 12))
 def test_the_best_split_is_that_of_every_split_tried(work, rates, staleness, gpus):
     tried = [estimate(work, rates, s, staleness) for s in every_split(gpus, int(work.is_judged))]
@@ -224,7 +224,7 @@ def test_the_best_split_is_that_of_every_split_tried(work, rates, staleness, gpu
     assert found.step_s == pytest.approx(best.step_s)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(work=drawn_work, rates=drawn_rates, staleness=st.integers(0, 3))
 def test_more_gpus_never_make_the_best_split_slower(work, rates, staleness):
     times = [best_splits(work, rates, staleness, Room(gpus))[0].step_s for gpus in range(1, 14)]
@@ -276,6 +276,6 @@ def test_the_split_that_is_estimated_best_is_the_fastest_of_those_simulated(tmp_
     for rollouts in range(1, 6):
         found = estimate(work, rates, Split(rollouts, 6 - rollouts, 0), 2)
         folder = tmp_path / str(rollouts)
-        simulated[found.split] = simulated_step_s(folder, found.phases, rollouts, 2)
+        simulated[found.split] = simulated_step_s(folder, found.phases, rollouts, 2, steps=14)
     best = best_splits(work, rates, 2, Room(6))[0]
     assert best.split == min(simulated, key=simulated.get)

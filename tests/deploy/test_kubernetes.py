@@ -121,7 +121,7 @@ def test_rays_autoscaler_reads_groups_sizes_and_labels_from_the_cluster():
     )
     kinds = found["available_node_types"]
     assert kinds["headgroup"]["resources"]["CPU"] == 0
-    for name, most in (("rollout", 6), ("scorer", 4), ("learner", 3)):
+    for name, most in (("rollout", 2), ("scorer", 4), ("learner", 6)):
         assert (kinds[name]["min_workers"], kinds[name]["max_workers"]) == (0, most)
         assert kinds[name]["resources"] == {"CPU": 64, "GPU": 8, "memory": 1500 * 2**30}
         assert kinds[name]["labels"] == {"pool": name}

@@ -25,6 +25,10 @@ NUM_ITEMS = 8
 BETA = 0.8
 
 
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def chances(scores, name, *, is_tie=False, **parameters):
     """Chance that the row's item beats the column's, or that the two tie."""
     record = preference_likelihood(name, **parameters)
@@ -143,6 +147,25 @@ def test_when_equals_meet_equals_only_bradley_terry_keeps_the_order():
     classified = classifier_scores(wins, pairings)
     torch.testing.assert_close(fitted("classification", wins, pairings), classified)
     assert classified.argsort().tolist() != scores.argsort().tolist()
+
+
+def test_where_noise_differs_only_a_model_that_knows_it_keeps_the_order():
+    # The best response is hard to judge, so it wins less often than the clear second
+    scores, noise = f64(1.5, 1.0, 0.0, -1.0), f64(4.0, 0.5, 0.5, 0.5)
+    pairs, log_scales = (torch.cartesian_prod(each, each) for each in (scores, noise.log()))
+    record = preference_likelihood("learned_variance")
+    answers = Comparisons(pairs, log_scales=log_scales)
+    wins = record.log_likelihood(answers).exp().reshape(4, 4)
+    everyone = 1.0 - torch.eye(4, dtype=torch.float64)
+    misled = bradley_terry_scores(wins, everyone)
+    assert misled.argsort(descending=True).tolist() == [1, 0, 2, 3]
+
+    def loss(found):
+        given = answers._replace(scores=torch.cartesian_prod(found, found))
+        return -((everyone * wins).flatten() * record.log_likelihood(given)).sum()
+
+    found = minimum(loss, torch.zeros_like(scores))
+    torch.testing.assert_close(found - found.mean(), scores - scores.mean(), atol=1e-6, rtol=0.0)
 
 
 every_penalty = pytest.mark.parametrize(
