@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -19,16 +20,15 @@ from actors.protocols import LearnerStart, LearnerTask, Published
 from cluster.config import RunConfig
 from cluster.crew import Crew, hire
 from cluster.driver import Driver, Workforce
+from cluster.expert_data import Data
 from cluster.exporter import RunExporter
 from cluster.fleet import FleetFailedError
 from cluster.headcount import PAUSED, Headcount
 from cluster.job_sizes import resized
 from cluster.learner_desk import LearnerDesk
-from cluster.learner_host import LearnerHost
 from cluster.log_fields import label_logs
 from cluster.manifest import RunTakenOverError, load_manifest
 from cluster.names import DRIVER, namespace
-from cluster.run_data import load_data
 from cluster.scoring import Scorer
 from cluster.status import Status
 from cluster.trackers import Trackers
@@ -40,6 +40,20 @@ EVENTS_SHOWN = 5
 WATCH_S = 2.0
 UNWATCHED_S = 60.0
 """Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
+
+
+def _heavy(config: RunConfig) -> tuple[type, Data]:
+    """Import torch and its like, and read the data: seconds in which the workers start already.
+
+    Whoever asks an actor imports its module too, so this is not imported with it.
+
+    Returns:
+        The learner's class, and the data.
+    """
+    from cluster.learner_host import LearnerHost  # noqa: PLC0415
+    from cluster.run_data import load_data  # noqa: PLC0415
+
+    return LearnerHost, load_data(config)
 
 
 class DriverHost:
@@ -72,12 +86,12 @@ class DriverHost:
 
     async def _run(self) -> None:
         try:
-            data = await asyncio.to_thread(load_data, self._config)
             asked = self._manifest.wanted_workers
             self._crew = hire(
                 resized(self._config, asked), self._run_dir, self._event, self._repair_weights
             )
-            learner = ray.remote(LearnerHost).options(num_cpus=0, max_restarts=-1)
+            learner_host, data = await asyncio.to_thread(_heavy, self._config)
+            learner: Any = ray.remote(learner_host).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
             )

@@ -28,7 +28,7 @@ LOCAL = "http://127.0.0.1:8265"
 RUN, RUN_DIR = "irlign_run", "irlign_run_dir"
 """Metadata of a job that is a run."""
 COMMAND = "irlign_command"
-"""Metadata of a job that only asks a run something; it is deleted once it has answered."""
+"""Metadata of a job that only asks a run something."""
 RUNS_DIR = "~/irlign-runs"
 """Where runs go on the cluster if nothing else is asked for; the cluster expands it."""
 STOP_WAIT_S = 1800
@@ -237,6 +237,7 @@ def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
     job_id = client.submit_job(
         entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli {words}",
         runtime_env={name: run.runtime_env[name] for name in SHIPPED if name in run.runtime_env},
+        submission_id=_free_id(client, f"{run.name}-{arguments[0]}"),
         metadata={COMMAND: run.name},
     )
     deadline = time.monotonic() + ANSWER_S
@@ -248,7 +249,6 @@ def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
             )
         time.sleep(POLL_S)
     text = _said(client.get_job_logs(job_id))
-    client.delete_job(job_id)
     if job.status != JobStatus.SUCCEEDED:
         raise InvalidInputError(text or f"`irlign {words}` failed on the cluster: {job.message}")
     return text

@@ -7,8 +7,9 @@ Prometheus has scraped. It reads only, and says what it is on every page.
 
 import asyncio
 import io
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -19,8 +20,8 @@ from alignment.report.figures import COLORS, add_legend, new_figure, plain
 from cluster.metric_catalog import PANELS, Panel
 
 MINUTES = 15.0
-POINTS = 180
-"""Of a curve."""
+STEP_S = 5.0
+"""Between the points of a curve."""
 TIMEOUT_S = 10.0
 REFRESH_S = 10
 OVERVIEW_PANELS = {"24": 0, "41": 1}
@@ -79,8 +80,9 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
     """
     figure, axes = new_figure(panel.title, HEIGHT_INCHES)
     for index, curve in enumerate(curves):
-        times = [(moment - now) / 60 for moment, _ in curve.points]
-        values = [value for _, value in curve.points]
+        points = list(_with_gaps(curve.points))
+        times = [(moment - now) / 60 for moment, _ in points]
+        values = [value for _, value in points]
         axes.plot(times, values, label=plain(curve.label), color=COLORS[index % len(COLORS)])
     began = min((points[0][0] for _, points in curves if points), default=now)
     axes.set_xlim(max(-minutes, min((began - now) / 60, -1.0)), 0)
@@ -93,6 +95,16 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
     picture = io.StringIO()
     figure.savefig(picture, format="svg")
     return picture.getvalue()
+
+
+def _with_gaps(points: list[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Yield points, and no number where some are missing between two of them."""
+    last = points[0][0] if points else 0.0
+    for moment, value in points:
+        if moment - last > 2.5 * STEP_S:
+            yield (last + moment) / 2, math.nan
+        yield moment, value
+        last = moment
 
 
 class Panels:
@@ -161,7 +173,7 @@ class Panels:
             "query": query,
             "start": str(now - MINUTES * 60),
             "end": str(now),
-            "step": str(MINUTES * 60 / POINTS),
+            "step": str(STEP_S),
         }
         found = await self._ask("query_range", window)
         return [

@@ -14,7 +14,7 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-DEADLINE_S = 240.0
+DEADLINE_S = 400.0
 PROMETHEUS = """
 global: {{scrape_interval: 2s}}
 scrape_configs:

@@ -1,6 +1,7 @@
 """The light panel server, against a small Prometheus of the test's own."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -92,11 +93,21 @@ def test_a_curve_stands_where_its_values_are():
     panel = PANELS[1]
     empty = draw(panel, [], 1000.0, 15.0)
     assert "nothing yet" in empty
-    drawn = draw(panel, [Curve("rollout", [(400.0, 1.0), (1000.0, 3.0)])], 1000.0, 15.0)
+    drawn = draw(panel, [Curve("rollout", [(400.0, 1.0), (405.0, 3.0)])], 1000.0, 15.0)
     assert "nothing yet" not in drawn
     assert "<!-- rollout -->" in drawn  # matplotlib notes each text beside its outlines
     assert "<!-- \N{MINUS SIGN}10 -->" in drawn
     assert "<!-- \N{MINUS SIGN}14 -->" not in drawn
+
+
+def test_a_curve_is_not_drawn_where_nothing_was_measured():
+    def strokes(*moments):
+        drawn = draw(PANELS[1], [Curve("rollout", [(m, 1.0) for m in moments])], 1000.0, 15.0)
+        (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: #0072b2', drawn)[:1]
+        return line.count("M ")
+
+    assert strokes(985.0, 990.0, 995.0) == 1
+    assert strokes(900.0, 905.0, 990.0, 995.0) == 2
 
 
 def test_grafana_gets_every_panel_once_and_the_file_is_what_is_made_here():
