@@ -233,7 +233,7 @@ def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
     Raises:
         InvalidInputError: what it printed, if it failed; or if it does not end in time.
     """
-    words = shlex.join(arguments).replace(RUN_DIR, run.run_dir)
+    words = shlex.join(run.run_dir if word == RUN_DIR else word for word in arguments)
     job_id = client.submit_job(
         entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli {words}",
         runtime_env={name: run.runtime_env[name] for name in SHIPPED if name in run.runtime_env},

@@ -159,6 +159,14 @@ def test_the_paused_run_ends_gracefully_and_leaves_nothing(site):
     assert "Stopped at step" in site.irlign("logs", "tiny")
 
 
+def test_the_token_is_in_no_log_and_in_no_file_of_the_run(site):
+    logs = (site.ray_dir / "session_latest" / "logs").rglob("*")
+    places = [*logs, *run_dir(site).rglob("*"), site.place / "service.log"]
+    files = [path for path in places if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if site.token.encode() in path.read_bytes()] == []
+
+
 def test_submitted_again_it_goes_on_and_its_lease_ends_what_nobody_follows(site):
     done = steps(site)[-1]
     lease = ("--set", "placement.lease_s=5")
