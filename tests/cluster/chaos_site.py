@@ -73,6 +73,7 @@ class Site:
         self.process = None
         environment = {
             "PYTHONPATH": ROOT,
+            "IRLIGN_ALLOWED_IMPORTS": "tests",
             "RAY_gcs_storage": "rocksdb",
             "RAY_gcs_storage_path": str(place / "gcs"),
         }
