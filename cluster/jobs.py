@@ -53,7 +53,6 @@ class Run(NamedTuple):
     """On the cluster."""
     status: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
-    message: str
     began: float
     """Seconds since 1970; 0 if it has not begun."""
     ended: float
@@ -191,7 +190,6 @@ def _as_run(job: Any) -> Run:  # noqa: ANN401  # Ray's class has no stubs
         name=job.metadata[RUN],
         run_dir=job.metadata[RUN_DIR],
         status=str(job.status.value),
-        message=job.message or "",
         began=(job.start_time or 0) / 1000,
         ended=(job.end_time or 0) / 1000,
         runtime_env=dict(job.runtime_env or {}),

@@ -24,7 +24,7 @@ FIGURES = {
     "time/step_s": "seconds of the step",
 }
 """Of the newest step, in this order, those that it has."""
-TIMES = ("%H:%M:%S", "%d %b %H:%M")
+DAY_AND_TIME = "%d %b %H:%M"
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +48,7 @@ def table_of_runs(runs: "Sequence[Run]", now: float) -> Table:
     """
     table = Table("run", "job", "status", "began", "lasted", "run directory", box=None)
     for run in runs:
-        began = time.strftime(TIMES[1], time.localtime(run.began)) if run.began else ""
+        began = time.strftime(DAY_AND_TIME, time.localtime(run.began)) if run.began else ""
         lasted = duration((run.ended or now) - run.began) if run.began else ""
         table.add_row(run.name, run.job_id, run.status, began, lasted, run.run_dir)
     if not runs:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -5,10 +6,9 @@ import pytest
 import yaml
 
 from actors.errors import InvalidInputError
-from cluster import shipping
 from cluster.config import RunConfig
 from cluster.job_file import load_job
-from cluster.shipping import modules_beside, pack, unpack
+from cluster.shipping import MAX_DATA_MIB, modules_beside, pack, unpack
 
 ROW = '{"prompt": "a", "response": "b"}\n'
 
@@ -64,10 +64,11 @@ def test_a_path_that_is_not_here_is_taken_for_one_on_the_cluster(tmp_path):
     assert str(path) == "/on/the/cluster.jsonl"
 
 
-def test_too_large_demonstrations_are_refused_with_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(shipping, "MAX_DATA_MIB", 1e-6)
+def test_too_large_demonstrations_are_refused_with_the_remedy(tmp_path):
+    config = job(tmp_path)
+    os.truncate(tmp_path / "data.jsonl", (MAX_DATA_MIB + 1) * 2**20)  # a hole: no disk is taken
     with pytest.raises(InvalidInputError, match="put it on storage that the cluster sees"):
-        parcel_of(tmp_path, job(tmp_path))
+        parcel_of(tmp_path, config)
 
 
 def test_modules_that_the_job_names_come_along_and_no_others(tmp_path):

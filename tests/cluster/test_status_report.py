@@ -65,7 +65,7 @@ def test_durations_are_said_as_people_do():
 
 
 def test_runs_are_a_line_each_and_none_is_said():
-    run = Run("a-2", "a", "/runs/a", "RUNNING", "", 1000.0, 0.0, {})
+    run = Run("a-2", "a", "/runs/a", "RUNNING", 1000.0, 0.0, {})
     over = run._replace(job_id="a-1", status="FAILED", ended=1060.0)
     pending = run._replace(job_id="b-1", name="b", status="PENDING", began=0.0)
     lines = printed(table_of_runs([run, over, pending], now=1600.0))
