@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -37,11 +38,13 @@ STATE_DIVERGENCES = (
 """Those that are computed from two full next-token distributions."""
 UNBOUND_DIVERGENCES = ("fairl", "wasserstein")
 """Those without a convex generator: a reward or a critic, and no f to bound or to integrate."""
+DataSource = Annotated[str, Field(pattern=r"^hub:[\w.-]+/")] | Path
+"""A hub name, or a file or folder."""
 Level = Literal["trajectory", "token", "occupancy", "state"]
 DiscriminatorLoss = Literal["cross_entropy", "pairwise", "variational", "least_squares"]
 
 
-def _divergence(name: str) -> str:
+def divergence_name(name: str) -> str:
     """Accept a name of DivergenceName or an import path; no torch here, so a look at names only."""
     names = get_args(DivergenceName)
     if name in names or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
@@ -94,7 +97,7 @@ class ReferenceConfig(FrozenConfig):
 class ObjectiveConfig(FrozenConfig):
     """Stage 2, on-policy imitation: which divergence from the expert is made small, and how."""
 
-    divergence: Annotated[str, AfterValidator(_divergence)] = "jensen_shannon"
+    divergence: Annotated[str, AfterValidator(divergence_name)] = "jensen_shannon"
     """From expert to policy: a name that `irlign divergences` lists, or module:function, a convex
     generator f of your own with f(1) = 0."""
     divergence_parameters: dict[str, float] = Field(default_factory=dict)
@@ -118,11 +121,12 @@ class ObjectiveConfig(FrozenConfig):
     on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)
     """Share of a step's prompts whose states are the policy's own; those of the others are the
     demonstrations'. Only level state can do with less than 1."""
-    advantage: Literal["leave_one_out", "group_mean", "group_normalized", "self_normalized"] = (
-        "leave_one_out"
-    )
+    advantage: Literal[
+        "leave_one_out", "group_mean", "group_normalized", "best_of_group", "self_normalized"
+    ] = "leave_one_out"
     """Baseline within a prompt's responses. group_normalized (GRPO) hides the choice of divergence;
-    self_normalized weighs responses by their share of the group's e^h, for forward_kl only."""
+    best_of_group clones the best response of each (rejection sampling); self_normalized weighs
+    responses by their share of the group's e^h, for forward_kl only."""
     importance: Literal["none", "token", "sequence", "clip"] = "token"
     """Truncated weights against the mismatch of the sampler's log-probabilities and the learner's.
     Sequence weights are unbiased and suit responses up to 64 tokens; token weights suit any; clip
@@ -199,7 +203,11 @@ class RolloutConfig(FrozenConfig):
 
 
 class DiscriminatorConfig(FrozenConfig):
-    """The classifier that tells expert responses from the policy's; its logit is the reward."""
+    """The classifier that tells expert responses from the policy's; its logit is the reward.
+
+    A reward model that irlign trains has the same shape, and the workers of a teacher the same
+    place: the settings of both are here.
+    """
 
     num_workers: int = Field(1, gt=0)
     """One trains, all score."""
@@ -234,21 +242,17 @@ class DiscriminatorConfig(FrozenConfig):
     """No update while accuracy on demonstrations held out is above it; 1 never stops."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
     """Share of the policy's responses in an update that come from earlier steps."""
-    weight_decay: float = Field(0.01, ge=0.0)
-    """AdamW's, on matrices only."""
 
 
 class TeacherConfig(FrozenConfig):
-    """An expert that is a model: its exact log-probabilities take the discriminator's place."""
+    """An expert that is a model: its exact log-probabilities take the discriminator's place.
+
+    Its workers take it too: discriminator.num_workers, cpus_per_worker and gpus_per_worker are
+    theirs then.
+    """
 
     model: str
     """Folder or hub name of a causal language model with the policy's vocabulary."""
-    num_workers: int = Field(1, gt=0)
-    """Copies of the teacher."""
-    cpus_per_worker: float = Field(1.0, gt=0.0)
-    """CPU cores a worker holds and threads it computes with."""
-    gpus_per_worker: float = Field(0.0, ge=0.0)
-    """0 computes on the CPU."""
 
 
 class RewardConfig(FrozenConfig):
@@ -282,8 +286,6 @@ class LearnerConfig(FrozenConfig):
     """Precision of the matrix products; master weights and optimizer are float32."""
     max_tokens_per_microbatch: int = Field(4096, gt=0)
     """What fits in memory at once; a prompt and all its responses must fit."""
-    max_grad_norm: float = Field(1.0, gt=0.0)
-    """Gradients are clipped to this global norm."""
     checkpoint_every_steps: int = Field(50, gt=0)
     """A checkpoint is also written at the end of each stage."""
 

@@ -3,13 +3,16 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from actors.config import DiscriminatorConfig, Level
 from actors.discriminator_choice import is_critic, is_per_token, verdict_costs
-from alignment.batching import PackedBatch
+from actors.preferences_config import PreferencesConfig
+from actors.protocols import Ranked
+from alignment.batching import PackedBatch, microbatches
 from alignment.discriminator import pairwise_expansion
 from alignment.discriminator_regularizers import (
     hidden_tokens,
@@ -27,6 +30,9 @@ from alignment.labelled_batch import (
     verdict_counts,
     verdicts,
 )
+from alignment.preferences.answers import cost_of_answers
+from alignment.preferences.grouped import agreement, pairs_in_groups
+from alignment.preferences.lookup import preference_likelihood
 from alignment.scalar_head import ScalarModel
 from alignment.trajectories import Trajectories
 
@@ -125,6 +131,38 @@ class VerdictModel:
             losses.append(loss.detach().cpu())
             logits[flat_places(packed.trajectory_indices, counts)] = values.detach().cpu()
         return float(torch.stack(losses).sum()), logits[counts.cumsum(0) - 1]
+
+    def accumulate_answers(self, ranked: Ranked, config: PreferencesConfig) -> dict[str, float]:
+        """Add the gradient of annotators' answers under the logits on whole responses.
+
+        Args:
+            ranked: the comparisons of an update; each fits in a microbatch.
+            config: likelihood of the answers, and their weight.
+
+        Returns:
+            preference_loss, the mean negative log-likelihood of an answer in nats, unweighted, and
+            preference_accuracy, the share of pairs that the logits put in order.
+        """
+        likelihood = preference_likelihood(config.objective, **config.objective_parameters)
+        num_comparisons = len(np.unique(ranked.trajectories.prompt_ids))
+        figures = {"preference_loss": 0.0, "preference_accuracy": 0.0}
+        for packed in microbatches(ranked.trajectories, self._max_tokens):
+            moved = packed.to(self.device)
+            rows = packed.trajectory_indices.numpy()
+            ranks = torch.from_numpy(ranked.ranks[rows]).to(self.device)
+            logits = self.model(moved)
+            pairs = pairs_in_groups(ranks, moved.group_index, ties=True)
+            cost = cost_of_answers(
+                logits,
+                pairs,
+                moved.group_index,
+                likelihood=likelihood,
+                label_smoothing=config.parameter("label_smoothing"),
+            )
+            (config.parameter("weight") * cost / num_comparisons).backward()
+            figures["preference_loss"] += float(cost) / num_comparisons
+            figures["preference_accuracy"] += float(agreement(logits, pairs)) / num_comparisons
+        return figures
 
     def _prepared(self, batch: LabelledBatch, number: int) -> _Update:
         """Decide what holds for the whole batch, so that microbatches can be taken one by one."""

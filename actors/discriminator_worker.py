@@ -14,6 +14,9 @@ from actors.discriminator_choice import require_possible
 from actors.discriminator_files import load_training, save_training
 from actors.discriminator_verdicts import VerdictModel
 from actors.errors import InvalidInputError
+from actors.preferences_config import PreferencesConfig
+from actors.protocols import Ranked
+from actors.scalar_optimizer import scalar_optimizer
 from alignment.control_discriminators import NUM_CONTROL_GROUPS, control_accuracies
 from alignment.discriminator import group_levels
 from alignment.discriminator_figures import Judged, fresh_figures
@@ -27,12 +30,6 @@ from alignment.trajectories import Trajectories
 
 WARM_UP_UPDATES = 5
 """The learning rate rises linearly over them, while Adam's second moments are still noisy."""
-HEAD_RATE_FACTOR = 30.0
-"""The head's learning rate over the backbone's. Adam moves each weight by the rate whatever the
-gradient is, so at the backbone's rate a head that begins at zero leaves the reward near zero for
-hundreds of steps. On six layers of a 135M model the classes were 0.01 nats apart after 20 updates
-at 1e-5, but 0.15, 0.5 and 1.0 after 16 with factors 30, 100 and 300, the last with spikes of the
-gradient; at 1e-4 the loss after 11 updates was 1.27 with factor 1 and 0.71 with 30."""
 MAX_GRAD_NORM = 1.0
 """Gradients are clipped to it: one odd batch must not undo the discriminator."""
 MAX_REPLAYED_GROUPS = 1024
@@ -57,6 +54,7 @@ class DiscriminatorWorker:
         max_tokens_per_microbatch: int,
         autocast: Literal["bfloat16", "float32"],
         seed: int,
+        preferences: PreferencesConfig | None = None,
     ) -> None:
         """Load the policy's first weights under a head that knows nothing yet.
 
@@ -69,13 +67,14 @@ class DiscriminatorWorker:
             max_tokens_per_microbatch: what fits in memory at once.
             autocast: precision of the backbone's matrix products.
             seed: of the adapters' beginning, of the prompts replayed and of the tokens hidden.
+            preferences: how the logit learns those that update is given.
 
         Raises:
             InvalidInputError: if these exclude one another; discriminator_choice says which do.
         """
         require_possible(config, level, divergence)
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-        self._config = config
+        self._config, self._preferences = config, preferences
         device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         backbone = load_backbone(model, config.num_layers)
         self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(device)
@@ -92,13 +91,17 @@ class DiscriminatorWorker:
             for name, parameter in self._model.named_parameters()
             if parameter.requires_grad
         }
-        self._optimizer = _optimizer(self._parameters, config)
+        self._optimizer = scalar_optimizer(self._parameters, config.learning_rate)
         self._replay = Replay(MAX_REPLAYED_GROUPS, seed)
         self._recent = Replay(NUM_CONTROL_GROUPS, seed)
         self._num_updates = 0
 
     def update(
-        self, rollouts: Trajectories, demonstrations: Trajectories, held_out: Trajectories
+        self,
+        rollouts: Trajectories,
+        demonstrations: Trajectories,
+        held_out: Trajectories,
+        ranked: Ranked | None = None,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
@@ -113,12 +116,14 @@ class DiscriminatorWorker:
         Then skipped: 1 if the accuracy (accuracy_held_out, or accuracy_fresh without demonstrations
         held out) was above max_accuracy and no update was taken; else 0, and of the last update its
         loss and grad_norm (before clipping), accuracy_trained (on all its rows, by its forward
-        pass) and replayed (its rollouts of earlier steps).
+        pass) and replayed (its rollouts of earlier steps). Where preferences are learned in the
+        same updates, also preference_loss and preference_accuracy, of the first before its step.
 
         Args:
             rollouts: responses of the policy, a group a prompt.
             demonstrations: one a prompt, of the same prompts.
             held_out: demonstrations of prompts that are never trained on, possibly none.
+            ranked: responses that annotators compared.
 
         Returns:
             The figures above.
@@ -132,7 +137,7 @@ class DiscriminatorWorker:
         is_skipped = accuracy > self._config.max_accuracy
         figures["skipped"] = float(is_skipped)
         if not is_skipped:
-            figures |= self._train(fresh)
+            figures |= self._train(fresh, ranked)
         self._replay.add(fresh)
         self._recent.add(fresh)
         return {f"discriminator/{name}": value for name, value in figures.items()}
@@ -198,15 +203,18 @@ class DiscriminatorWorker:
             logits = logits - group_levels(policy, groups)[fresh.group_index]
         return Judged(fresh, logits, held_out_logits)
 
-    def _train(self, fresh: list[PromptGroup]) -> dict[str, float]:
+    def _train(self, fresh: list[PromptGroup], ranked: Ranked | None) -> dict[str, float]:
         """Take the updates of a step; return the figures of the last."""
         num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
         figures: dict[str, float] = {}
+        answers: dict[str, float] = {}
         for _ in range(self._config.updates_per_step):
             replayed = self._replay.draw(num_replayed, self._num_updates)
             batch = labelled([*fresh, *replayed])
             self._optimizer.zero_grad(set_to_none=True)
             loss, logits = self._verdicts.accumulate(batch, self._num_updates)
+            if ranked and self._preferences:
+                answers = self._verdicts.accumulate_answers(ranked, self._preferences) | answers
             trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
             figures = {
                 "loss": loss,
@@ -214,7 +222,7 @@ class DiscriminatorWorker:
                 "accuracy_trained": float(trained["accuracy"]),
                 "replayed": float(sum(len(group.rollouts) for group in replayed)),
             }
-        return figures
+        return figures | answers
 
     def _step(self) -> float:
         """Take one optimizer step; return the norm of its gradient before clipping."""
@@ -229,20 +237,3 @@ class DiscriminatorWorker:
             limit_spectral_norm(self._model.head.weight)
         self._num_updates += 1
         return float(grad_norm)
-
-
-def _optimizer(
-    parameters: dict[str, nn.Parameter], config: DiscriminatorConfig
-) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, with weight decay on matrices only."""
-    groups = []
-    for is_head, rate in ((True, HEAD_RATE_FACTOR), (False, 1.0)):
-        for is_matrix, decay in ((True, config.weight_decay), (False, 0.0)):
-            chosen = [
-                parameter
-                for name, parameter in parameters.items()
-                if name.startswith("head.") == is_head and (parameter.ndim >= 2) == is_matrix
-            ]
-            peak = config.learning_rate * rate
-            groups.append({"params": chosen, "weight_decay": decay, "lr": peak, "peak_lr": peak})
-    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)

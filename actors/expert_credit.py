@@ -11,6 +11,7 @@ from torch import Tensor
 
 from actors.config import ObjectiveConfig
 from alignment.advantages import (
+    best_of_group,
     group_mean,
     group_normalized,
     leave_one_out,
@@ -28,7 +29,9 @@ BASELINES = {
     "leave_one_out": leave_one_out,
     "group_mean": group_mean,
     "group_normalized": group_normalized,
+    "best_of_group": best_of_group,
 }
+"""Of whole rewards. self_normalized is one of logits, and leaves rewards to leave_one_out."""
 
 
 class Credit(NamedTuple):
@@ -55,6 +58,12 @@ def _record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
 def has_logits(config: ObjectiveConfig) -> bool:
     """Whether the divergence is a reward, made of logits."""
     return config.divergence_weight > 0.0 and config.level != "state"
+
+
+def reward_advantages(batch: PackedBatch, rewards: Tensor, config: ObjectiveConfig) -> Tensor:
+    """[action] advantages where rewards of whole responses are all there is."""
+    baseline = BASELINES.get(config.advantage, leave_one_out)
+    return baseline(rewards, batch.group_index).values[batch.sequence_index]
 
 
 def expert_credit(

@@ -6,54 +6,34 @@ microbatches computes stand-ins of weight 0, so that all take part in every coll
 """
 
 import time
-from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from actors.checkpoint import restore_checkpoint, save_checkpoint
-from actors.config import LearnerConfig, ObjectiveConfig
+from actors.learner_settings import LearnerSettings
 from actors.objective_choice import Scored, task_objective
-from actors.protocols import Canary, LearnerPort, LearnerTask, Published
+from actors.preference_choice import beside_objective
+from actors.protocols import Beside, Canary, LearnerTask, Published
 from actors.reference_policy import ReferencePolicy
 from actors.sharding import clip_gradients, full_tensors, shard, sum_over_ranks
 from actors.step_metrics import accepted_scale, step_metrics
-from actors.task_shares import Share, task_shares
+from actors.task_shares import Share, part_shares, task_shares
 from actors.teacher_worker import load_output_head
 from actors.weight_store import WeightStore
 from alignment.batching import PackedBatch, microbatches
-from alignment.objectives.behavior_cloning import Reduction
+from alignment.output import ObjectiveOutput
 from alignment.policy import load_policy
 from alignment.state_divergence import Teacher
 from alignment.trajectories import PolicyVersion, pack
 
 ADAM_BETAS = (0.9, 0.95)
 """A second moment that forgets in 20 steps, as is usual for language models: runs are short."""
+MAX_GRAD_NORM = 1.0
+"""Gradients are clipped to this global norm, as everyone does."""
 CANARY_TOKENS = 16
 """Long enough to notice wrong weights, short enough to cost nothing."""
-
-
-class LearnerSettings(NamedTuple):
-    """What a learner is told of the run."""
-
-    model: str
-    """Folder or hub name of the model to begin from, in Hugging Face format."""
-    weights: Path
-    """Folder of the weight store."""
-    reduction: Reduction
-    """How cloning averages."""
-    objective: ObjectiveConfig
-    temperature: float
-    """At which responses are sampled, and all log-probabilities but the canary's computed."""
-    published_dtype: Literal["bfloat16", "float32"]
-    """Precision of published weights."""
-    config: LearnerConfig
-    context_tokens: int
-    """Of the engines, prompt and response together: the canary must fit."""
-    teacher: str | None = None
-    """Folder or hub name of the expert, where it is a model; its output head is read."""
 
 
 class Learner:
@@ -137,7 +117,7 @@ class Learner:
                 f"task {task.kind} is for step {task.step}, but the weights are those of step "
                 f"{self.step}; restart the learner from the checkpoint that the driver counts from"
             )
-        if task.kind not in {"clone", "imitate", "evaluate"}:
+        if task.kind not in {"clone", "imitate", "prefer", "evaluate"}:
             return {}
         began = time.perf_counter()
         shares = task_shares(
@@ -156,7 +136,10 @@ class Learner:
 
     def _update(self, task: LearnerTask, shares: list[Share], began: float) -> dict[str, float]:
         """One optimizer step."""
+        if task.beside and task.beside.renews_reference:
+            self.reference = None
         references = self._reference_logprobs(task, shares)
+        distance = self._reference_distance(task.beside)
         totals: dict[str, Tensor | float] = {}
         for share, reference in zip(shares, references, strict=True):
             logprobs, entropies, divergences = self._scores_beside_teacher(share)
@@ -168,33 +151,45 @@ class Learner:
                 share.rewards,
                 divergences,
             )
-            output = task_objective(
-                task,
-                scored,
-                self.settings.objective,
-                reduction=self.settings.reduction,
-            )
+            output = self._objective(task, share, scored, distance)
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
             loss = output.loss * (share.weight * self._world_size)
             loss.backward()  # type: ignore[no-untyped-call]
             figures: dict[str, Tensor | float] = {
                 **output.diagnostics,
                 "loss": output.loss.detach(),
-                "entropy": entropies.sum() / task.num_action_tokens,
                 "trained_tokens": float(share.batch.num_tokens),
             }
+            if share.part == "trajectories":
+                figures["entropy"] = entropies.sum() / task.num_action_tokens
             for name, figure in figures.items():
                 totals[name] = totals.get(name, 0.0) + share.weight * figure
         sums = sum_over_ranks(totals, self._device, self._world_size)
-        norm = clip_gradients(
-            self.policy, self.settings.config.max_grad_norm, scale=accepted_scale(task, sums)
-        )
+        norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
         for group in self.optimizer.param_groups:
             group["lr"] = task.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return step_metrics(task, sums, norm, time.perf_counter() - began)
+
+    def _objective(
+        self, task: LearnerTask, share: Share, scored: Scored, distance: float
+    ) -> ObjectiveOutput:
+        """Of a share, by what it holds."""
+        if share.part == "trajectories":
+            reduction = self.settings.reduction
+            return task_objective(task, scored, self.settings.objective, reduction=reduction)
+        assert task.beside
+        assert self.settings.preferences
+        return beside_objective(
+            task.beside,
+            scored,
+            share.part,
+            self.settings.preferences,
+            reduction=self.settings.reduction,
+            reference_distance=distance,
+        )
 
     @torch.no_grad()
     def _evaluate(self, task: LearnerTask, shares: list[Share]) -> dict[str, float]:
@@ -234,16 +229,42 @@ class Learner:
         return scores
 
     @torch.no_grad()
-    def _reference_logprobs(
-        self, task: LearnerTask, shares: list[Share]
-    ) -> list[Tensor] | list[None]:
-        """Of each share, for a task that needs them; the first such task sets the reference."""
-        if task.kind != "imitate" or self.settings.objective.reference.coefficient == 0.0:
+    def _reference_logprobs(self, task: LearnerTask, shares: list[Share]) -> list[Tensor | None]:
+        """Of each share that needs them; the first task that has such sets the reference."""
+        penalized = task.kind == "imitate" and self.settings.objective.reference.coefficient > 0.0
+        needing = {"comparisons", "trajectories"} if penalized else {"comparisons"}
+        if not any(share.part in needing for share in shares):
             return [None] * len(shares)
         if self.reference is None:
             self.reference = ReferencePolicy(self.policy)
         with self.reference.in_place_of_policy():
-            return [self._scores(share.batch)[0] for share in shares]
+            return [
+                self._scores(share.batch)[0] if share.part in needing else None for share in shares
+            ]
+
+    @torch.no_grad()
+    def _reference_distance(self, beside: Beside | None) -> float:
+        """Mean log-ratio to the reference, in nats, of responses to other prompts than theirs."""
+        if beside is None or not beside.num_mismatched:
+            return 0.0
+        shares = part_shares(
+            self.settings.config.max_tokens_per_microbatch,
+            beside.mismatched,
+            None,
+            "mismatched",
+            device=self._device,
+            world_size=self._world_size,
+        )
+        assert self.reference
+        present = [self._scores(share.batch)[0] for share in shares]
+        with self.reference.in_place_of_policy():
+            before = [self._scores(share.batch)[0] for share in shares]
+        total = sum(
+            share.weight * (new - old).sum()
+            for share, new, old in zip(shares, present, before, strict=True)
+        )
+        sums = sum_over_ranks({"total": total}, self._device, self._world_size)
+        return sums["total"] / beside.num_mismatched
 
     @torch.no_grad()
     def _canary(self) -> Canary:
@@ -252,42 +273,3 @@ class Learner:
         (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
         logprobs, _ = self.policy(batch.to(self._device), 1.0)
         return Canary(tuple(self._canary_ids), tuple(logprobs.tolist()))
-
-
-def train_loop(
-    port: LearnerPort,
-    settings: LearnerSettings,
-    *,
-    device: torch.device,
-    rank: int,
-    world_size: int,
-) -> None:
-    """Perform the driver's tasks until it says stop.
-
-    Whoever hosts this has made the process group where there are several ranks. Any failure is
-    raised; the host starts the whole gang again, and it goes on from the newest checkpoint.
-
-    Args:
-        port: to the driver.
-        settings: equal on all ranks.
-        device: on which this rank computes.
-        rank: of this process, from 0.
-        world_size: number of ranks.
-    """
-    torch.set_num_threads(max(int(settings.config.cpus_per_rank), 1))
-    incarnation, checkpoint = port.start(rank, world_size)
-    learner = Learner(settings, device=device, rank=rank, world_size=world_size)
-    if checkpoint is not None:
-        learner.restore(Path(checkpoint))
-    for index in count():
-        task = port.next_task(rank, world_size, index)
-        if task.kind == "stop":
-            return
-        metrics = learner.perform(task)
-        if task.checkpoint is not None:
-            learner.save(Path(task.checkpoint))
-        published = learner.publish(incarnation) if task.publish else None
-        if published is not None:
-            port.published(published)
-        if rank == 0:
-            port.finished(index, metrics)

@@ -8,9 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from actors.config import ObjectiveConfig
-from actors.expert_credit import expert_credit, has_logits
+from actors.expert_credit import expert_credit, has_logits, reward_advantages
 from actors.protocols import LearnerTask
-from alignment.advantages import leave_one_out
 from alignment.batching import PackedBatch
 from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
 from alignment.objectives.distillation import distillation
@@ -106,7 +105,7 @@ def imitation(
         scored, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
     )
     loss = config.reference.coefficient * penalty_loss
-    advantages = leave_one_out(rewards, batch.group_index).values[batch.sequence_index]
+    advantages = reward_advantages(batch, rewards, config)
     if has_logits(config):
         credit = expert_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
         advantages, rewards = credit.advantages, credit.rewards

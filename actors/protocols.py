@@ -75,16 +75,30 @@ class RolloutWorker(Protocol):
         ...
 
 
+class Ranked(NamedTuple):
+    """Comparisons of one step."""
+
+    trajectories: Trajectories
+    """The responses of each beside one another, best first; prompt ids count the comparisons."""
+    ranks: NDArray[np.float32]
+    """[trajectory] from 0, the best; equal ranks are a tie."""
+
+
 class DiscriminatorWorker(Protocol):
     """Trains and serves the discriminator."""
 
     def update(
-        self, rollouts: Trajectories, demonstrations: Trajectories, held_out: Trajectories
+        self,
+        rollouts: Trajectories,
+        demonstrations: Trajectories,
+        held_out: Trajectories,
+        ranked: Ranked | None = None,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
         Rollouts and demonstrations hold the same prompts; demonstrations one each, rollouts a group
         each. The demonstrations held out have prompts of their own, and are only measured on.
+        Preferences are learned in the same updates, where there are some.
         """
         ...
 
@@ -130,12 +144,39 @@ class RewardSource(Protocol):
         ...
 
 
+class Beside(NamedTuple):
+    """What a step of stage 2 learns beside the rollouts, or without any."""
+
+    comparisons: Trajectories
+    """This rank's share: the responses of a comparison beside one another, best first."""
+    ranks: NDArray[np.float32]
+    """[response] from 0, the best; equal ranks are a tie. Of a single verdict 0 or 1."""
+    num_comparisons: int
+    """Over all ranks."""
+    num_compared: int
+    """Responses in them, over all ranks."""
+    demonstrations: Trajectories
+    """This rank's share of those that are cloned in the same step."""
+    num_demonstrations: int
+    """Over all ranks."""
+    num_demonstration_tokens: int
+    """Over all ranks."""
+    mismatched: Trajectories
+    """This rank's share of prompts with responses to others, which measure how far policy and
+    reference are apart."""
+    num_mismatched: int
+    """Over all ranks."""
+    renews_reference: bool = False
+    """The policy as it is before this step becomes the reference."""
+
+
 class LearnerTask(NamedTuple):
     """What a learner rank does next."""
 
-    kind: Literal["clone", "imitate", "evaluate", "hold", "republish", "stop"]
-    """clone and imitate take one optimizer step; evaluate only measures; hold leaves the weights as
-    they are, to be published or saved; republish shares them again, of whichever step they are."""
+    kind: Literal["clone", "imitate", "prefer", "evaluate", "hold", "republish", "stop"]
+    """clone, imitate and prefer take one optimizer step, the last only on what is beside; evaluate
+    only measures; hold leaves the weights as they are, to be published or saved; republish shares
+    them again, of whichever step they are."""
     step: int
     """Optimizer steps done before this task."""
     learning_rate: float
@@ -156,6 +197,8 @@ class LearnerTask(NamedTuple):
     """Folder to write a checkpoint to after the step."""
     teacher_states: NDArray[np.float32] | None = None
     """[response token, hidden] of the teacher, at level state."""
+    beside: Beside | None = None
+    """None where the step has nothing but its trajectories."""
 
 
 class LearnerStart(NamedTuple):

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from actors.config import TeacherConfig
+from actors.config import DiscriminatorConfig
 from actors.errors import InvalidInputError
 from alignment.batching import PackedBatch
 from alignment.labelled_batch import split_microbatches
@@ -34,7 +34,8 @@ class TeacherWorker:
 
     def __init__(
         self,
-        config: TeacherConfig,
+        model: str,
+        place: DiscriminatorConfig,
         *,
         max_tokens_per_microbatch: int,
         temperature: float,
@@ -43,14 +44,15 @@ class TeacherWorker:
         """Load the teacher.
 
         Args:
-            config: which model, and on what it computes.
+            model: folder or hub name.
+            place: on what it computes, as the discriminator would in its place.
             max_tokens_per_microbatch: what fits in memory at once.
             temperature: softmax temperature, at which the policy samples too.
             autocast: precision of the matrix products.
         """
-        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-        self._device = torch.device("cuda" if config.gpus_per_worker else "cpu")
-        self._model = load_policy(config.model).requires_grad_(False).to(self._device)
+        torch.set_num_threads(max(1, int(place.cpus_per_worker)))
+        self._device = torch.device("cuda" if place.gpus_per_worker else "cpu")
+        self._model = load_policy(model).requires_grad_(False).to(self._device)
         self._max_tokens = max_tokens_per_microbatch
         self._temperature = temperature
         self._autocast = autocast == "bfloat16"

@@ -8,6 +8,7 @@ Every choice here goes into the same objective, which averages over all N respon
     group_mean         (1 - 1/K) times it, for groups of K
     group_normalized   another direction (GRPO)
     self_normalized    the gradient of forward KL as K grows; bounded, and biased for small K
+    best_of_group      cloning each group's best: the gradient towards the best-of-K policy
 """
 
 from typing import NamedTuple
@@ -194,6 +195,41 @@ def self_normalized(
     weights = odds / odds.new_zeros(len(ids)).index_add(0, group, odds)[group]
     squares = weights.new_zeros(len(ids)).index_add(0, group, weights.square())
     return SelfNormalized(weights * sizes[group] - 1.0, 1.0 / squares)
+
+
+def best_of_group(
+    rewards: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
+) -> Advantages:
+    """K for the best of a group of K and 0 for the rest: each group's best response is cloned.
+
+    Several that are equally good share the K. Only the order of rewards matters. The expected
+    gradient is that of KL(best-of-K, policy), where best-of-K is the law of the best of K samples
+    of the policy that sampled: supervised fine-tuning on responses that rejection sampling wrote.
+    On-policy that is the policy gradient of the reward best-of-K(y) / pi(y), which rises with the
+    response's quantile F among the policy's own, as K F^(K - 1); it is not that of the expected
+    reward. There is no baseline.
+
+    Args:
+        rewards: one scalar for each trajectory, in any unit.
+        group_ids: equal ids share a prompt. Groups may lie anywhere; one counts by its size.
+
+    Returns:
+        The advantages, without unit, in the order of the rewards. One that is alone is its own
+        best, from which nothing can be learned: 0, as its expected gradient is on-policy.
+
+    References:
+        Dong et al. 2023 (RAFT), arXiv:2304.06767, with one response kept at each prompt.
+    """
+    rewards = rewards.detach()
+    ids, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    largest = rewards.new_zeros(len(ids)).scatter_reduce(
+        0, group, rewards, "amax", include_self=False
+    )
+    is_best = (rewards == largest[group]).to(rewards.dtype)  # none in a group with NaN: 0 / 0
+    num_best = is_best.new_zeros(len(ids)).index_add(0, group, is_best)
+    values = is_best / num_best[group] * sizes[group]
+    is_alone = sizes[group] == 1
+    return Advantages(values.masked_fill(is_alone, 0.0), is_alone)
 
 
 def _centered(rewards: Tensor, group_ids: Tensor) -> _Centered:

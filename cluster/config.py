@@ -1,12 +1,12 @@
 """The whole run, from one YAML file. Imports no torch, so that checking a job is instant."""
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from actors.config import (
+    DataSource,
     DiscriminatorConfig,
     FrozenConfig,
     LearnerConfig,
@@ -17,13 +17,15 @@ from actors.config import (
     TeacherConfig,
     WarmStartConfig,
 )
+from actors.preferences_config import PreferencesConfig
 
 
 class DataConfig(FrozenConfig):
     """Demonstrations: prompts and the expert's responses."""
 
-    path: Path
-    """JSON lines, each with "prompt" and "response" strings; relative to the job file."""
+    path: DataSource | None = None
+    """A file or folder, relative to the job file, or hub:owner/name, in any format that `irlign
+    check` detects, as JSON lines of prompt and response. None: of preferences, the best ones."""
     system_prompt: str | None = None
     """Opens every conversation, through the model's own chat template."""
     held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
@@ -109,6 +111,7 @@ class RunConfig(FrozenConfig):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     teacher: TeacherConfig | None = None
     rewards: tuple[RewardConfig, ...] = ()
+    preferences: PreferencesConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -131,10 +134,18 @@ class RunConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _there_is_something_to_learn_from(self) -> Self:
-        if self.objective.steps and not self.objective.divergence_weight and not self.rewards:
+        if self.objective.steps and not self.has_policy_gradient and not self.preferences:
             raise ValueError(
-                "objective.divergence_weight is 0 and there are no rewards; "
+                "objective.divergence_weight is 0 and there are neither rewards nor preferences; "
                 "give one of them, or set objective.steps to 0"
+            )
+        if self.data.path is None and (not self.preferences or self.preferences.path is None):
+            raise ValueError("data.path is missing, and no preferences.path stands in for it")
+        teaches = self.preferences.teaches if self.preferences else "policy"
+        if teaches == "discriminator" and self.objective.steps and not self.has_discriminator:
+            raise ValueError(
+                "preferences.teaches: discriminator, and the run has none; set "
+                "objective.divergence_weight above 0 and no teacher, or teaches: policy"
             )
         if self.objective.level == "state" and self.teacher is None:
             raise ValueError(
@@ -147,6 +158,24 @@ class RunConfig(FrozenConfig):
                 "exclude each other: rewards need the policy's own samples; set it to 1"
             )
         return self
+
+    @property
+    def has_policy_gradient(self) -> bool:
+        """Whether stage 2 samples to be rewarded."""
+        wants_reward = self.objective.divergence_weight > 0 or len(self.rewards) > 0
+        return self.objective.steps > 0 and wants_reward
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether stage 2 samples at all."""
+        is_self_play = self.preferences is not None and self.preferences.is_self_play
+        return self.has_policy_gradient or (is_self_play and self.objective.steps > 0)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether stage 2 keeps the policy that entered it."""
+        has_log_ratios = self.preferences is not None and self.preferences.teaches == "policy"
+        return self.objective.reference.coefficient > 0 or has_log_ratios
 
     @property
     def has_teacher(self) -> bool:

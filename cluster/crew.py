@@ -78,8 +78,8 @@ def hire(
     )
     rollout.scale(config.rollout.num_workers)
     discriminator, teacher = None, None
+    worker = config.discriminator
     if config.has_discriminator:
-        worker = config.discriminator
         discriminator = make(
             "discriminator",
             functools.partial(build_discriminator_worker, config),
@@ -94,14 +94,10 @@ def hire(
         teacher = make(
             "teacher",
             functools.partial(build_teacher_worker, config, config.teacher),
-            place=Place(
-                config.teacher.cpus_per_worker,
-                config.teacher.gpus_per_worker,
-                labels.get("teacher"),
-            ),
-            environment=thread_environment(config.teacher.cpus_per_worker),
+            place=Place(worker.cpus_per_worker, worker.gpus_per_worker, labels.get("teacher")),
+            environment=thread_environment(worker.cpus_per_worker),
         )
-        teacher.scale(config.teacher.num_workers)
+        teacher.scale(worker.num_workers)
     rewards = {}
     for name, source in reward_names(config.rewards).items():
         fleet = make(

@@ -24,6 +24,7 @@ from cluster.imitation import Imitation
 from cluster.learner_desk import LearnerDesk, LearnerRestartedError
 from cluster.ledger import Settled
 from cluster.manifest import Manifest, Position
+from cluster.preference_batches import PreferenceBatches
 from cluster.run_record import RunRecord
 from cluster.sampling import Draws, Sampler
 from cluster.scoring import Scorer
@@ -32,11 +33,12 @@ from cluster.telemetry import Journal, no_scores, with_step_time
 
 
 class Workforce(NamedTuple):
-    """All that the driver commands."""
+    """All that the driver commands, and what it has them learn beside rollouts."""
 
     rollout: Fleet
     scorer: Scorer
     desk: LearnerDesk
+    batches: PreferenceBatches
 
 
 class Driver:
@@ -55,7 +57,7 @@ class Driver:
             manifest: of the newest checkpoint, or a new one.
         """
         self._config, self._data = config, data
-        self._rollout, self._scorer, self._desk = workforce
+        self._rollout, self._scorer, self._desk, self._batches = workforce
         self._journal = Journal(run_dir, manifest.newest_s)
         self.record = RunRecord(run_dir, manifest, self._journal)
         self._held_out = HeldOut(
@@ -177,10 +179,9 @@ class Driver:
         if self.record.folder is None:  # there must be one to set a discriminator back to
             await self._checkpoint()
         stage = Imitation(
-            self._config.objective,
-            self._sampler,
-            self._scorer,
-            self._desk,
+            self._config,
+            (self._sampler, self._scorer, self._desk),
+            self._batches,
             self.progress.show,
             self.event,
         )
@@ -188,7 +189,8 @@ class Driver:
             self._iteration_began = time.monotonic()
             while self._iteration < self._warm_up_end and not self._stop_requested:
                 self.progress.enter("discriminator_warm_up", "sampling")
-                metrics = await stage.warm_up_step()
+                index = self._iteration - self._config.warm_start.steps
+                metrics = await stage.warm_up_step(index)
                 await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
             if not self._stop_requested:
                 self.progress.enter("imitation", "sampling")
@@ -196,6 +198,7 @@ class Driver:
                     first_version=self._step,
                     first=self._iteration - self._warm_up_end,
                     count=self._num_iterations - self._iteration,
+                    num_warm_ups=self._warm_up_end - self._config.warm_start.steps,
                     end_step=self._end_imitation_step,
                 )
         finally:
@@ -203,10 +206,7 @@ class Driver:
 
     def _new_sampler(self) -> Sampler:
         return Sampler(
-            self._rollout,
-            self._draws,
-            self._data,
-            self._config.objective,
+            *(self._rollout, self._draws, self._data, self._config.objective),
             num_steps=self._num_iterations - self._iteration,
             max_sequences=self._config.rollout.max_sequences,
             seed=self._config.seed,
@@ -214,8 +214,8 @@ class Driver:
 
     async def _end_imitation_step(self, metrics: dict[str, float]) -> bool:
         self._step += 1
-        is_last = self._iteration + 1 == self._num_iterations
-        await self._end_iteration("imitation", metrics, ends_stage=is_last)
+        ends_stage = self._iteration + 1 == self._num_iterations
+        await self._end_iteration("imitation", metrics, ends_stage=ends_stage)
         return not self._stop_requested
 
     async def _end_iteration(

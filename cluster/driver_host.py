@@ -29,6 +29,7 @@ from cluster.learner_desk import LearnerDesk
 from cluster.log_fields import label_logs
 from cluster.manifest import RunTakenOverError, load_manifest
 from cluster.names import DRIVER, namespace
+from cluster.preference_batches import Comparisons, PreferenceBatches
 from cluster.scoring import Scorer
 from cluster.status import Status
 from cluster.trackers import Trackers
@@ -42,18 +43,18 @@ UNWATCHED_S = 60.0
 """Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
 
 
-def _heavy(config: RunConfig) -> tuple[type, Data]:
+def _heavy(config: RunConfig) -> tuple[type, Data, Comparisons | None]:
     """Import torch and its like, and read the data: seconds in which the workers start already.
 
     Whoever asks an actor imports its module too, so this is not imported with it.
 
     Returns:
-        The learner's class, and the data.
+        The learner's class, and the data: demonstrations and preferences.
     """
     from cluster.learner_host import LearnerHost  # noqa: PLC0415
-    from cluster.run_data import load_data  # noqa: PLC0415
+    from cluster.run_data import load_comparisons, load_data  # noqa: PLC0415
 
-    return LearnerHost, load_data(config)
+    return LearnerHost, load_data(config), load_comparisons(config)
 
 
 class DriverHost:
@@ -90,7 +91,7 @@ class DriverHost:
             self._crew = hire(
                 resized(self._config, asked), self._run_dir, self._event, self._repair_weights
             )
-            learner_host, data = await asyncio.to_thread(_heavy, self._config)
+            learner_host, data, comparisons = await asyncio.to_thread(_heavy, self._config)
             learner: Any = ray.remote(learner_host).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
@@ -101,7 +102,8 @@ class DriverHost:
                 self._config.objective.level,
                 self._run_dir / "discriminator",
             )
-            workforce = Workforce(self._crew.rollout, scorer, self._desk)
+            batches = PreferenceBatches(self._config, data, comparisons)
+            workforce = Workforce(self._crew.rollout, scorer, self._desk, batches)
             self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
             self._headcount = Headcount(
                 self._crew.fleets(),

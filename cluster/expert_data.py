@@ -24,6 +24,11 @@ class Data(Texts, Protocol):
     """Demonstrations: rows, token ids and texts."""
 
     @property
+    def train_rows(self) -> NDArray[np.int64]:
+        """Rows to learn from."""
+        ...
+
+    @property
     def held_out_rows(self) -> NDArray[np.int64]:
         """Rows that are never trained on."""
         ...

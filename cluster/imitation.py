@@ -12,15 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.config import ObjectiveConfig
 from actors.protocols import LearnerTask
 from alignment.schedule import constant_rate
+from alignment.trajectories import EMPTY
+from cluster.config import RunConfig
 from cluster.failure_policy import is_worth_telling
 from cluster.learner_desk import LearnerDesk
 from cluster.ledger import Place
+from cluster.preference_batches import PreferenceBatches
 from cluster.sampling import Sampled, Sampler
 from cluster.scoring import Scorer, Scores
-from cluster.telemetry import rollout_metrics
+from cluster.telemetry import no_scores, rollout_metrics
 
 EndStep = Callable[[dict[str, float]], Awaitable[bool]]
 """Is told a step's metrics; False ends the stage early."""
@@ -36,23 +38,24 @@ class Prepared(NamedTuple):
 class Imitation:
     """Runs the discriminator's warm-up and the policy's steps of stage 2.
 
-    stage = Imitation(objective, sampler, scorer, desk, show_phase, on_event)
-    metrics = await stage.warm_up_step()
+    stage = Imitation(config, (sampler, scorer, desk), batches, show_phase, on_event)
+    metrics = await stage.warm_up_step(0)
     await stage.steps(first_version=60, first=0, count=100, end_step=note)
     stage.close()
     """
 
     def __init__(
         self,
-        objective: ObjectiveConfig,
-        sampler: Sampler,
-        scorer: Scorer,
-        desk: LearnerDesk,
+        config: RunConfig,
+        workers: tuple[Sampler, Scorer, LearnerDesk],
+        batches: PreferenceBatches,
         show_phase: Callable[[str], None],
         on_event: Callable[[str], None],
     ) -> None:
-        self._objective, self._sampler, self._scorer = objective, sampler, scorer
-        self._desk, self._show_phase, self._on_event = desk, show_phase, on_event
+        self._objective, self._batches = config.objective, batches
+        self._samples, self._is_rewarded = config.has_rollouts, config.has_policy_gradient
+        self._sampler, self._scorer, self._desk = workers
+        self._show_phase, self._on_event = show_phase, on_event
         self._steps_done = 0
         self._no_step_ends = asyncio.Event()
         self._no_step_ends.set()
@@ -82,24 +85,26 @@ class Imitation:
         waited_s = time.monotonic() - max(began, self._sampler.advanced_at)
         return sampled, rollout_metrics(sampled, waited_s, step)
 
-    async def warm_up_step(self) -> dict[str, float]:
-        """Sample one step and train only the discriminator on it."""
+    async def warm_up_step(self, index: int) -> dict[str, float]:
+        """Sample one step and train only the discriminator on it: update number index."""
         sampled, metrics = await self._sample(0)
         metrics.pop("rollout/staleness")
         self._show_phase("training the discriminator")
-        metrics |= await self._scorer.update(sampled.trajectories)
+        ranked = self._batches.for_discriminator(index)
+        metrics |= await self._scorer.update(sampled.trajectories, ranked)
         self._settle(sampled)
         return metrics
 
     async def _prepare(
-        self, first: int, count: int, out: "asyncio.Queue[Prepared | Exception]"
+        self, first: int, count: int, update: int, out: "asyncio.Queue[Prepared | Exception]"
     ) -> None:
         try:
             for step in range(first, first + count):
+                ranked = self._batches.for_discriminator(update + step - first)
                 sampled, metrics = await self._sample(step)
                 await self._no_step_ends.wait()  # a checkpoint of a step knows nothing of the next
                 self._prepares("training the discriminator")
-                metrics |= await self._scorer.update(sampled.trajectories)
+                metrics |= await self._scorer.update(sampled.trajectories, ranked)
                 self._prepares("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
                 scores = scores._replace(metrics=metrics | scores.metrics)
@@ -125,49 +130,68 @@ class Imitation:
         sampled = Sampled(kept, batch.select(rows), sampling_s)
         return Prepared(sampled, scores.select(batch, rows))
 
-    async def steps(self, *, first_version: int, first: int, count: int, end_step: EndStep) -> None:
+    async def steps(
+        self,
+        *,
+        first_version: int,
+        first: int,
+        count: int,
+        num_warm_ups: int,
+        end_step: EndStep,
+    ) -> None:
         """Take this many policy steps.
 
         Args:
             first_version: optimizer steps done so far.
             first: steps of this stage done so far, for the learning rate.
             count: how many are left.
+            num_warm_ups: updates of the discriminator before the first of this stage.
             end_step: told the metrics of each step; returns False to stop early.
 
         Raises:
             LearnerRestartedError: if the learner had to begin again.
         """
         queue: asyncio.Queue[Prepared | Exception] = asyncio.Queue(maxsize=1)
-        self._producer = asyncio.ensure_future(self._prepare(first_version, count, queue))
+        if self._samples:
+            self._producer = asyncio.ensure_future(
+                self._prepare(first_version, count, num_warm_ups + first, queue)
+            )
         for index in range(count):
-            prepared = await queue.get()
+            prepared = await queue.get() if self._samples else None
             if isinstance(prepared, Exception):
                 raise prepared
             metrics = await self._learn(prepared, first_version + index, first + index)
-            self._settle(prepared.sampled)
-            self._sampler.advance(self._steps_done)
+            if prepared:
+                self._settle(prepared.sampled)
+                self._sampler.advance(self._steps_done)
             self._no_step_ends.clear()
             if not await end_step(metrics):
                 return
             self._no_step_ends.set()
             self._show_phase(self._preparing)
 
-    async def _learn(self, prepared: Prepared, version: int, index: int) -> dict[str, float]:
-        batch = prepared.sampled.trajectories
+    async def _learn(self, prepared: Prepared | None, version: int, index: int) -> dict[str, float]:
+        """Take one policy step; without anything sampled it learns only what is beside."""
+        rollouts = prepared.sampled.trajectories if prepared else EMPTY
+        batch = rollouts if self._is_rewarded else EMPTY
+        nothing = Scores(no_scores(batch), no_scores(batch), {})
+        scores = prepared.scores if prepared and self._is_rewarded else nothing
         task = LearnerTask(
-            kind="imitate",
+            kind="imitate" if self._is_rewarded else "prefer",
             step=version,
             learning_rate=constant_rate(self._objective.learning_rate, index),
             trajectories=batch,
-            discriminator_logits=prepared.scores.discriminator_logits,
-            rewards=prepared.scores.rewards,
+            discriminator_logits=scores.discriminator_logits,
+            rewards=scores.rewards,
             num_sequences=len(batch),
             num_action_tokens=int(batch.response_lengths.sum()),
             publish=True,
-            teacher_states=prepared.scores.teacher_states,
+            teacher_states=scores.teacher_states,
+            beside=self._batches.beside(index, rollouts),
         )
         self._show_phase("learning")
         began = time.monotonic()
         metrics = await self._desk.submit(task)
         learning_s = time.monotonic() - began
-        return prepared.scores.metrics | metrics | {"time/learning_s": learning_s}
+        sampled = prepared.scores.metrics if prepared else {}
+        return sampled | metrics | {"time/learning_s": learning_s}

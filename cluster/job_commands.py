@@ -31,6 +31,8 @@ RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory here, or name of a run on a cluster.")
 ]
 POLL_S = 1.0
+STOP_WAIT_S = 2000.0
+"""Ray ends a job process that has not ended half an hour after it was asked to."""
 REPORT_WIDTH = 120
 """Of what is printed where there is no terminal to ask, such as on the cluster."""
 
@@ -130,7 +132,13 @@ def stop(
         client, job = _find(run, address)
         _print_answer(client, job, "stop", *(["--now"] if now else []))
         with Console(stderr=True).status(f"waiting for {job.job_id} to end (Ctrl-C waits no more)"):
+            deadline = time.monotonic() + STOP_WAIT_S
             while not (job := _find(job.job_id, address)[1]).is_over:
+                if time.monotonic() > deadline:
+                    raise InvalidInputError(
+                        f"{job.job_id} has not ended {STOP_WAIT_S / 60.0:.0f} minutes after it was "
+                        f"asked to; see irlign status {run}, or end it with irlign stop {run} --now"
+                    )
                 time.sleep(POLL_S)
         say(f"{job.job_id}: {job.status}")
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from actors.errors import InvalidInputError
+from alignment.data.rows import HUB
 from cluster.config import RunConfig
 
 Settings = dict[str, Any]
@@ -115,9 +116,11 @@ def _list_index(items: list[Any], name: str, override: str) -> int:
 
 def _resolve_paths(settings: Settings, folder: Path) -> None:
     """Make the paths among the settings absolute, seen from the job file's folder."""
-    data, rewards = settings.get("data"), settings.get("rewards")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((folder / Path(data["path"]).expanduser()).resolve())
+    rewards = settings.get("rewards")
+    for section in (settings.get("data"), settings.get("preferences")):
+        path = section.get("path") if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(path, str) and not path.startswith(HUB):
+            section["path"] = str((folder / Path(path).expanduser()).resolve())
     sources = rewards if isinstance(rewards, list) else []
     models = [(settings.get("model"), "name"), (settings.get("teacher"), "model")]
     for section, key in [*models, *((each, "model") for each in sources)]:

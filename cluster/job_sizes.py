@@ -25,7 +25,7 @@ def job_sizes(config: RunConfig) -> dict[str, int]:
     if config.has_discriminator:
         sizes[DISCRIMINATOR] = config.discriminator.num_workers
     if config.teacher and config.has_teacher:
-        sizes["teacher"] = config.teacher.num_workers
+        sizes["teacher"] = config.discriminator.num_workers
     rewards = reward_names(config.rewards)
     return sizes | {name: source.num_workers for name, source in rewards.items()}
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from actors.protocols import LearnerStart, LearnerTask
+from actors.protocols import Beside, LearnerStart, LearnerTask
 from alignment.trajectories import EMPTY, Trajectories
 
 LONGEST_POLL_S = 20.0
 """A rank that waits longer for a task is told to ask again, so that its calls stay short."""
-STEPS = ("clone", "imitate")
+STEPS = ("clone", "imitate", "prefer")
 """Kinds of task that take an optimizer step."""
 NOTHING = np.zeros(0, np.float32)
 STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
@@ -42,13 +42,7 @@ def group_starts(trajectories: Trajectories) -> np.ndarray:
 
 def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
     """Return a rank's part of a task: every world_size-th group, whole; counts stay global."""
-    starts = group_starts(task.trajectories)
-    ends = np.append(starts, len(task.trajectories))[1:]
-    mine = [
-        np.arange(start, end)
-        for start, end in zip(starts[rank::world_size], ends[rank::world_size], strict=True)
-    ]
-    rows = np.concatenate(mine) if mine else np.zeros(0, np.int64)
+    rows = _rows_of_rank(task.trajectories, rank, world_size)
     return task._replace(
         trajectories=task.trajectories.select(rows),
         discriminator_logits=task.trajectories.select_values(task.discriminator_logits, rows),
@@ -56,6 +50,32 @@ def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
         teacher_states=None
         if task.teacher_states is None
         else task.trajectories.select_values(task.teacher_states, rows),
+        beside=task.beside and _share_beside(task.beside, rank, world_size),
+    )
+
+
+def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.ndarray:
+    """[row] every world_size-th group, whole."""
+    starts = group_starts(trajectories)
+    ends = np.append(starts, len(trajectories))[1:]
+    mine = [
+        np.arange(start, end)
+        for start, end in zip(starts[rank::world_size], ends[rank::world_size], strict=True)
+    ]
+    return np.concatenate(mine) if mine else np.zeros(0, np.int64)
+
+
+def _share_beside(beside: Beside, rank: int, world_size: int) -> Beside:
+    rows = _rows_of_rank(beside.comparisons, rank, world_size)
+
+    def part(trajectories: Trajectories) -> Trajectories:
+        return trajectories.select(_rows_of_rank(trajectories, rank, world_size))
+
+    return beside._replace(
+        comparisons=beside.comparisons.select(rows),
+        ranks=beside.ranks[rows],
+        demonstrations=part(beside.demonstrations),
+        mismatched=part(beside.mismatched),
     )
 
 

@@ -88,7 +88,8 @@ class RayLearnerPort:
 
 def run_rank(settings: dict[str, Any]) -> None:
     """Be one rank: what Ray Train calls in each worker of the gang."""
-    from actors.learner import LearnerSettings, train_loop  # noqa: PLC0415
+    from actors.learner_settings import LearnerSettings  # noqa: PLC0415
+    from actors.train_loop import train_loop  # noqa: PLC0415
 
     config = RunConfig.model_validate_json(settings["config"])
     context = ray.train.get_context()
@@ -106,6 +107,7 @@ def run_rank(settings: dict[str, Any]) -> None:
             config=config.learner,
             context_tokens=config.data.max_prompt_tokens + config.data.max_response_tokens,
             teacher=config.teacher.model if config.teacher else None,
+            preferences=config.preferences,
         ),
         device=ray.train.torch.get_device(),
         rank=context.get_world_rank(),

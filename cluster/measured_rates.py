@@ -94,7 +94,7 @@ def rates_from_metrics(
     )
     if judge and _judges_alike(run, config):
         judging_s = seen.get("time/discriminator_s", 0.0) + seen["time/scoring_s"]
-        tokens = work.update_passes_tokens + rank_tokens(work, _num_judges(run))
+        tokens = work.update_passes_tokens + rank_tokens(work, run.discriminator.num_workers)
         rates = rates._replace(judged_tokens_per_s=_per_second(tokens, judging_s))
     if run.objective.max_staleness_steps == 0:
         sync_s, overhead_s = seen["time/sync_s"], seen["time/waiting_s"]
@@ -134,10 +134,6 @@ def _judges_alike(run: RunConfig, config: RunConfig) -> bool:
         is_same = (there.num_layers, there.tuning) == (here.num_layers, here.tuning)
         return config.has_discriminator and is_same
     return run.has_teacher and run.teacher == config.teacher
-
-
-def _num_judges(run: RunConfig) -> int:
-    return run.teacher.num_workers if run.teacher else run.discriminator.num_workers
 
 
 def _lengths(run: RunConfig, seen: Medians) -> Lengths:

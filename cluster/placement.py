@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from actors.config import DiscriminatorConfig, LearnerConfig, RolloutConfig, TeacherConfig
+from actors.config import DiscriminatorConfig, LearnerConfig, RolloutConfig
 from actors.errors import InvalidInputError
 from cluster.config import RunConfig
 
@@ -151,7 +151,7 @@ def _workers(
         _fewest_ranks(learner),
         learner.cpus_per_rank,
         learner.gpus_per_rank,
-        _learner_gib(learner, policy, has_reference=config.objective.reference.coefficient > 0),
+        _learner_gib(learner, policy, has_reference=config.has_reference),
         "learner.min_ranks" if learner.min_ranks else "learner.num_ranks",
         "learner.cpus_per_rank",
     )
@@ -177,12 +177,12 @@ def _workers(
     if config.teacher and config.has_teacher:
         yield WorkerPlan(
             "teacher",
-            config.teacher.num_workers,
-            config.teacher.cpus_per_worker,
-            config.teacher.gpus_per_worker,
-            _teacher_gib(config.teacher, teacher),
-            "teacher.num_workers",
-            "teacher.cpus_per_worker",
+            discriminator.num_workers,
+            discriminator.cpus_per_worker,
+            discriminator.gpus_per_worker,
+            _teacher_gib(discriminator, teacher),
+            "discriminator.num_workers",
+            "discriminator.cpus_per_worker",
         )
     for index, (source, size) in enumerate(zip(config.rewards, rewards, strict=True)):
         weights_gib = 0.0 if size is None else 4 * size.num_parameters / GIB
@@ -228,8 +228,8 @@ def _discriminator_gib(discriminator: DiscriminatorConfig, policy: ModelSize, to
     return PROCESS_GIB + state_gib + _activations_gib(policy, num_layers, tokens)
 
 
-def _teacher_gib(teacher: TeacherConfig, size: ModelSize | None) -> float:
-    if teacher.gpus_per_worker or size is None:
+def _teacher_gib(place: DiscriminatorConfig, size: ModelSize | None) -> float:
+    if place.gpus_per_worker or size is None:
         return PROCESS_GIB
     return PROCESS_GIB + 4 * size.num_parameters / GIB
 

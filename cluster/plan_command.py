@@ -111,7 +111,7 @@ def _memory(
     elif judge:
         made = gpu_memory.discriminator_memory(config.discriminator, config.learner, judge)
         fixed.append(made)
-    has_reference = config.objective.reference.coefficient > 0
+    has_reference = config.has_reference
 
     def memory(split: "Split") -> "Sequence[Memory]":
         rank = gpu_memory.learner_memory(

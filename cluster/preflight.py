@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from actors.errors import InvalidInputError
+from actors.preferences_config import PreferencesConfig
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
 from cluster.model_files import ModelFiles, policy_files, reward_model_files
@@ -13,6 +14,7 @@ from cluster.run_directory import check_disk, is_resumed
 from cluster.trust import check_trust
 
 if TYPE_CHECKING:  # imports transformers, so only once the cheap checks are through
+    from alignment.data.tokenized_comparisons import TokenizedComparisons
     from alignment.data.tokenized_demonstrations import TokenizedDemonstrations
 
 CHECKPOINT_BYTES = 16
@@ -32,6 +34,8 @@ class Findings(NamedTuple):
     is_resumed: bool
     caveat: str | None = None
     """What to know of the chosen divergence before trusting it."""
+    comparisons: "TokenizedComparisons | None" = None
+    """Preferences, where the job gives some."""
 
 
 def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]) -> Findings:
@@ -51,7 +55,7 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     check_trust(config, run_dir)
     is_old = is_resumed(run_dir, config) if run_dir else False
     model = policy_files(config.model.name)
-    _check_windows(config, model)
+    check_windows(config, model)
     rewards = [_reward_size(source.model) for source in config.rewards]
     teacher = _teacher_size(config)
     made = plan(config, model.size, rewards, resources(cluster), teacher)
@@ -63,7 +67,8 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
         from actors.teacher_worker import check_teacher  # noqa: PLC0415
 
         check_teacher(config.teacher.model, config.model.name)
-    return Findings(model, _checked_data(config), made, is_old, caveat)
+    data, comparisons = _checked_data(config)
+    return Findings(model, data, made, is_old, caveat, comparisons)
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:
@@ -72,7 +77,8 @@ def resources(cluster: Mapping[str, float]) -> Resources:
     return Resources(cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), memory_gib)
 
 
-def _check_windows(config: RunConfig, model: ModelFiles) -> None:
+def check_windows(config: RunConfig, model: ModelFiles) -> None:
+    """Refuse texts longer than the model's context, and more layers than it has."""
     prompt, response = config.data.max_prompt_tokens, config.data.max_response_tokens
     if model.max_tokens is not None and prompt + response > model.max_tokens:
         raise InvalidInputError(
@@ -138,21 +144,41 @@ def _check_objective(config: RunConfig) -> str | None:
         raise InvalidInputError(f"objective.divergence: {error}") from error
     if config.has_discriminator:
         require_possible(config.discriminator, objective.level, record)
+    if config.preferences:
+        _check_preferences(config.preferences)
     return record.caveat
 
 
-def _checked_data(config: RunConfig) -> "TokenizedDemonstrations":
+def _check_preferences(preferences: PreferencesConfig) -> None:
+    """See that the divergence implies a reward."""
+    from alignment.divergences.lookup import divergence  # noqa: PLC0415
+    from alignment.preferences.implicit_reward import check_direct_divergence  # noqa: PLC0415
+
+    try:
+        name, parameters = preferences.divergence, preferences.divergence_parameters
+        check_direct_divergence(divergence(name, **parameters))
+    except ValueError as error:
+        raise InvalidInputError(f"preferences.divergence: {error}") from error
+
+
+def _checked_data(
+    config: RunConfig,
+) -> "tuple[TokenizedDemonstrations, TokenizedComparisons | None]":
     """Load the data as the run will, and see that sampling will stop where demonstrations do."""
+    from alignment.data.comparisons import read_comparisons  # noqa: PLC0415
     from alignment.data.demonstrations import read_demonstrations  # noqa: PLC0415
 
     try:
-        read_demonstrations(config.data.path)  # first alone, as the rest imports transformers
+        if config.data.path:  # first alone, as the rest imports transformers
+            read_demonstrations(config.data.path)
+        if config.preferences and config.preferences.path:
+            read_comparisons(config.preferences.path)
 
         from actors.model_description import end_token_ids  # noqa: PLC0415
         from alignment.data.chat_template import end_token_id  # noqa: PLC0415
-        from cluster.run_data import load_data  # noqa: PLC0415
+        from cluster.run_data import load_comparisons, load_data  # noqa: PLC0415
 
-        data = load_data(config)
+        data, comparisons = load_data(config), load_comparisons(config)
         end, known = end_token_id(data.tokenizer), end_token_ids(config.model.name)
     except (OSError, ValueError) as error:
         raise InvalidInputError(str(error)) from error
@@ -161,4 +187,23 @@ def _checked_data(config: RunConfig) -> "TokenizedDemonstrations":
             f"model {config.model.name}: its chat template ends a response with token {end}, but "
             f"sampling stops only at {known}; add {end} to eos_token_id in generation_config.json"
         )
-    return data
+    if comparisons and config.preferences:
+        _check_answers(config.preferences, comparisons.answers)
+    return data, comparisons
+
+
+def _check_answers(preferences: PreferencesConfig, answers: str) -> None:
+    """See that the objective knows what annotators were asked for."""
+    name = preferences.objective
+    takes_verdicts = name == "kahneman_tversky"
+    if answers == "judgements" and not takes_verdicts:
+        raise InvalidInputError(
+            f"preferences.path holds verdicts on single responses, and preferences.objective is "
+            f"{name}; choose kahneman_tversky, or give pairs"
+        )
+    knows_ties = name in {"identity", "rao_kupper", "davidson"}
+    if answers == "ties" and not knows_ties:
+        raise InvalidInputError(
+            f"preferences.path holds ties, to which preferences.objective {name} gives no "
+            "probability; choose rao_kupper or davidson, or leave the ties out"
+        )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from actors.config import Level
 from actors.errors import RewardError
+from actors.protocols import Ranked
 from alignment.trajectories import EMPTY, Trajectories
 from cluster import failure_policy
 from cluster.expert_data import Data
@@ -163,8 +164,10 @@ class Scorer:
         self._shared_folder = shared_folder
         self._num_updates = 0
 
-    async def update(self, trajectories: Trajectories) -> dict[str, float]:
-        """Train the discriminator on fresh rollouts and their prompts' demonstrations."""
+    async def update(
+        self, trajectories: Trajectories, ranked: Ranked | None = None
+    ) -> dict[str, float]:
+        """Train the discriminator on fresh rollouts, their prompts' demonstrations, preferences."""
         if self.discriminator is None:
             return {}
         began = time.monotonic()
@@ -174,6 +177,7 @@ class Scorer:
             trajectories,
             self._data.demonstrations(rows),
             self._held_out(rows),
+            ranked,
             lead_only=True,
         )
         if self.discriminator.wanted > 1:

@@ -44,13 +44,22 @@ def pack(config: RunConfig, job_path: Path, parcel: Path) -> None:
         else:
             shutil.copy(module, parcel)
     settings = config.model_dump(mode="json")
-    if config.data.path.is_file():
-        settings["data"]["path"] = str(_pack_data(config.data.path, parcel))
+    for section, path in data_paths(config).items():
+        if path.is_file():
+            settings[section]["path"] = str(_pack_data(section, path, parcel))
     (parcel / JOB).write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _pack_data(path: Path, parcel: Path) -> Path:
-    """Copy demonstrations under a name that tells their content.
+def data_paths(config: RunConfig) -> dict[str, Path]:
+    """Return the files and folders that a job reads its data from, by the section that says so."""
+    named = {"data": config.data.path}
+    if config.preferences:
+        named["preferences"] = config.preferences.path
+    return {section: path for section, path in named.items() if isinstance(path, Path)}
+
+
+def _pack_data(section: str, path: Path, parcel: Path) -> Path:
+    """Copy a file of data under a name that tells their content.
 
     A run that is submitted again finds its old data, or refuses new ones.
 
@@ -63,11 +72,11 @@ def _pack_data(path: Path, parcel: Path) -> Path:
     size_mib = path.stat().st_size / 2**20
     if size_mib > MAX_DATA_MIB:
         raise InvalidInputError(
-            f"data.path: {path} has {size_mib:.0f} MiB and a job ships at most {MAX_DATA_MIB}; put "
-            "it on storage that the cluster sees, and name its path there"
+            f"{section}.path: {path} has {size_mib:.0f} MiB and a job ships at most "
+            f"{MAX_DATA_MIB}; put it on storage that the cluster sees, and name its path there"
         )
     digest = xxhash.xxh64(path.read_bytes()).hexdigest()[:8]
-    (parcel / DATA).mkdir()
+    (parcel / DATA).mkdir(exist_ok=True)
     shutil.copy(path, parcel / DATA / f"{path.stem}-{digest}{path.suffix}")
     return Path(DATA) / f"{path.stem}-{digest}{path.suffix}"
 
@@ -79,8 +88,10 @@ def import_paths(config: RunConfig) -> dict[str, str]:
         for index, source in enumerate(config.rewards)
         if source.function
     }
-    if ":" in config.objective.divergence:
-        named["objective.divergence"] = config.objective.divergence
+    divergences = {"objective.divergence": config.objective.divergence}
+    if config.preferences:
+        divergences["preferences.divergence"] = config.preferences.divergence
+    named |= {setting: name for setting, name in divergences.items() if ":" in name}
     return named
 
 
@@ -94,7 +105,7 @@ def modules_beside(config: RunConfig, folder: Path) -> Iterator[Path]:
 
 
 def unpack(parcel: Path, run_dir: Path) -> Path:
-    """Put shipped demonstrations beside the run directory, where they outlive the parcel.
+    """Put shipped data beside the run directory, where they outlive the parcel.
 
     Args:
         parcel: the working directory of the Ray job.
@@ -104,15 +115,17 @@ def unpack(parcel: Path, run_dir: Path) -> Path:
         A job file that names them there.
     """
     settings = yaml.safe_load((parcel / JOB).read_text())
-    shipped = Path(settings["data"]["path"])
-    if (parcel / shipped).is_file() and not shipped.is_absolute():
+    for section in (settings["data"], settings["preferences"] or {}):
+        shipped = Path(section.get("path") or "")
+        if not (parcel / shipped).is_file() or shipped.is_absolute():
+            continue
         kept = run_dir.resolve().parent / shipped
         kept.parent.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
             shutil.copy(parcel / shipped, partial)
             partial.replace(kept)
-        settings["data"]["path"] = str(kept)
+        section["path"] = str(kept)
     job = parcel / f"{settings['name']}.yaml"
     job.write_text(yaml.safe_dump(settings, sort_keys=False))
     return job

@@ -85,15 +85,16 @@ def work_of(
         InvalidInputError: if the job has no stage 2.
     """
     objective, rollout = config.objective, config.rollout
-    if not objective.steps:
+    if not config.has_rollouts:
         raise InvalidInputError(
-            "objective.steps is 0, so the run has no sampling to plan for; set it to the number of "
-            "on-policy steps"
+            f"objective.steps is {objective.steps} and nothing of stage 2 is on-policy, so the run "
+            "has no sampling to plan for; set it to the number of on-policy steps, and give them "
+            "objective.divergence_weight or rewards"
         )
     cached = lengths.prompt / objective.group_size + lengths.response
     number_bytes = 2 if rollout.dtype == "bfloat16" else 4
     cache_tokens = rollout.kv_cache_gib * GIB / key_value_bytes(shape, number_bytes)
-    num_passes = 4 if objective.reference.coefficient else 3
+    num_passes = 4 if config.has_reference else 3
     is_trained = judge is not None and config.has_discriminator
     return Work(
         num_prompts=objective.prompts_per_step,

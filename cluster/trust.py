@@ -16,7 +16,7 @@ from pathlib import Path
 
 from actors.errors import InvalidInputError
 from cluster.config import RunConfig
-from cluster.shipping import import_paths
+from cluster.shipping import data_paths, import_paths
 
 ALLOWED_IMPORTS = "IRLIGN_ALLOWED_IMPORTS"
 ALLOWED_PATHS = "IRLIGN_ALLOWED_PATHS"
@@ -59,7 +59,8 @@ def _paths(config: RunConfig, run_dir: Path | None) -> Iterator[tuple[str, Path]
     """Yield each setting that is a path here; a model's hub name is none."""
     if run_dir is not None:
         yield "--run-dir", run_dir
-    yield "data.path", config.data.path
+    for section, path in data_paths(config).items():
+        yield f"{section}.path", path
     models = {"model.name": config.model.name}
     if config.teacher:
         models["teacher.model"] = config.teacher.model

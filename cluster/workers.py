@@ -209,6 +209,7 @@ def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
         max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
         autocast=config.learner.autocast,
         seed=config.seed,
+        preferences=config.preferences,
     )
 
 
@@ -217,7 +218,8 @@ def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # n
     from actors.teacher_worker import TeacherWorker  # noqa: PLC0415
 
     return TeacherWorker(
-        teacher,
+        teacher.model,
+        config.discriminator,
         max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
         temperature=config.rollout.temperature,
         autocast=config.learner.autocast,

@@ -1,1 +1,1 @@
-"""Demonstrations: read, split, tokenized through the model's chat template, drawn in order."""
+"""Demonstrations and comparisons: read, split, tokenized through the chat template, drawn."""

@@ -2,25 +2,28 @@
 
 A model with a chat template reads its prompts through it. For one without, a base model, the rule
 is plain concatenation: the system prompt and a blank line, if there is a system prompt; the prompt;
-a line break; the response. Either way the tokenizer's own first token (BOS) comes first if the
-tokenizer puts one there, and the end token closes the response.
+a line break; the response. What was said before reads the same: a message of the user ends with a
+line break, one of the assistant or the system with a blank line. Either way the tokenizer's own
+first token (BOS) comes first if the tokenizer puts one there, and the end token closes the
+response.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.demonstrations import Demonstration
+from alignment.data.turns import Answered, Turn, Turns
 
 PROBE = "(a response)"
 """A response that stands for any: only what the template writes behind it is of interest."""
 
 
 class ConversationTokens(NamedTuple):
-    """One demonstration as the model sees it."""
+    """One prompt and a response to it as the model sees them."""
 
     prompt: NDArray[np.int32]
     """[token] up to where the response begins."""
@@ -28,14 +31,47 @@ class ConversationTokens(NamedTuple):
     """[token] the end token included."""
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str, system_prompt: str | None) -> str:
-    """Return all that comes before the response, special tokens written out."""
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    system_prompt: str | None,
+    history: Turns = (),
+) -> str:
+    """Return all that comes before the response, special tokens written out.
+
+    Args:
+        tokenizer: of the model.
+        prompt: the user's last message.
+        system_prompt: opens the conversation, if given.
+        history: the turns before the prompt.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: if history has a system message and there is a system prompt as well, or the
+            chat template takes no such conversation.
+    """
+    if system_prompt is not None and any(turn.role == "system" for turn in history):
+        raise ValueError(
+            "has a system message, and data.system_prompt is set as well; remove one of the two"
+        )
+    opening = () if system_prompt is None else (Turn("system", system_prompt),)
+    turns = (*opening, *history, Turn("user", prompt))
     if tokenizer.chat_template is None:
-        opening = "" if system_prompt is None else f"{system_prompt}\n\n"
-        return f"{_first_token(tokenizer)}{opening}{prompt}\n"
-    messages = _messages(prompt, system_prompt)
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return str(rendered)
+        return _first_token(tokenizer) + "".join(
+            f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in turns
+        )
+    messages = _messages(turns)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in turns)
+        raise ValueError(
+            f"the model's chat template does not take a conversation of {roles} ({error}); "
+            "change the row, or take a model that does"
+        ) from error
+    return str(text)
 
 
 def prompt_token_ids(
@@ -67,37 +103,59 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def conversation_tokens(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Demonstration], system_prompt: str | None
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Answered], system_prompt: str | None
 ) -> list[ConversationTokens]:
-    """Tokenize demonstrations, so that prompt and response joined are the conversation's tokens.
+    """Tokenize rows, so that prompt and response joined are the conversation's tokens.
 
     A response is tokenized behind its prompt and cut off, since some tokenizers write the first
     word of a text differently. Where a token would span the border there is no such cut; then the
     response is tokenized alone, as the policy, which never sees half a token, would write it.
 
+    Args:
+        tokenizer: of the model.
+        rows: demonstrations or comparisons.
+        system_prompt: opens every conversation, if given.
+
     Returns:
-        One pair a row, in order.
+        One pair a response, those of a row beside one another, in order.
+
+    Raises:
+        ValueError: naming a row that the model cannot read.
     """
     end = np.asarray([end_token_id(tokenizer)], np.int32)
-    texts = [prompt_text(tokenizer, row.prompt, system_prompt) for row in rows]
+    responses = [response for row in rows for response in row.responses]
+    texts = [
+        text
+        for number, row in enumerate(rows, start=1)
+        for text in [_text_of_row(tokenizer, row, system_prompt, number)] * len(row.responses)
+    ]
     prompts = _ids(tokenizer, texts)
-    wholes = _ids(tokenizer, [text + row.response for text, row in zip(texts, rows, strict=True)])
+    wholes = _ids(tokenizer, [t + response for t, response in zip(texts, responses, strict=True)])
     pairs = []
-    for row, prompt, whole in zip(rows, prompts, wholes, strict=True):
+    for response, prompt, whole in zip(responses, prompts, wholes, strict=True):
         is_prefix = np.array_equal(whole[: len(prompt)], prompt)
-        response = whole[len(prompt) :] if is_prefix else _ids(tokenizer, [row.response])[0]
-        pairs.append(ConversationTokens(prompt, np.concatenate([response, end])))
+        tokens = whole[len(prompt) :] if is_prefix else _ids(tokenizer, [response])[0]
+        pairs.append(ConversationTokens(prompt, np.concatenate([tokens, end])))
     return pairs
 
 
-def _messages(prompt: str, system_prompt: str | None) -> list[dict[str, str]]:
-    opening = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*opening, {"role": "user", "content": prompt}]
+def _text_of_row(
+    tokenizer: PreTrainedTokenizerBase, row: Answered, system_prompt: str | None, number: int
+) -> str:
+    """Return a row's prompt_text, or raise naming the row."""
+    try:
+        return prompt_text(tokenizer, row.prompt, system_prompt, row.history)
+    except ValueError as error:
+        raise ValueError(f"row {number} of the data: {error}") from error
+
+
+def _messages(turns: Turns) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
 def _after_a_response(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return what the chat template writes behind a response."""
-    conversation = [*_messages(PROBE, None), {"role": "assistant", "content": PROBE}]
+    conversation = _messages((Turn("user", PROBE), Turn("assistant", PROBE)))
     rendered = str(tokenizer.apply_chat_template(conversation, tokenize=False))
     return rendered.rpartition(PROBE)[2]
 

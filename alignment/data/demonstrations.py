@@ -1,12 +1,14 @@
-"""What the expert said: JSON lines of prompts and responses, read whole and checked row by row."""
+"""What the expert said: demonstrations, read whole and checked row by row."""
 
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-FIELDS = ("prompt", "response")
+from alignment.data.formats import Format, answered_exchange, read_records
+from alignment.data.rows import Values
+from alignment.data.turns import Turns
+
+SETTING = "data.path"
+"""What names demonstrations in a job file."""
 
 
 class Demonstration(NamedTuple):
@@ -14,102 +16,41 @@ class Demonstration(NamedTuple):
 
     prompt: str
     response: str
+    history: Turns = ()
+    """The turns before the prompt, a system message included."""
+
+    @property
+    def responses(self) -> tuple[str]:
+        """The response, as a comparison has several."""
+        return (self.response,)
 
 
-class Split(NamedTuple):
-    """Row numbers of the two sides. A prompt text is never on both."""
+def read_demonstrations(source: str | Path) -> list[Demonstration]:
+    """Read demonstrations: prompts and responses, instructions, questions, or chat messages.
 
-    train: tuple[int, ...]
-    held_out: tuple[int, ...]
-
-
-def read_demonstrations(path: Path) -> list[Demonstration]:
-    """Read JSON lines, each an object with the strings "prompt" and "response".
-
-    Further keys are left alone, blank lines are passed over, everything else is an error.
-
-    Args:
-        path: the file, UTF-8.
-
-    Returns:
-        One demonstration a line, in the file's order.
-
-    Raises:
-        ValueError: naming file and line, what is wrong, and the remedy.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; data.path must name a file of JSON lines")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    # not splitlines(): text may hold U+2028, which JSON allows inside a string
-    lines = enumerate(text.split("\n"), start=1)
-    rows = [_demonstration(line, f"{path}, line {n}") for n, line in lines if line.strip()]
-    if not rows:
-        raise ValueError(
-            f'{path}: holds no demonstrations; write {{"prompt": "...", "response": "..."}} lines'
-        )
-    return rows
-
-
-def _demonstration(line: str, place: str) -> Demonstration:
-    """Check one line and return what it holds."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}); "
-            "each line must be one complete JSON object"
-        ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f'{place}: not an object; write {{"prompt": "...", "response": "..."}}')
-    for field in FIELDS:
-        if field not in row:
-            raise ValueError(f'{place}: has no "{field}"; add it, or remove the line')
-        if not isinstance(row[field], str):
-            kind = type(row[field]).__name__
-            raise ValueError(f'{place}: "{field}" is {kind}, not a string; write it as text')
-        if not row[field].strip():
-            raise ValueError(f'{place}: "{field}" is empty; fill it, or remove the line')
-    return Demonstration(row["prompt"], row["response"])
-
-
-def is_held_out(prompt: str, held_out_fraction: float) -> bool:
-    """Say on which side of the split a prompt lies, from its text alone.
-
-    So the side does not depend on the order of the rows, on other rows, on the seed or on the
-    process, and a larger fraction holds out all that a smaller one did.
-
-    Returns:
-        True if the prompt is held out.
-    """
-    digest = hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < held_out_fraction
-
-
-def split_demonstrations(rows: Sequence[Demonstration], held_out_fraction: float) -> Split:
-    """Divide demonstrations into those to learn from and those to measure on.
+    A conversation gives one demonstration: its last message, which is the assistant's, is the
+    response. Further keys are left alone.
 
     Args:
-        rows: the demonstrations.
-        held_out_fraction: expected share of the prompts that is held out.
+        source: a file, a folder or a name on the hub, as alignment.data.rows.read_rows takes it.
 
     Returns:
-        Row numbers, ascending.
+        One demonstration a row, in order.
 
     Raises:
-        ValueError: if a side would be empty.
+        ValueError: naming source and row, what is wrong, and the remedy.
     """
-    sides = [is_held_out(row.prompt, held_out_fraction) for row in rows]
-    split = Split(
-        train=tuple(i for i, held_out in enumerate(sides) if not held_out),
-        held_out=tuple(i for i, held_out in enumerate(sides) if held_out),
-    )
-    if not split.train or not split.held_out:
+    return read_records(source, SETTING, _demonstration)
+
+
+def _demonstration(values: Values, form: Format) -> Demonstration:
+    if form.holds != "demonstrations":
         raise ValueError(
-            f"data.held_out_fraction = {held_out_fraction} leaves {len(split.train)} rows to train "
-            f"on and {len(split.held_out)} held out of {len(rows)}; both sides need a row: give "
-            "more demonstrations or change data.held_out_fraction"
+            f"these are {form}, and not demonstrations; give them as preferences.path, and "
+            f"demonstrations as {SETTING}"
         )
-    return split
+    exchange, response = answered_exchange(values, form)
+    if not response.strip():
+        key = form.answers[0] if form.answers else form.prompt
+        raise ValueError(f'the response ("{key}") is empty; fill it, or remove the row')
+    return Demonstration(exchange.prompt, response, exchange.history)

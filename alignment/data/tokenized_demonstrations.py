@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.chat_template import ConversationTokens, conversation_tokens
-from alignment.data.demonstrations import Demonstration, split_demonstrations
+from alignment.data.demonstrations import Demonstration
 from alignment.data.prompts import prompt_of_draw
-from alignment.trajectories import Trajectories, concatenate, pack
+from alignment.data.split import split_rows
+from alignment.data.tokenized_rows import tokenize_rows
+from alignment.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TokenizedDemonstrations:
 
     def texts(self, row: int) -> tuple[str, str]:
         """Return prompt and expert's response of a row."""
-        return self.rows[row]
+        return self.rows[row].prompt, self.rows[row].response
 
     def decode(self, token_ids: NDArray[np.int32]) -> str:
         """Return the text of a response, special tokens left out."""
@@ -79,36 +80,19 @@ def tokenize_demonstrations(
     Raises:
         ValueError: if a row is too long, naming the longest, or a side of the split is empty.
     """
-    split = split_demonstrations(rows, held_out_fraction)
-    pairs = conversation_tokens(tokenizer, rows, system_prompt)
-    _refuse_what_is_too_long(rows, pairs, "prompt", max_prompt_tokens)
-    _refuse_what_is_too_long(rows, pairs, "response", max_response_tokens)
-    packed = [
-        pack(pair.prompt.tolist(), pair.response.tolist(), prompt_id=row)
-        for row, pair in enumerate(pairs)
-    ]
+    split = split_rows(rows, held_out_fraction)
+    trajectories = tokenize_rows(
+        rows,
+        tokenizer,
+        system_prompt=system_prompt,
+        max_prompt_tokens=max_prompt_tokens,
+        max_response_tokens=max_response_tokens,
+    )
     return TokenizedDemonstrations(
         rows=tuple(rows),
-        trajectories=concatenate(packed),
+        trajectories=trajectories,
         train_rows=np.asarray(split.train, np.int64),
         held_out_rows=np.asarray(split.held_out, np.int64),
         tokenizer=tokenizer,
         seed=seed,
-    )
-
-
-def _refuse_what_is_too_long(
-    rows: Sequence[Demonstration], pairs: Sequence[ConversationTokens], field: str, limit: int
-) -> None:
-    """Raise if a field of a row has more tokens than allowed; nothing is ever cut."""
-    lengths = [len(getattr(pair, field)) for pair in pairs]
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if lengths[longest] <= limit:
-        return
-    count = sum(length > limit for length in lengths)
-    beginning = getattr(rows[longest], field)[:60]
-    raise ValueError(
-        f"{count} of {len(rows)} {field}s are longer than data.max_{field}_tokens = {limit}; "
-        f'the longest, row {longest + 1}, "{beginning}...", has {lengths[longest]} tokens: raise '
-        f"data.max_{field}_tokens to that, or remove the long rows"
     )

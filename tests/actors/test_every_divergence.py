@@ -13,7 +13,8 @@ from actors.config import (
     ReferenceConfig,
 )
 from actors.discriminator_worker import DiscriminatorWorker
-from actors.learner import Learner, LearnerSettings
+from actors.learner import Learner
+from actors.learner_settings import LearnerSettings
 from actors.protocols import LearnerTask
 from alignment.batching import microbatches
 from alignment.divergences.lookup import DIVERGENCES, divergence

@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
 from actors.errors import InvalidInputError
-from actors.learner import ADAM_BETAS, Learner, LearnerSettings, train_loop
+from actors.learner import ADAM_BETAS, Learner
+from actors.learner_settings import LearnerSettings
 from actors.protocols import LearnerStart, LearnerTask
 from actors.sharding import join_process_group
+from actors.train_loop import train_loop
 from actors.weight_store import WeightStore
 from alignment.trajectories import EMPTY, Trajectories, concatenate, pack
 from tests.fakes.tiny_job import save_tiny_tokenizer

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from actors.config import TeacherConfig
+from actors.config import DiscriminatorConfig
 from actors.errors import InvalidInputError
 from actors.teacher_worker import TeacherWorker, check_teacher, load_output_head
 from alignment.batching import microbatches
@@ -41,7 +41,8 @@ def policy(tmp_path_factory):
 
 def make_worker(teacher, *, max_tokens=4096, temperature=TEMPERATURE, autocast="float32"):
     return TeacherWorker(
-        TeacherConfig(model=teacher),
+        teacher,
+        DiscriminatorConfig(),
         max_tokens_per_microbatch=max_tokens,
         temperature=temperature,
         autocast=autocast,

@@ -18,7 +18,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
-from actors.learner import ADAM_BETAS, Learner, LearnerSettings
+from actors.learner import ADAM_BETAS, Learner
+from actors.learner_settings import LearnerSettings
 from actors.protocols import LearnerTask
 from alignment.batching import microbatches
 from alignment.packed_attention import packed_hidden_states

@@ -97,7 +97,7 @@ class SlowDiscriminator:
     def __init__(self, service):
         self._service = service
 
-    async def update(self, rollouts, demonstrations, held_out):
+    async def update(self, rollouts, demonstrations, held_out, ranked=None):
         await self._service.take(0.5)
         return {}
 

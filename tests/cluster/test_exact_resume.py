@@ -20,8 +20,10 @@ from transformers import LlamaForCausalLM
 from actors.checkpoint_files import write_checksums
 from actors.discriminator_worker import DiscriminatorWorker
 from actors.errors import DamagedCheckpointError
-from actors.learner import Learner, LearnerSettings, train_loop
+from actors.learner import Learner
+from actors.learner_settings import LearnerSettings
 from actors.protocols import RolloutResult
+from actors.train_loop import train_loop
 from actors.weight_store import WeightStore
 from alignment.divergences.lookup import divergence
 from alignment.trajectories import concatenate, pack

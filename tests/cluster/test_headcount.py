@@ -37,7 +37,7 @@ def test_the_kinds_of_a_run_are_its_fleets():
     config = make_config()
     assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "sum": 1, "sum-1": 4}
     taught = make_config(teacher={"model": "larger"}, rewards=[])
-    assert job_sizes(taught) == {"rollout": 3, "teacher": 1}
+    assert job_sizes(taught) == {"rollout": 3, "teacher": 2}
 
 
 def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():

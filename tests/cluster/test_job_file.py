@@ -96,7 +96,10 @@ def test_overrides_are_yaml_applied_in_order(job):
         ("teacher={model: m, modle: x}", "did you mean teacher.model?"),
         ("rollout=3", "rollout is 3; it must hold settings by name"),
         ("name=a run", "name is 'a run'; it must match ^[A-Za-z0-9]"),
-        ("objective.divergence_weight=0", "divergence_weight is 0 and there are no rewards; give"),
+        (
+            "objective.divergence_weight=0",
+            "divergence_weight is 0 and there are neither rewards nor",
+        ),
         ("objective.group_size=900", "raise that, or lower objective.group_size"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_row_without_response_is_refused(place):
 
 def test_missing_and_empty_data_are_refused(place):
     write_rows(place, [])
-    assert "data.jsonl: holds no demonstrations" in error_of(job(place), place=place)
+    assert "data.jsonl: holds no rows" in error_of(job(place), place=place)
     (place / "data.jsonl").unlink()
     assert "data.jsonl: no such file" in error_of(job(place), place=place)
 
@@ -252,8 +252,9 @@ def test_a_divergence_with_a_trap_is_told_and_another_is_not(place):
 
 def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
     save_tiny_model(place / "teacher", seed=1)
-    teacher = {"model": str(place / "teacher"), "num_workers": 2}
-    found = preflight.check(job(place, teacher=teacher), None, CLUSTER)
+    teacher = {"model": str(place / "teacher")}
+    two = job(place, teacher=teacher, discriminator={"num_workers": 2})
+    found = preflight.check(two, None, CLUSTER)
     kinds = {worker.kind: worker.num_workers for worker in found.plan.workers}
     assert kinds == {"learner": 1, "rollout": 1, "teacher": 2}  # and no discriminator
     cloning = preflight.check(job(place, teacher=teacher, objective={"steps": 0}), None, CLUSTER)

@@ -28,7 +28,7 @@ class Discriminator:
         self.updates = 0
         self.trained_on = []
 
-    def update(self, rollouts, demonstrations, held_out):
+    def update(self, rollouts, demonstrations, held_out, ranked=None):
         self.updates += 1
         self.trained_on.append((rollouts.prompt_ids.tolist(), demonstrations.prompt_ids.tolist()))
         assert set(held_out.prompt_ids.tolist()) <= {12, 13, 14, 15}

@@ -5,11 +5,30 @@ import numpy as np
 from alignment.trajectories import concatenate, pack
 
 
+class FakeComparisons:
+    """Rows 0..n-1: prompt [3 + row % 8], the better response [4, 2], the worse one [5, 2]."""
+
+    def __init__(self, num_train=12):
+        self._num_train = num_train
+
+    def row_of_draw(self, number):
+        return number % self._num_train
+
+    def select(self, rows):
+        parts = [
+            pack([3 + row % 8], [token, 2], prompt_id=row)
+            for row in map(int, rows)
+            for token in (4, 5)
+        ]
+        return concatenate(parts), np.asarray([0.0, 1.0] * len(rows), np.float32)
+
+
 class FakeData:
     """Rows from num_train on are held out; draws walk through the training rows in order."""
 
     def __init__(self, num_train=12, num_held_out=4):
         self._num_train = num_train
+        self.train_rows = np.arange(num_train)
         self.held_out_rows = np.arange(num_train, num_train + num_held_out)
 
     def row_of_draw(self, number):

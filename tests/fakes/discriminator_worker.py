@@ -21,7 +21,7 @@ class LogisticDiscriminatorWorker:
         self.num_updates = 0
         self.earlier = (EMPTY, EMPTY)
 
-    def update(self, rollouts, demonstrations, held_out):
+    def update(self, rollouts, demonstrations, held_out, ranked=None):
         if set(rollouts.prompt_ids.tolist()) != set(demonstrations.prompt_ids.tolist()):
             raise ValueError("the classes must share their prompts")
         figures = self._measured(rollouts, demonstrations)

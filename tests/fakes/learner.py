@@ -21,6 +21,7 @@ class FakeGang:
         self.lineage = []
         self.incarnation = None
         self.shares = []
+        self.beside = []
         self.rates = []
         self._ranks = []
         self.hold = asyncio.Event()
@@ -62,6 +63,11 @@ class FakeGang:
             index += 1
 
     async def _do(self, task, incarnation, index):
+        if task.kind == "prefer":
+            assert task.step == len(self.lineage)
+            self.lineage.append(["prefer", task.beside.comparisons.token_ids.tolist(), 0])
+            self.rates.append(task.learning_rate)
+        self.beside.append(task.beside)
         if task.kind in ("clone", "imitate"):
             versions = task.trajectories.policy_versions[:, 1].tolist()
             ids = task.trajectories.prompt_ids.tolist()

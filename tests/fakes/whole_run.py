@@ -11,6 +11,7 @@ from cluster.driver import Driver, Workforce
 from cluster.fleet import Fleet
 from cluster.learner_desk import LearnerDesk
 from cluster.manifest import load_manifest
+from cluster.preference_batches import PreferenceBatches
 from cluster.scoring import Judges, RewardFleet, Scorer
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
@@ -66,6 +67,7 @@ class World:
         make_rollout_worker=FakeRolloutWorker,
         make_discriminator=None,
         gang=FakeGang,
+        comparisons=None,
     ):
         self.config, self.run_dir = config, run_dir
         self.rollouts = Workshop(lambda _: make_rollout_worker())
@@ -89,7 +91,9 @@ class World:
         data = FakeData()
         judges = Judges(self.discriminator, None, rewards)
         scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
-        workforce = Workforce(self.rollout, scorer, self.desk)
+        workforce = Workforce(
+            self.rollout, scorer, self.desk, PreferenceBatches(config, data, comparisons)
+        )
         self.driver = Driver(config, run_dir, data, workforce, manifest)
         self.gang = gang(self.desk, self.driver.published, world_size=world_size)
         self.rollout.scale(num_rollout_workers)

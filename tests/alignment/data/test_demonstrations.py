@@ -1,119 +1,170 @@
-import os
-import random
-import subprocess
-import sys
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data.demonstrations import (
-    Demonstration,
-    is_held_out,
-    read_demonstrations,
-    split_demonstrations,
-)
+from alignment.data.demonstrations import Demonstration, read_demonstrations
+from alignment.data.turns import Turn
+from tests.alignment.data.written_rows import messages, read_back, sharegpt, write
+
+some_text = st.text(min_size=1).filter(str.strip)
+exchange = st.tuples(some_text, some_text)
+GOOD = {"prompt": "a", "response": "b"}
 
 
-def write(tmp_path, *lines):
-    path = tmp_path / "demonstrations.jsonl"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-def test_rows_are_read_in_order_and_to_the_letter(tmp_path):
-    good = '{"prompt": " a\\n", "response": "b \\u2028c", "source": 3}'
-    path = write(tmp_path, good, "", '{"response": "\u2028é", "prompt": "d"}', "")
-    assert read_demonstrations(path) == [
-        Demonstration(" a\n", "b \u2028c"),
-        Demonstration("d", "\u2028é"),
+@st.composite
+def demonstrations(draw):
+    """Conversations of a system message or none, and up to three exchanges."""
+    system = draw(st.none() | some_text)
+    opening = [] if system is None else [Turn("system", system)]
+    said = [
+        Turn(role, text)
+        for pair in draw(st.lists(exchange, max_size=2))
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
+    return Demonstration(draw(some_text), draw(some_text), (*opening, *said))
+
+
+def parts(row):
+    """System text, pairs of what was said before, all turns but the response, and with it."""
+    system = [turn.text for turn in row.history if turn.role == "system"]
+    said = [turn.text for turn in row.history if turn.role != "system"]
+    pairs = [list(pair) for pair in zip(said[::2], said[1::2], strict=True)]
+    asked = (*row.history, Turn("user", row.prompt))
+    return "".join(system), pairs, asked, (*asked, Turn("assistant", row.response))
+
+
+@settings(max_examples=25, deadline=None)  # each writes many files
+@given(row=demonstrations())
+def test_a_demonstration_is_the_same_in_every_format(row):
+    system, pairs, asked, whole = parts(row)
+    answer = [Turn("assistant", row.response)]
+    alpaca = {"instruction": row.prompt, "output": row.response, "history": pairs}
+    written = [
+        {"messages": messages(whole)},
+        {"conversations": sharegpt(whole), "id": 3},
+        {"prompt": messages(asked), "completion": messages(answer)},
+        {"prompt": messages(asked), "response": row.response},
+        {**alpaca, "system": system, "input": ""},
+        {"conversations": sharegpt(whole[bool(system) :]), "system": system},
+        {"question": row.prompt, "answer": row.response, "system": system, "history": pairs},
+    ]
+    for each in written:
+        assert read_back(read_demonstrations, [each]) == [row]
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("prompt", "response"),
     [
-        ('{"prompt": "a", "response": ', r"line 2: not JSON \(Expecting value at column 29\)"),
-        ('["a", "b"]', r"line 2: not an object; write"),
-        ('{"prompt": "a"}', r'line 2: has no "response"; add it, or remove the line'),
-        ('{"response": "a"}', r'line 2: has no "prompt"'),
-        ('{"prompt": "a", "response": 3}', r'line 2: "response" is int, not a string'),
-        ('{"prompt": null, "response": "b"}', r'line 2: "prompt" is NoneType, not a string'),
-        ('{"prompt": "a", "response": " \\n"}', r'line 2: "response" is empty; fill it'),
+        ("prompt", "response"),
+        ("prompt", "completion"),
+        ("instruction", "output"),
+        ("instruction", "response"),
+        ("question", "answer"),
     ],
 )
-def test_a_bad_row_is_named_with_its_line(tmp_path, line, message):
-    path = write(tmp_path, '{"prompt": "a", "response": "b"}', line)
-    with pytest.raises(ValueError, match=message) as error:
-        read_demonstrations(path)
-    assert str(error.value).startswith(str(path))
+def test_texts_are_read_to_the_letter_whatever_they_are_called(prompt, response):
+    row = {prompt: " a\n", response: "b \u2028c", "source": 3}
+    assert read_back(read_demonstrations, [row]) == [Demonstration(" a\n", "b \u2028c")]
 
 
-def test_a_missing_file_says_which_setting_names_it(tmp_path):
-    with pytest.raises(ValueError, match=r"gone\.jsonl: no such file; data\.path must name"):
-        read_demonstrations(tmp_path / "gone.jsonl")
+@pytest.mark.parametrize("key", ["input", "context"])
+def test_the_input_of_an_instruction_follows_in_a_new_line(key):
+    row = {"instruction": "Sort.", key: "b, a", "output": "a, b"}
+    assert read_back(read_demonstrations, [row]) == [Demonstration("Sort.\nb, a", "a, b")]
+    alone = {"instruction": "", key: "b, a", "output": "a, b"}
+    assert read_back(read_demonstrations, [alone]) == [Demonstration("b, a", "a, b")]
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"])
-def test_an_empty_file_is_an_error(tmp_path, text):
-    with pytest.raises(ValueError, match=r"holds no demonstrations; write"):
-        read_demonstrations(write(tmp_path, text))
-
-
-def test_a_file_that_is_not_text_is_an_error(tmp_path):
-    path = tmp_path / "weights.bin"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"cannot be read as UTF-8 text"):
-        read_demonstrations(path)
-
-
-def rows_of(prompts):
-    return [Demonstration(prompt, str(i)) for i, prompt in enumerate(prompts)]
-
-
-@given(prompts=st.lists(st.integers(0, 60).map(str), min_size=2), seed=st.integers(0, 99))
-def test_the_split_is_a_partition_that_follows_the_text_and_not_the_order(prompts, seed):
-    def held_out_texts(texts):
-        try:
-            split = split_demonstrations(rows_of(texts), 0.5)
-        except ValueError:
-            return None
-        assert sorted(split.train + split.held_out) == list(range(len(texts)))
-        assert not {texts[i] for i in split.train} & {texts[i] for i in split.held_out}
-        return sorted(texts[i] for i in split.held_out)
-
-    shuffled = list(prompts)
-    random.Random(seed).shuffle(shuffled)
-    assert held_out_texts(prompts) == held_out_texts(shuffled)
-
-
-def test_the_held_out_share_is_the_fraction_asked_for():
-    held_out = sum(is_held_out(f"prompt {i}", 0.2) for i in range(10_000))
-    assert abs(held_out - 2000) < 4 * 40  # four standard deviations: sqrt(10000 * 0.2 * 0.8) = 40
-
-
-def test_a_larger_fraction_holds_out_all_that_a_smaller_one_did():
-    prompts = [str(i) for i in range(1000)]
-    small, large = ({p for p in prompts if is_held_out(p, f)} for f in (0.1, 0.3))
-    assert small < large
-
-
-def test_the_side_of_a_prompt_is_the_same_in_every_process():
-    # Known answers: blake2b of these texts never changes, whatever PYTHONHASHSEED is.
-    code = "from alignment.data.demonstrations import is_held_out as h;"
-    code += "print([i for i in range(20) if h(str(i), 0.3)])"
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    shown = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    here = [i for i in range(20) if is_held_out(str(i), 0.3)]
-    assert shown.stdout.strip() == str(here) == "[2, 6, 17, 18]"
+def test_a_chat_beside_its_first_prompt_is_read_whole():
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")]
+    row = {"prompt": "a", "prompt_id": "7", "messages": messages(turns)}
+    assert read_back(read_demonstrations, [row]) == [Demonstration("c", "d", tuple(turns[:2]))]
 
 
 @pytest.mark.parametrize(
-    ("fraction", "counts"),
-    [(1e-9, "3 rows to train on and 0"), (0.999999, "0 rows to train on and 3")],
+    ("row", "message"),
+    [
+        ({"prompt": "a"}, r'line 2: has no "response"; add it, or remove the row'),
+        ({"prompt": None, "response": "b"}, 'line 2: has no "prompt"'),
+        ({"prompt": "a", "response": 3}, r'line 2: "response" is int, not a string or a list'),
+        ({"prompt": " ", "response": "b"}, r'line 2: "prompt" is empty; fill it'),
+        ({"prompt": "a", "response": " \n"}, r'line 2: the response \("response"\) is empty'),
+        ({"prompt": "a", "response": "b", "system": 1}, 'line 2: "system" is int, not a string'),
+        ({"prompt": "a", "response": "b", "history": ["c"]}, r'line 2: "history" must be a list'),
+        (
+            {"prompt": "a", "response": "b", "label": False},
+            r'line 2: reads as judgements as "prompt" \(text\), "response" \(text\), "label", but '
+            r'the first row as demonstrations as "prompt" \(text\), "response" \(text\); give rows',
+        ),
+        ({"prompt": "a", "response": "b", "label": 1}, r'"label" is 1; a verdict is true or false'),
+        ({"prompt": [], "response": "b"}, r'"prompt" \(messages\).*but the first row as'),
+    ],
 )
-def test_a_side_without_rows_is_an_error(fraction, counts):
-    with pytest.raises(ValueError, match=counts):
-        split_demonstrations(rows_of("abc"), fraction)
+def test_a_row_that_does_not_fit_the_first_is_named(tmp_path, row, message):
+    path = write(tmp_path, [GOOD, row])
+    with pytest.raises(ValueError, match=message) as error:
+        read_demonstrations(path)
+    assert str(error.value).startswith(f"{path}, line 2: ")
+    assert "\n" not in str(error.value)
+
+
+def user(text="a"):
+    return {"role": "user", "content": text}
+
+
+ASSISTANT = {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        ([user()], r"the last message is the user's; it must be the assistant's, the response"),
+        ([ASSISTANT], "before the response is nothing; it must be a message of the user"),
+        ([user(), ASSISTANT, ASSISTANT], "before the response is the assistant's; it must be"),
+        ([user(" "), ASSISTANT], "the prompt is empty"),
+        ([user(), {"role": "assistant", "content": ""}], r'the response \("messages"\) is empty'),
+        ([], '"messages" holds no messages'),
+        (["a", "b"], r'"messages" holds str where a message should be; write {"role": "user"'),
+        (
+            [{"role": "tool", "content": "a"}, ASSISTANT],
+            r"\"role\" 'tool'; it must be one of system, user, human, assistant, gpt",
+        ),
+        ([{"from": "human", "content": "a"}, ASSISTANT], r'has "value" NoneType, not a string'),
+        ([{"content": "a"}, ASSISTANT], r'has "from" None; it must be one of'),
+        ("a", '"messages" is str, not a list'),
+    ],
+)
+def test_a_conversation_that_cannot_be_learned_from_says_why(chat, message):
+    with pytest.raises(ValueError, match=f"line 1: .*{message}"):
+        read_back(read_demonstrations, [{"messages": chat}])
+
+
+def test_a_system_message_is_given_once():
+    row = {"messages": [{"role": "system", "content": "c"}, user(), ASSISTANT], "system": "d"}
+    with pytest.raises(ValueError, match=r'system message although the row has "system" or'):
+        read_back(read_demonstrations, [row])
+
+
+def test_keys_that_mean_nothing_are_listed_beside_those_that_do():
+    with pytest.raises(ValueError, match=r"its keys are text, id, which is no known format; give"):
+        read_back(read_demonstrations, [{"text": "a", "id": 1}])
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"these are pairs as \"prompt\""),
+        ({"prompt": "a", "responses": ["b", "c"]}, "these are rankings as"),
+        ({"prompt": "a", "completion": "b", "label": True}, "these are judgements as"),
+    ],
+)
+def test_comparisons_say_where_to_give_them(row, what):
+    with pytest.raises(ValueError, match=rf"{what}.*give them as preferences\.path, and demonstra"):
+        read_back(read_demonstrations, [row])
+
+
+def test_a_source_without_rows_is_an_error(tmp_path):
+    for text in ("", "\n \n", "[]"):
+        (tmp_path / "data.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"data\.jsonl: holds no rows; write {\"prompt"):
+            read_demonstrations(tmp_path / "data.jsonl")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from alignment.data.demonstrations import Demonstration, is_held_out
+from alignment.data.demonstrations import Demonstration
+from alignment.data.split import is_held_out
 from alignment.data.tokenized_demonstrations import tokenize_demonstrations
 
 ROWS = [Demonstration(p, r) for p, r in [("a", "b c"), ("b", "d"), ("c", "e e e"), ("d e", "a")]]
@@ -12,7 +13,7 @@ USUAL = {"system_prompt": None, "held_out_fraction": 0.5, "seed": 0, **LIMITS}
 def test_a_row_is_a_prompt_id_everywhere(tokenizer):
     data = tokenize_demonstrations(ROWS, tokenizer, **USUAL)
     assert data.trajectories.prompt_ids.tolist() == [0, 1, 2, 3]
-    for row, (prompt, response) in enumerate(ROWS):
+    for row, (prompt, response, _) in enumerate(ROWS):
         assert data.texts(row) == (prompt, response)
         assert tokenizer.decode(data.prompt_tokens(row)) == f"<s> user {prompt} <turn> assistant"
         assert tokenizer.decode(data.trajectories.response(row)) == f"{response} <turn>"

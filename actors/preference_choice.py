@@ -1,0 +1,106 @@
+"""Which objective preferences have, and what lies beside the rollouts of a step."""
+
+import functools
+
+from torch import Tensor
+
+from actors.objective_choice import Scored
+from actors.preferences_config import PreferencesConfig
+from actors.protocols import Beside
+from actors.task_shares import Part
+from alignment.divergences.lookup import divergence
+from alignment.divergences.record import Divergence
+from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
+from alignment.objectives.direct_preference import direct_preference
+from alignment.objectives.identity_preference import identity_preference
+from alignment.objectives.kahneman_tversky import kahneman_tversky
+from alignment.objectives.self_play import self_play
+from alignment.output import ObjectiveOutput
+from alignment.preferences.lookup import preference_likelihood
+from alignment.sequences import sequence_sums
+
+
+def beside_objective(
+    beside: Beside,
+    scored: Scored,
+    part: Part,
+    config: PreferencesConfig,
+    *,
+    reduction: Reduction,
+    reference_distance: float,
+) -> ObjectiveOutput:
+    """Compute the objective of a microbatch that lies beside the rollouts of a step.
+
+    Args:
+        beside: gives the counts of the whole step.
+        scored: the microbatch; of comparisons the ranks are its rewards.
+        part: comparisons or demonstrations.
+        config: of the preferences.
+        reduction: how cloning averages.
+        reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
+
+    Returns:
+        This microbatch's share of the loss, weighted, and diagnostics.
+    """
+    if part == "demonstrations":
+        output = behavior_cloning(
+            scored.logprobs,
+            scored.batch.sequence_index,
+            reduction=reduction,
+            num_sequences=beside.num_demonstrations,
+            num_action_tokens=beside.num_demonstration_tokens,
+        )
+        return output._replace(loss=config.parameter("demonstrations") * output.loss)
+    output = _direct(scored, config, beside, reference_distance)
+    return output._replace(loss=config.parameter("weight") * output.loss)
+
+
+def _direct(
+    scored: Scored, config: PreferencesConfig, beside: Beside, reference_distance: float
+) -> ObjectiveOutput:
+    """Compute the direct objective of a microbatch of comparisons."""
+    ranks, groups = scored.rewards, scored.batch.group_index
+    ratios, beta = _log_ratios(scored), config.parameter("beta")
+    if config.is_self_play:
+        return self_play(ratios, ranks, groups, beta=beta, num_comparisons=beside.num_comparisons)
+    match config.objective:
+        case "identity":
+            return identity_preference(
+                ratios, ranks, groups, beta=beta, num_comparisons=beside.num_comparisons
+            )
+        case "kahneman_tversky":
+            return kahneman_tversky(
+                ratios,
+                ranks,
+                reference_kl=reference_distance,
+                beta=beta,
+                **config.objective_parameters,
+                num_sequences=beside.num_compared,
+            )
+        case _:
+            return direct_preference(
+                ratios,
+                ranks,
+                groups,
+                likelihood=preference_likelihood(config.objective, **config.objective_parameters),
+                divergence=_record(
+                    config.divergence, tuple(sorted(config.divergence_parameters.items()))
+                ),
+                beta=beta,
+                label_smoothing=config.parameter("label_smoothing"),
+                num_comparisons=beside.num_comparisons,
+            )
+
+
+def _log_ratios(scored: Scored) -> Tensor:
+    """[sequence] log policy - log reference of whole responses, in nats."""
+    assert scored.reference_logprobs is not None
+    differences = scored.logprobs - scored.reference_logprobs
+    batch = scored.batch
+    return sequence_sums(differences, batch.sequence_index, batch.num_sequences)
+
+
+@functools.cache
+def _record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
+    """Look a divergence up once: a function of the user's own is checked each time."""
+    return divergence(name, **dict(parameters))

@@ -1,0 +1,126 @@
+"""What a run is told of preferences. Imports no torch, so that checking a job is instant."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from actors.config import DataSource, FrozenConfig, divergence_name
+
+LikelihoodName = Literal[
+    "bradley_terry",
+    "margin",
+    "thurstone",
+    "learned_variance",
+    "rao_kupper",
+    "davidson",
+    "plackett_luce",
+    "classification",
+]
+DirectName = Literal["identity", "kahneman_tversky"]
+"""Objectives of the policy that are no likelihood of an answer."""
+
+DEFAULTS: Mapping[str, float] = {
+    "beta": 0.1,
+    "label_smoothing": 0.0,
+    "weight": 1.0,
+    "demonstrations": 0.0,
+}
+"""Parameters that every objective has."""
+OF_OBJECTIVE: Mapping[str, Mapping[str, float]] = {
+    "margin": {"margin_per_strength": 1.0},
+    "thurstone": {"scale": 1.0},
+    "rao_kupper": {"threshold": 3.0},
+    "davidson": {"tie_weight": 1.0},
+    "kahneman_tversky": {"desirable_weight": 1.0, "undesirable_weight": 1.0},
+}
+"""Further parameters, those of alignment.preferences under their names there. A tie between equals
+has a chance of one half by rao_kupper's default, of one third by davidson's."""
+OF_DIVERGENCE = ("alpha", "skew")
+SELF_PLAY = ("bradley_terry", "reverse_kl")
+"""Objective and divergence where demonstrations are preferred to the policy's own responses."""
+NEEDS_NOISE = "learned_variance"
+"""The likelihood that wants a noise of each response, which a policy does not have."""
+
+
+class PreferencesConfig(FrozenConfig):
+    """What annotators preferred: stage 2 learns it beside the demonstrations, or instead of them.
+
+    Its weight beside objective.divergence_weight and rewards is parameters.weight; with
+    objective.divergence_weight 0 and no rewards, nothing is sampled.
+    """
+
+    path: DataSource | None = None
+    """Pairs, ties, rankings or single verdicts, in any format that `irlign check` detects; relative
+    to the job file, or hub:owner/name. None: each demonstration is preferred to the policy's own
+    responses, and the reference is the policy of an epoch ago (SPIN)."""
+    teaches: Literal["policy", "discriminator"] = "policy"
+    """policy: its log-ratio to the reference is the reward (DPO and its like). discriminator: its
+    logit learns them too, so that one reward explains demonstrations and preferences."""
+    objective: LikelihoodName | DirectName = "bradley_terry"
+    """Which answers a difference of rewards makes likely. For the policy bradley_terry is DPO,
+    identity IPO, kahneman_tversky KTO; rao_kupper and davidson know ties, plackett_luce orders."""
+    divergence: Annotated[str, AfterValidator(divergence_name)] = "reverse_kl"
+    """From reference to policy: what the policy's reward keeps small (f-DPO)."""
+    parameters: dict[str, float] = Field(default_factory=dict)
+    """beta (0.1): reward of a nat of the log-ratio. label_smoothing (0): share of answers that are
+    wrong. weight (1): in the loss. demonstrations (0): weight of their negative log-likelihood in
+    the same step. And what objective and divergence take: threshold, tie_weight, scale, alpha."""
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> Self:
+        for problem in self._disagreements():
+            raise ValueError(problem)
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
+        known = [*DEFAULTS, *OF_OBJECTIVE.get(self.objective, ()), *OF_DIVERGENCE]
+        for name in sorted(self.parameters.keys() - set(known)):
+            yield f"preferences.parameters: there is no {name}; here are {', '.join(known)}"
+        if self.parameter("beta") <= 0.0:
+            yield f"preferences.parameters.beta is {self.parameter('beta')}; it must be more than 0"
+        if not 0.0 <= self.parameter("label_smoothing") < 0.5:
+            yield (
+                f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}; "
+                "it must be at least 0 and less than 0.5, a coin's answers"
+            )
+        if self.teaches == "policy" and self.objective == NEEDS_NOISE:
+            yield (
+                f"preferences.objective: {NEEDS_NOISE} needs a noise of each response, and the "
+                "policy has none; choose bradley_terry, or train a reward model with it"
+            )
+        if self.path is None and (self.objective, self.divergence) != SELF_PLAY:
+            yield (
+                f"preferences.path is missing, and {self.objective} with {self.divergence} needs "
+                "annotators' answers; only bradley_terry with reverse_kl can do without (SPIN)"
+            )
+        if self.teaches == "discriminator" and self.objective in get_args(DirectName):
+            yield (
+                f"preferences.objective: {self.objective} is an objective of the policy, and "
+                "preferences.teaches is discriminator; choose bradley_terry, or teaches: policy"
+            )
+        if self.teaches == "discriminator" and self.path is None:
+            yield (
+                "preferences.path is missing; a discriminator that learns preferences needs some, "
+                "for demonstrations against the policy's responses are what it learns anyway"
+            )
+
+    def parameter(self, name: str) -> float:
+        """Return a parameter that every objective has."""
+        return self.parameters.get(name, DEFAULTS[name])
+
+    @property
+    def objective_parameters(self) -> dict[str, float]:
+        """What the objective's likelihood takes."""
+        defaults = OF_OBJECTIVE.get(self.objective, {})
+        return {name: self.parameters.get(name, value) for name, value in defaults.items()}
+
+    @property
+    def divergence_parameters(self) -> dict[str, float]:
+        """What the divergence takes."""
+        return {name: self.parameters[name] for name in OF_DIVERGENCE if name in self.parameters}
+
+    @property
+    def is_self_play(self) -> bool:
+        """Whether the policy is compared with the demonstrations."""
+        return self.path is None

@@ -1,0 +1,134 @@
+"""Turns of a conversation, in the shapes in which people write them down."""
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+"""What a message may say of its speaker, and who that is."""
+SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
+"""What opens a turn in a transcript of Anthropic's HH-RLHF."""
+
+
+class Turn(NamedTuple):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+Turns = tuple[Turn, ...]
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """A prompt with the responses to it: a demonstration, which has one, or a comparison."""
+
+    @property
+    def prompt(self) -> str:
+        """The user's last message."""
+        ...
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What the assistant said, or might have said."""
+        ...
+
+    @property
+    def history(self) -> Turns:
+        """The turns before the prompt."""
+        ...
+
+
+class Exchange(NamedTuple):
+    """A conversation up to where a response begins."""
+
+    prompt: str
+    """The last message, which is the user's."""
+    history: Turns
+    """All messages before it."""
+
+
+def turns_of(value: object, key: str) -> Turns:
+    """Return the turns that a value holds: one message, or a list of them.
+
+    A message is an object with role and content (OpenAI, TRL) or from and value (ShareGPT).
+
+    Args:
+        value: as it was read.
+        key: the value's name, for errors.
+
+    Returns:
+        One turn a message.
+
+    Raises:
+        ValueError: if a message is not one, or there is none.
+    """
+    messages = value if isinstance(value, list) else [value]
+    if not messages:
+        raise ValueError(f'"{key}" holds no messages; fill it, or remove the row')
+    return tuple(_turn(message, key) for message in messages)
+
+
+def transcript_turns(text: str, key: str) -> Turns:
+    r"""Return the turns of a text such as "\n\nHuman: Hi\n\nAssistant: Hello".
+
+    Args:
+        text: the transcript.
+        key: what holds it, for errors.
+
+    Returns:
+        One turn a speaker's mark.
+
+    Raises:
+        ValueError: if the text does not begin with one.
+    """
+    opening, *parts = SPEAKER.split(text)
+    if opening.strip() or not parts:
+        raise ValueError(
+            f'"{key}" has no prompt beside it and is no transcript that begins with "Human:"; '
+            'add a "prompt", or write messages'
+        )
+    speakers, texts = parts[::2], parts[1::2]
+    return tuple(
+        Turn(ROLES["human" if speaker == "Human" else "assistant"], said)
+        for speaker, said in zip(speakers, texts, strict=True)
+    )
+
+
+def exchange_of(turns: Sequence[Turn]) -> Exchange:
+    """Divide the turns before a response. Raises ValueError if the last is not the user's."""
+    if not turns or turns[-1].role != "user":
+        last = f"the {turns[-1].role}'s" if turns else "nothing"
+        raise ValueError(
+            f"what comes before the response is {last}; it must be a message of the user"
+        )
+    if not turns[-1].text.strip():
+        raise ValueError("the prompt is empty; fill it, or remove the row")
+    return Exchange(turns[-1].text, tuple(turns[:-1]))
+
+
+def _turn(message: object, key: str) -> Turn:
+    """Check one message and return what it says."""
+    if not isinstance(message, dict):
+        kind = type(message).__name__
+        raise ValueError(
+            f'"{key}" holds {kind} where a message should be; '
+            'write {"role": "user", "content": "..."}'
+        )
+    role_key, text_key = ("role", "content") if "role" in message else ("from", "value")
+    role, text = message.get(role_key), message.get(text_key)
+    if not isinstance(role, str) or role not in ROLES:
+        raise ValueError(
+            f'a message of "{key}" has "{role_key}" {role!r}; it must be one of {", ".join(ROLES)}'
+        )
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise ValueError(f'a message of "{key}" has "{text_key}" {kind}, not a string')
+    return Turn(ROLES[role], text)

@@ -1,0 +1,77 @@
+"""Direct preference optimization, for every divergence and model of annotators that allows it."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alignment.divergences.record import Divergence
+from alignment.output import ObjectiveOutput
+from alignment.preferences.answers import cost_of_answers
+from alignment.preferences.grouped import order_figures, pairs_in_groups
+from alignment.preferences.implicit_reward import implicit_rewards
+from alignment.preferences.record import PreferenceLikelihood
+from alignment.sequences import require_positive, sequence_lengths
+
+
+def direct_preference(
+    log_ratios: Float[Tensor, " sequence"],
+    ranks: Float[Tensor, " sequence"],
+    group_index: Int[Tensor, " sequence"],
+    *,
+    likelihood: PreferenceLikelihood,
+    divergence: Divergence,
+    beta: float,
+    label_smoothing: float,
+    num_comparisons: int,
+) -> ObjectiveOutput:
+    """Negative log-likelihood of annotators' answers under the reward that the policy implies.
+
+    With N comparisons, r_i = -beta r(-l_i) the implicit reward of response i with log-ratio l_i,
+    and M pairs in a comparison, or one ranking:
+
+        loss = -(1/N) sum over comparisons of (1/M) sum log P(answer | r)
+
+    bradley_terry with reverse_kl is DPO, -log sigmoid(beta (l_w - l_l)). If annotators answer as
+    the likelihood says, the minimum is the policy that maximizes E[reward] - beta D(reference,
+    policy), without a reward model and without sampling. A likelihood that takes rankings sees each
+    comparison whole, any other every two of its responses.
+
+    Args:
+        log_ratios: l_i = log pi - log reference of whole responses, sums over tokens in nats; the
+            only input that receives a gradient.
+        ranks: of each response in its comparison, best first: 0 for it, equal for a tie; margin
+            takes the difference of two ranks as the strength of the preference.
+        group_index: the comparison of each response; whole ones, numbered from 0, ascending.
+        likelihood: how annotators answer: rao_kupper or davidson where they may call ties,
+            plackett_luce for rankings.
+        divergence: kept small from the reference to the policy, see check_direct_divergence.
+        beta: its weight, in units of reward a nat; positive.
+        label_smoothing: chance that a pair was noted down the wrong way round, below 1/2.
+        num_comparisons: N, in the optimizer step over all ranks and microbatches.
+
+    Returns:
+        This microbatch's share of the loss, and the diagnostics of order_figures with
+        tangent_fraction, the share of responses outside the divergence's safe range.
+
+    Raises:
+        ValueError: if num_comparisons or beta is not positive, the divergence has no implicit
+            reward, the likelihood gives an answer no probability, or smoothing has no meaning.
+
+    References:
+        Rafailov et al. 2023 (DPO), arXiv:2305.18290, eq. 7; divergences: Wang et al. 2023 (f-DPO),
+        arXiv:2309.16240; ties: Chen et al. 2024, arXiv:2409.17431; smoothing: Mitchell 2023,
+        conservative DPO.
+    """
+    require_positive(num_comparisons=num_comparisons)
+    implicit = implicit_rewards(log_ratios, divergence, beta=beta)
+    pairs = pairs_in_groups(ranks, group_index, ties=True)
+    total = cost_of_answers(
+        implicit.values,
+        pairs,
+        group_index,
+        likelihood=likelihood,
+        label_smoothing=label_smoothing,
+    )
+    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    shares = implicit.is_on_tangent / sequence_lengths(group_index)
+    diagnostics["tangent_fraction"] = shares.sum() / num_comparisons
+    return ObjectiveOutput(total / num_comparisons, diagnostics)

@@ -1,0 +1,60 @@
+"""Identity preference optimization (IPO): win chances themselves are raised, not scores."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from alignment.output import ObjectiveOutput
+from alignment.preferences.grouped import order_figures, pairs_in_groups
+from alignment.preferences.implicit_reward import require_beta
+from alignment.sequences import require_positive
+
+
+def identity_preference(
+    log_ratios: Float[Tensor, " sequence"],
+    ranks: Float[Tensor, " sequence"],
+    group_index: Int[Tensor, " sequence"],
+    *,
+    beta: float,
+    num_comparisons: int,
+) -> ObjectiveOutput:
+    """Squared distance of each pair's difference of log-ratios from 1 / (2 beta).
+
+    With N comparisons of M pairs each, the preferred response w and the other l:
+
+        loss = (1/N) sum over comparisons of (1/M) sum (l_w - l_l - 1 / (2 beta))^2
+
+    and 0 in the place of 1 / (2 beta) for a tie, which counts as half an answer either way. The
+    minimum over all policies maximizes E[P(y beats another response)] - beta KL(policy, reference),
+    whoever is preferred to whom: no scores need exist behind the answers. Where all annotators
+    agree, DPO has no minimum and this has one.
+
+    Log-ratios are sums over tokens, as in the paper. Libraries that divide each by its response's
+    length (TRL) give up that optimum, and mean another beta.
+
+    Args:
+        log_ratios: log pi - log reference of whole responses in nats; the only input that receives
+            a gradient.
+        ranks: of each response in its comparison, best first: 0 for it, equal for a tie.
+        group_index: the comparison of each response; whole ones, numbered from 0, ascending.
+        beta: tau of the paper, weight of the KL divergence; positive.
+        num_comparisons: N, in the optimizer step over all ranks and microbatches.
+
+    Returns:
+        This microbatch's share of the loss, in squared nats, and the diagnostics of order_figures.
+
+    Raises:
+        ValueError: if num_comparisons or beta is not positive, or a comparison has no two
+            responses, best first.
+
+    References:
+        Azar et al. 2023, arXiv:2310.12036, eq. 17.
+    """
+    require_positive(num_comparisons=num_comparisons)
+    require_beta(beta)
+    pairs = pairs_in_groups(ranks, group_index, ties=True)
+    gaps = log_ratios[pairs.better] - log_ratios[pairs.worse]
+    targets = torch.full_like(gaps, 0.5 / beta).masked_fill(pairs.is_tie, 0.0)
+    total = (pairs.weights * (gaps - targets).square()).sum()
+    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    return ObjectiveOutput(total / num_comparisons, diagnostics)

@@ -1,0 +1,60 @@
+"""Self-play fine-tuning (SPIN): demonstrations against what the policy itself wrote a round ago."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from alignment.output import ObjectiveOutput
+from alignment.preferences.grouped import order_figures, pairs_in_groups
+from alignment.preferences.implicit_reward import require_beta
+from alignment.sequences import require_positive
+
+
+def self_play(
+    log_ratios: Float[Tensor, " sequence"],
+    ranks: Float[Tensor, " sequence"],
+    group_index: Int[Tensor, " sequence"],
+    *,
+    beta: float,
+    num_comparisons: int,
+) -> ObjectiveOutput:
+    """Each demonstration should gain more on the round before than each of that round's responses.
+
+    With N prompts, M pairs of a demonstration E and a rollout y at each:
+
+        loss = (1/N) sum over prompts of (1/M) sum softplus(-beta (l_E - l_y))
+
+    With one rollout a prompt it is DPO on (demonstration, rollout). Unlike DPO's, its answers come
+    from no annotator's scores but from the two distributions, so the minimum of a round is
+
+        policy proportional to opponent (expert / opponent)^(1 / beta)
+
+    where the opponent is the policy of the round before. The error log(policy / expert) is
+    multiplied by 1 - 1 / beta: gone in one round at beta = 1, growing for beta below 1/2 if a round
+    is run to its end. At the customary 0.1 only ending rounds early keeps it from overshooting.
+
+    Args:
+        log_ratios: log pi - log opponent of whole responses in nats; the only input that receives a
+            gradient.
+        ranks: 0 for a demonstration, 1 for a rollout of the opponent, demonstrations first.
+        group_index: the prompt of each response; whole groups, numbered from 0, ascending.
+        beta: the inverse of the power above; positive.
+        num_comparisons: N, prompts in the optimizer step over all ranks and microbatches.
+
+    Returns:
+        This microbatch's share of the loss, in nats, and the diagnostics of order_figures, where
+        better are the demonstrations and worse the rollouts.
+
+    Raises:
+        ValueError: if num_comparisons or beta is not positive, or a group lacks one of the two.
+
+    References:
+        Chen et al. 2024, arXiv:2401.01335, eq. 4.7, with several rollouts a prompt.
+    """
+    require_positive(num_comparisons=num_comparisons)
+    require_beta(beta)
+    pairs = pairs_in_groups(ranks, group_index, ties=False)
+    gains = log_ratios[pairs.better] - log_ratios[pairs.worse]
+    total = (pairs.weights * softplus(-beta * gains)).sum()
+    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    return ObjectiveOutput(total / num_comparisons, diagnostics)

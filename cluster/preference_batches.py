@@ -1,0 +1,137 @@
+"""What stage 2 learns beside its rollouts: preferences, and demonstrations to clone.
+
+Which rows a step takes follows from its number alone, so there is nothing to save and a resumed run
+goes on with the same ones. Over an epoch every row comes once.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.protocols import Beside, Ranked
+from alignment.trajectories import EMPTY, Trajectories, concatenate, pack
+from cluster.config import RunConfig
+from cluster.expert_data import Data
+from cluster.learner_desk import group_starts
+
+
+class Comparisons(Protocol):
+    """Comparisons: their rows, as token ids."""
+
+    def row_of_draw(self, number: int) -> int:
+        """Which training row a draw is: every row once an epoch, in an order of its own."""
+        ...
+
+    def select(
+        self, rows: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[Trajectories, NDArray[np.float32]]:
+        """Return the trajectories of these rows and their ranks, in this order."""
+        ...
+
+
+NONE = Ranked(EMPTY, np.zeros(0, np.float32))
+
+
+class PreferenceBatches:
+    """Chooses the rows of each step."""
+
+    def __init__(self, config: RunConfig, data: Data, comparisons: Comparisons | None) -> None:
+        """Bind the data.
+
+        Args:
+            config: of the run.
+            data: its demonstrations.
+            comparisons: its preferences; None where it is given none.
+        """
+        self._config = config.preferences
+        self._num_a_step = config.objective.prompts_per_step
+        self._data, self._comparisons = data, comparisons
+
+    def beside(self, index: int, rollouts: Trajectories = EMPTY) -> Beside | None:
+        """Return what a step learns beside its rollouts.
+
+        Args:
+            index: of the step in stage 2.
+            rollouts: of the step; in self-play they are what demonstrations are preferred to.
+
+        Returns:
+            The whole step's, for all ranks; None if there is nothing.
+        """
+        if self._config is None:
+            return None
+        is_policys = self._config.teaches == "policy"
+        ranked = self._self_play(rollouts) if self._config.is_self_play else self._drawn(index)
+        ranked = ranked if is_policys else NONE
+        has_baseline = is_policys and self._config.objective == "kahneman_tversky"
+        others = mismatched(ranked.trajectories) if has_baseline else EMPTY
+        cloned = EMPTY
+        if self._config.parameter("demonstrations"):
+            cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
+        return Beside(
+            *ranked,
+            num_comparisons=len(group_starts(ranked.trajectories)),
+            num_compared=len(ranked.ranks),
+            demonstrations=cloned,
+            num_demonstrations=len(cloned),
+            num_demonstration_tokens=int(cloned.response_lengths.sum()),
+            mismatched=others,
+            num_mismatched=len(others),
+            renews_reference=self._config.is_self_play and self._begins_epoch(index),
+        )
+
+    def for_discriminator(self, index: int) -> Ranked | None:
+        """Return what the discriminator learns beside an update, if it learns preferences.
+
+        Args:
+            index: of the update, those of its warm-up included.
+        """
+        if self._config is None or self._config.teaches != "discriminator":
+            return None
+        return self._drawn(index)
+
+    def _drawn(self, index: int) -> Ranked:
+        """The comparisons of a step, numbered anew, as a row may come twice in one."""
+        assert self._comparisons
+        trajectories, ranks = self._comparisons.select(
+            self._rows(self._comparisons.row_of_draw, index)
+        )
+        rows = trajectories.prompt_ids
+        first = np.concatenate([[True], (rows[1:] != rows[:-1]) | (np.diff(ranks) < 0.0)])
+        numbered = trajectories._asdict() | {"prompt_ids": np.cumsum(first) - 1}
+        return Ranked(Trajectories(**numbered), ranks)
+
+    def _self_play(self, rollouts: Trajectories) -> Ranked:
+        """Each prompt's demonstration, of rank 0, before the rollouts to it, of rank 1."""
+        bounds = np.append(group_starts(rollouts), len(rollouts))
+        rows = rollouts.prompt_ids[bounds[:-1]]
+        demonstrations = self._data.demonstrations(rows)
+        parts, ranks = [], []
+        for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
+            parts += [demonstrations.select([number]), rollouts.select(range(begin, end))]
+            ranks += [0.0] + [1.0] * int(end - begin)
+        return Ranked(concatenate(parts), np.asarray(ranks, np.float32))
+
+    def _rows(self, row_of_draw: Callable[[int], int], index: int) -> NDArray[np.int64]:
+        first = index * self._num_a_step
+        return np.asarray([row_of_draw(first + i) for i in range(self._num_a_step)], np.int64)
+
+    def _begins_epoch(self, index: int) -> bool:
+        """Whether the demonstrations begin anew in or right before this step."""
+        epoch = len(self._data.train_rows)
+        return index == 0 or (index * self._num_a_step) % epoch < self._num_a_step
+
+
+def mismatched(comparisons: Trajectories) -> Trajectories:
+    """Return every comparison's prompt with the best response of the next one.
+
+    Such responses have nothing to do with their prompts, so the policy's mean log-ratio on them
+    tells how far it is from its reference, whatever the verdicts on its own responses are.
+    """
+    first = group_starts(comparisons)
+    prompts = [comparisons.prompt(int(row)).tolist() for row in first]
+    responses = [comparisons.response(int(row)).tolist() for row in np.roll(first, -1)]
+    pairs = enumerate(zip(prompts, responses, strict=True))
+    return concatenate([pack(*pair, prompt_id=number) for number, pair in pairs])

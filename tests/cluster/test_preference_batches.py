@@ -1,0 +1,209 @@
+"""Every comparison comes once an epoch, whole, to the step that its number says."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.protocols import LearnerTask
+from alignment.trajectories import EMPTY, concatenate, pack
+from cluster.learner_desk import share
+from cluster.preference_batches import PreferenceBatches, mismatched
+from tests.fakes.demonstrations import FakeComparisons, FakeData
+from tests.fakes.whole_run import World, make_config
+
+PAIRS = {"path": "pairs.jsonl"}
+
+
+def config(preferences, **sections):
+    return make_config(preferences=preferences, **sections)
+
+
+def batches(preferences, *, num_train=12, comparisons=True):
+    rows = FakeComparisons(num_train) if comparisons else None
+    return PreferenceBatches(config(preferences), FakeData(num_train), rows)
+
+
+def first_tokens(trajectories):
+    return [trajectories.prompt(row)[0] for row in range(len(trajectories))]
+
+
+def test_three_steps_of_four_take_every_pair_of_twelve_once():
+    seen = [batches(PAIRS).beside(index) for index in range(3)]
+    prompts = [first for each in seen for first in first_tokens(each.comparisons)[::2]]
+    assert prompts == [3 + row % 8 for row in range(12)]
+    assert [each.num_comparisons for each in seen] == [4, 4, 4]
+    assert [each.num_compared for each in seen] == [8, 8, 8]
+    assert all(each.ranks.tolist() == [0.0, 1.0] * 4 for each in seen)
+
+
+def test_a_pair_that_comes_twice_in_a_step_is_two_comparisons():
+    beside = batches(PAIRS, num_train=1).beside(5)
+    assert beside.num_comparisons == 4
+    assert beside.comparisons.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_step_depends_on_its_number_alone():
+    one, other = batches(PAIRS), batches(PAIRS)
+    one.beside(0)
+    for mine, theirs in zip(one.beside(2).comparisons, other.beside(2).comparisons, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
+    rollouts = concatenate(
+        [pack([3 + row], [9, token, 2], prompt_id=row) for row in (4, 1) for token in (5, 6)]
+    )
+    beside = batches({}, comparisons=False).beside(1, rollouts)
+    expert = FakeData().demonstrations([4, 1])
+    assert beside.num_comparisons == 2
+    assert beside.ranks.tolist() == [0.0, 1.0, 1.0] * 2
+    for group, row in enumerate((0, 3)):
+        assert np.array_equal(beside.comparisons.response(row), expert.response(group))
+        assert beside.comparisons.response(row + 1).tolist() == [9, 5, 2]
+        assert beside.comparisons.response(row + 2).tolist() == [9, 6, 2]
+
+
+def test_in_self_play_the_reference_is_renewed_once_an_epoch():
+    self_play = batches({}, comparisons=False)
+    rollout = pack([3], [9, 2], prompt_id=0)
+    renewals = [self_play.beside(index, rollout).renews_reference for index in range(9)]
+    assert renewals == [True, False, False] * 3
+    assert not batches(PAIRS).beside(0).renews_reference
+
+
+def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_beginning():
+    self_play = batches({}, num_train=6, comparisons=False)  # epochs begin at draws 0, 6, 12, 18
+    rollout = pack([3], [9, 2], prompt_id=0)
+    renewals = [self_play.beside(index, rollout).renews_reference for index in range(6)]
+    assert renewals == [True, False, True, True, False, True]
+
+
+def test_mismatched_responses_belong_to_the_next_prompt():
+    trajectories, _ = FakeComparisons().select([0, 1, 2])
+    numbered = concatenate(
+        [pack([10 + n], [20 + n, token, 2], prompt_id=n) for n in range(3) for token in range(4, 6)]
+    )
+    others = mismatched(numbered)
+    assert first_tokens(others) == [10, 11, 12]
+    assert [others.response(row).tolist() for row in range(3)] == [
+        [21, 4, 2],
+        [22, 4, 2],
+        [20, 4, 2],
+    ]
+    assert len(mismatched(trajectories)) == 3
+
+
+def test_only_kto_measures_how_far_the_reference_is():
+    assert batches(PAIRS).beside(0).num_mismatched == 0
+    assert batches(PAIRS | {"objective": "kahneman_tversky"}).beside(0).num_mismatched == 4
+
+
+def test_demonstrations_are_cloned_beside_where_they_have_a_weight():
+    assert batches(PAIRS).beside(1).num_demonstrations == 0
+    beside = batches(PAIRS | {"parameters": {"demonstrations": 0.5}}).beside(1)
+    assert beside.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
+    assert (beside.num_demonstrations, beside.num_demonstration_tokens) == (4, 8)
+
+
+def test_preferences_go_to_the_policy_or_to_the_discriminator():
+    to_policy = batches(PAIRS)
+    assert to_policy.for_discriminator(0) is None
+    taught = PreferenceBatches(
+        config(PAIRS | {"teaches": "discriminator"}, objective={"divergence_weight": 1.0}),
+        FakeData(),
+        FakeComparisons(),
+    )
+    assert len(taught.for_discriminator(0).ranks) == 8
+    assert taught.beside(0).num_comparisons == 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_whole_comparisons(world_size):
+    beside = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).beside(0)
+    task = task_with(beside)
+    parts = [share(task, rank, world_size).beside for rank in range(world_size)]
+    assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
+        beside.comparisons.prompt_ids
+    )
+    assert all(part.ranks.tolist() == [0.0, 1.0] * (len(part.ranks) // 2) for part in parts)
+    assert {part.num_comparisons for part in parts} == {4}
+    assert sum(len(part.demonstrations) for part in parts) == 4
+
+
+def task_with(beside):
+    nothing = np.zeros(0, np.float32)
+    return LearnerTask("prefer", 0, 0.1, EMPTY, nothing, nothing, 0, 0, beside=beside)
+
+
+def offline(**objective):
+    return config(PAIRS, rewards=[], objective={"steps": 4, **objective})
+
+
+def test_preferences_alone_need_no_sampling(tmp_path):
+    async def run():
+        async with World(offline(), tmp_path, comparisons=FakeComparisons()) as world:
+            assert await world.driver.run()
+        sampled = [call for each in world.rollouts.handles.values() for call in each.calls]
+        assert sampled.count("rollout") <= 3  # held-out prompts, before, between and after
+        assert [kind for kind, *_ in world.gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
+        return world.gang.lineage[3:]
+
+    steps = asyncio.run(run())
+    assert steps[1] != steps[0]
+    assert steps[3] == steps[0]  # the second epoch
+
+
+def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
+    async def run(place, *stops):
+        lineage = []
+        for stop in (*stops, None):
+            async with World(offline(), place, comparisons=FakeComparisons()) as world:
+                if stop:
+                    world.at(stop, do=world.driver.request_stop)
+                assert await world.driver.run() == (stop is None)
+            lineage = world.gang.lineage
+        return lineage
+
+    (tmp_path / "once").mkdir()
+    (tmp_path / "thrice").mkdir()
+    whole = asyncio.run(run(tmp_path / "once"))
+    assert asyncio.run(run(tmp_path / "thrice", 4, 6)) == whole
+
+
+def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
+    async def run():
+        async with World(config(PAIRS), tmp_path, comparisons=FakeComparisons()) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["imitate"] * 4
+    assert [beside.num_comparisons for beside in gang.beside if beside] == [4] * 4
+
+
+@pytest.mark.parametrize(
+    ("preferences", "complaint"),
+    [
+        ({"parameters": {"betta": 1.0}}, "there is no betta; here are beta, "),
+        (PAIRS | {"parameters": {"beta": 0.0}}, "beta is 0.0; it must be more than 0"),
+        (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5, a coin's answers"),
+        (PAIRS | {"objective": "learned_variance"}, "needs a noise of each response"),
+        ({"objective": "identity"}, r"preferences.path is missing, and identity"),
+        (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
+        (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
+        (PAIRS | {"divergence": "forwards_kl"}, "did you mean forward_kl"),
+    ],
+)
+def test_choices_that_exclude_one_another_are_refused(preferences, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        config(preferences)
+
+
+def test_a_job_needs_something_to_learn_from():
+    with pytest.raises(ValidationError, match="neither rewards nor preferences"):
+        make_config(rewards=[])
+    with pytest.raises(ValidationError, match=r"data\.path is missing"):
+        make_config(data={})
+    assert config(PAIRS, data={}).data.path is None
