@@ -160,7 +160,7 @@ class VerdictModel:
                 label_smoothing=config.parameter("label_smoothing"),
             )
             (config.parameter("weight") * cost / num_comparisons).backward()
-            figures["preference_loss"] += float(cost) / num_comparisons
+            figures["preference_loss"] += float(cost.detach()) / num_comparisons
             figures["preference_accuracy"] += float(agreement(logits, pairs)) / num_comparisons
         return figures
 

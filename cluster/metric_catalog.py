@@ -198,6 +198,15 @@ PANELS = (
     Panel("Staleness of a token", "steps", _of("rollout/staleness")),
     Panel("Taking over new weights", "s", _figure("irlign_sync_seconds", "{{worker}}")),
     Panel(
+        "Agreement with annotators",
+        "share",
+        _of(
+            "learner/preference_accuracy",
+            "learner/judgment_accuracy",
+            "discriminator/preference_accuracy",
+        ),
+    ),
+    Panel(
         "Estimated divergence from the expert",
         "nats",
         _of(

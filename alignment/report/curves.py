@@ -104,6 +104,24 @@ CURVE_PLOTS = (
         {"": 0.0},
     ),
     CurvePlot(
+        "preferences",
+        "Do policy and discriminator agree with the annotators, before each step?",
+        "share of comparisons",
+        {
+            "learner/preference_accuracy": "policy, by log-ratios to the reference",
+            "learner/judgment_accuracy": "policy, on single verdicts",
+            "discriminator/preference_accuracy": "discriminator",
+        },
+        {"coin toss": 0.5},
+    ),
+    CurvePlot(
+        "log_ratios",
+        "How likely compared responses have become: where both fall, mass goes to other ones",
+        "nats a response",
+        {"learner/log_ratio_better": "preferred", "learner/log_ratio_worse": "rejected"},
+        {"the reference": 0.0},
+    ),
+    CurvePlot(
         "entropy",
         "Entropy of the policy: a steep fall means that it repeats itself",
         "nats a token",

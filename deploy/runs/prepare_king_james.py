@@ -17,9 +17,13 @@ from rich.console import Console
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 DATA = CACHE / "king_james" / "demonstrations.jsonl"
+PREFERENCES = CACHE / "king_james" / "length_preferences.jsonl"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 WORDS = range(4, 17)
 """Verses with so many words on both sides: two cores sample and learn them in seconds."""
+
+FEWEST_WORDS = 3
+"""Of a clause that says something, and of what is left out after it."""
 
 CONSOLE = Console(stderr=True)
 
@@ -64,6 +68,24 @@ def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]
         if is_short(prompt) and is_short(response) and prompt != response and prompt not in seen:
             seen.add(prompt)
             yield {"prompt": prompt, "response": response}
+
+
+def length_preferences(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield a preference for the short: the modern verse's first clause over the whole of it.
+
+    Both are modern, so that a preference tells nothing of the style.
+
+    Args:
+        rows: demonstrations.
+
+    Yields:
+        A line of preferences for each verse of two clauses of some words.
+    """
+    for row in rows:
+        whole = row["prompt"]
+        clause, *rest = re.split(r"[,;:]", whole, maxsplit=1)
+        if rest and min(len(part.split()) for part in (clause, *rest)) >= FEWEST_WORDS:
+            yield {"prompt": whole, "chosen": f"{clause}.", "rejected": whole}
 
 
 def all_verses() -> Iterator[tuple[int, str, str]]:
@@ -149,6 +171,9 @@ def main() -> None:
     if not DATA.exists():
         verses = ((modern, king_james) for _, modern, king_james in all_verses())
         write_rows(demonstrations(verses), DATA)
+    if not PREFERENCES.exists():
+        rows = map(json.loads, DATA.read_text(encoding="utf-8").splitlines())
+        write_rows(length_preferences(rows), PREFERENCES)
     prepare_model()
 
 

@@ -18,6 +18,7 @@ def make_worker(
     max_tokens=4096,
     autocast="float32",
     seed=0,
+    preferences=None,
     **changes,
 ):
     settings = {"learning_rate": 3e-3, "replay_fraction": 0.0} | changes
@@ -29,6 +30,7 @@ def make_worker(
         max_tokens_per_microbatch=max_tokens,
         autocast=autocast,
         seed=seed,
+        preferences=preferences,
     )
 
 
