@@ -118,14 +118,13 @@ class Driver:
         self.progress.iteration = self._iteration
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
         self._settled = Settled(saved.trained_draws, saved.dropped_draws)
+        self._scorer.scales = saved.reward_scales
         self._sampler: Sampler | None = None
         self._desk.set_checkpoint(str(folder) if folder else None)
 
     async def _restore(self) -> None:
-        warm_start = self._config.warm_start.steps
-        folder = await self.record.restore(
-            {"before": 0, "after_warm_start": warm_start, "after": self._num_iterations}
-        )
+        ends = {"before": 0, "after_warm_start": self._config.warm_start.steps}
+        folder = await self.record.restore(ends | {"after": self._num_iterations})
         self._take_position()
         discriminator = self._scorer.discriminator
         if discriminator and folder and (folder / "discriminator").exists():
@@ -265,9 +264,10 @@ class Driver:
             metrics = await self._desk.submit(self._task("evaluate", self._held_out.batch()))
             self._journal.metrics(0, "warm_start", metrics)
         self.progress.show("answering held-out prompts")
-        self._journal.samples(phase, await self._held_out.answers(), self._data)
-        sampled = [*self.record.manifest.phases_sampled, phase]
-        self.record.save(phases_sampled=sampled)
+        self._journal.samples(phase, answers := await self._held_out.answers(), self._data)
+        if phase == "after_warm_start":
+            self.record.save(reward_scales=await self._scorer.measure_scales(answers))
+        self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
 
     async def _checkpoint(self) -> None:
         """Write a checkpoint; one that cannot be written is an event, and the run goes on."""

@@ -63,6 +63,8 @@ class Manifest(Position):
     phases_sampled: list[str] = []
     """Phases of samples.jsonl that are complete."""
     events: list[Event] = []
+    reward_scales: dict[str, float] = {}
+    """Of reward sources beside a divergence, as measured before stage 2."""
     wanted_workers: dict[str, int] = {}
     """By kind, where they were asked to differ from the job file's."""
 

@@ -163,6 +163,30 @@ class Scorer:
         self._data, self._level = data, level
         self._shared_folder = shared_folder
         self._num_updates = 0
+        self.scales: dict[str, float] = {}
+        """By which reward sources are divided; one that is not here by 1."""
+
+    async def measure_scales(self, answers: Trajectories) -> dict[str, float]:
+        """Fix the unit of each reward source that stands beside a divergence.
+
+        It is the source's standard deviation on the policy's answers to held-out prompts, measured
+        once and never by batch: a unit that moved with the batch would be another objective at
+        every step. Where all answers are worth the same it is 1.
+
+        Args:
+            answers: of the policy that enters stage 2.
+
+        Returns:
+            The units, which are used from now on; none where there is no divergence.
+        """
+        has_divergence = self.discriminator is not None or self._teacher is not None
+        expert = [self._data.texts(int(row))[1] for row in answers.prompt_ids]
+        self.scales = {}
+        for name, source in self._rewards.items() if has_divergence else ():
+            values, _ = await rewards_of(source, answers, expert)
+            deviation = float(np.nanstd(values.astype(np.float64)))
+            self.scales[name] = deviation if deviation > 0.0 else 1.0
+        return self.scales
 
     async def update(
         self, trajectories: Trajectories, ranked: Ranked | None = None
@@ -219,7 +243,7 @@ class Scorer:
         expert = [self._data.texts(int(row))[1] for row in trajectories.prompt_ids]
         for name, source in self._rewards.items():
             values, failed = await rewards_of(source, trajectories, expert)
-            total += np.float32(source.weight) * values
+            total += np.float32(source.weight / self.scales.get(name, 1.0)) * values
             metrics[f"reward/{name}"] = float(np.nanmean(values))
             if source.on_error == "drop":
                 metrics[f"reward/{name}_errors"] = float(len(failed))

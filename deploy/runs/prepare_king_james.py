@@ -71,21 +71,22 @@ def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]
 
 
 def length_preferences(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Yield a preference for the short: the modern verse's first clause over the whole of it.
+    """Yield a preference for the short: an answer's first clause over the whole of it.
 
-    Both are modern, so that a preference tells nothing of the style.
+    Both are in the same style, so a preference tells nothing of it; but the longer one is what the
+    demonstrations show, so the two pull at the length from either side.
 
     Args:
         rows: demonstrations.
 
     Yields:
-        A line of preferences for each verse of two clauses of some words.
+        A line of preferences for each answer of two clauses of some words.
     """
     for row in rows:
-        whole = row["prompt"]
+        whole = row["response"]
         clause, *rest = re.split(r"[,;:]", whole, maxsplit=1)
         if rest and min(len(part.split()) for part in (clause, *rest)) >= FEWEST_WORDS:
-            yield {"prompt": whole, "chosen": f"{clause}.", "rejected": whole}
+            yield {"prompt": row["prompt"], "chosen": f"{clause}.", "rejected": whole}
 
 
 def all_verses() -> Iterator[tuple[int, str, str]]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 
 from actors.config import ObjectiveConfig
-from actors.expert_credit import expert_credit
+from actors.expert_credit import expert_credit, reward_advantages
 from alignment.batching import microbatches
 from alignment.credit import prefix_sums
 from alignment.divergences.lookup import divergence
@@ -195,3 +195,25 @@ def test_a_critics_value_is_not_corrected_for_staleness():
     fresh = credit_of(objective_for("wasserstein"), policy, snapshot, snapshot)
     stale = credit_of(objective_for("wasserstein"), policy, policy, snapshot)
     torch.testing.assert_close(fresh.advantages, stale.advantages)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "expected"),
+    [
+        ("leave_one_out", [-2.0, 2.0, 3.0, -3.0]),
+        ("group_mean", [-1.0, 1.0, 1.5, -1.5]),
+        ("group_normalized", [-1.0, 1.0, 1.0, -1.0]),
+        ("best_of_group", [0.0, 2.0, 2.0, 0.0]),
+        ("self_normalized", [-2.0, 2.0, 3.0, -3.0]),  # of logits, which are not there
+    ],
+)
+def test_rewards_alone_have_the_baseline_that_was_chosen(advantage, expected):
+    responses = [pack([9], [3, 2], prompt_id=number) for number in (0, 0, 1, 1)]
+    (batch,) = microbatches(concatenate(responses), 64)
+    rewards = torch.tensor([1.0, 3.0, 5.0, 2.0])
+    objective = ObjectiveConfig(divergence="forward_kl", advantage=advantage)
+    found = reward_advantages(batch, rewards, objective)
+    population = torch.tensor(expected).repeat_interleave(2)
+    if advantage == "group_normalized":
+        population = population / 2**0.5  # the deviation of a sample of two, not of a population
+    assert torch.allclose(found, population, atol=1e-3)

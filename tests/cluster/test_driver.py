@@ -161,6 +161,20 @@ async def test_a_discriminator_forgets_the_steps_that_are_repeated(tmp_path):
         assert world.manifest().trained_draws == 28
 
 
+async def test_the_units_of_rewards_are_measured_once_and_kept(tmp_path):
+    config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 1})
+    more = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
+    async with World(config, tmp_path, **more) as world:
+        world.at(6, do=world.driver.request_stop)
+        assert not await world.driver.run()
+        measured = world.manifest().reward_scales
+        assert measured["sum"] > 0.0
+    async with World(config, tmp_path, **more) as world:
+        assert world.scorer.scales == measured
+        assert await world.driver.run()
+        assert world.manifest().reward_scales == measured
+
+
 async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
     async with World(make_config(), tmp_path, num_rollout_workers=2) as world:
 

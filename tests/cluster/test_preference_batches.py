@@ -122,12 +122,16 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_whole_comparisons(world_size):
     beside = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).beside(0)
-    task = task_with(beside)
+    rising = np.arange(8, dtype=np.float32)
+    task = task_with(beside._replace(ranks=rising))
     parts = [share(task, rank, world_size).beside for rank in range(world_size)]
     assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
         beside.comparisons.prompt_ids
     )
-    assert all(part.ranks.tolist() == [0.0, 1.0] * (len(part.ranks) // 2) for part in parts)
+    for part in parts:
+        of_row = dict(zip(beside.comparisons.prompt_ids[::2], rising[::2], strict=True))
+        first = [of_row[number] for number in part.comparisons.prompt_ids]
+        assert part.ranks.tolist() == [rank + i % 2 for i, rank in enumerate(first)]
     assert {part.num_comparisons for part in parts} == {4}
     assert sum(len(part.demonstrations) for part in parts) == 4
 

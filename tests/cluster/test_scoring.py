@@ -104,6 +104,27 @@ async def test_rewards_are_weighted_summed_and_reported_by_name(tmp_path):
         await source.fleet.close()
 
 
+async def test_beside_a_divergence_a_reward_is_in_units_measured_once(tmp_path):
+    discriminators = Workshop(lambda _: Discriminator())
+    source = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 1), 0.5)
+    scorer = make_scorer(tmp_path, discriminators, 1, prompt=source)
+    assert await scorer.measure_scales(batch_of([2, 4])) == {"prompt": 1.0}  # std of 2 and 4
+    assert await scorer.measure_scales(batch_of([1, 5, 9, 13])) == {"prompt": 20**0.5}
+    scores = await scorer.score(batch_of([2, 20]))
+    assert scores.rewards == pytest.approx([1.0 / 20**0.5, 10.0 / 20**0.5])
+    assert scores.metrics["reward/prompt"] == 11.0  # told as the source gives it
+    assert await scorer.measure_scales(batch_of([7, 7])) == {"prompt": 1.0}
+    for fleet in (source.fleet, scorer.discriminator):
+        await fleet.close()
+
+
+async def test_alone_a_reward_keeps_its_own_unit(tmp_path):
+    source = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 1), 0.5)
+    scorer = make_scorer(tmp_path, None, 0, prompt=source)
+    assert await scorer.measure_scales(batch_of([1, 9])) == {}
+    await source.fleet.close()
+
+
 def fails_on_odd_first_words(prompt, response, expert_response):
     """A reward function, named in the test below."""
     if response.split()[0] in {"b", "d"}:

@@ -29,11 +29,19 @@ TOKENS = {
         "max_mean_log_ratio": 1.0,
     },
 }
+PREFERENCES = {
+    "preferences": {"path": "pairs.jsonl", "parameters": {"demonstrations": 0.5}},
+    "discriminator": {"warm_up_steps": 1},
+    "objective": {"divergence": "jensen_shannon", "reference": {"coefficient": 0.0}},
+}
 
 
 def figures_of_run(place, sections):
     save_tiny_job(place, hidden_size=64)
     save_tiny_model(place / "teacher", seed=1, hidden_size=64)
+    pair = {"chosen": "b c", "rejected": "d"}
+    pairs = [json.dumps({"prompt": f"a {number}"} | pair) for number in range(20)]
+    (place / "pairs.jsonl").write_text("\n".join(pairs))
     job = json.loads((place / "job.yaml").read_text())
     job |= {
         "warm_start": {"steps": 0},
@@ -74,3 +82,12 @@ def test_a_discriminator_of_prefixes_pays_by_token(tmp_path):
         assert row["learner/rejected_fraction"] == 0.0
         assert 0.0 <= row["discriminator/bag_of_words_accuracy"] <= 1.0
         assert 0.0 <= row["discriminator/accuracy_held_out"] <= 1.0
+
+
+def test_one_step_takes_up_rollouts_preferences_and_demonstrations(tmp_path):
+    rows = figures_of_run(tmp_path, PREFERENCES)
+    assert rows[0]["learner/preference_accuracy"] == 0.5  # the policy is its own reference
+    assert rows[-1]["learner/preference_accuracy"] > 0.5
+    assert rows[-1]["learner/log_ratio_better"] > rows[-1]["learner/log_ratio_worse"]
+    assert rows[-1]["learner/nll_per_token"] < rows[0]["learner/nll_per_token"]
+    assert all(row["learner/num_sequences"] == 8 for row in rows)

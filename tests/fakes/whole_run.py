@@ -90,7 +90,7 @@ class World:
             self._fleets.append(fleet)
         data = FakeData()
         judges = Judges(self.discriminator, None, rewards)
-        scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
+        scorer = self.scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
         workforce = Workforce(
             self.rollout, scorer, self.desk, PreferenceBatches(config, data, comparisons)
         )
