@@ -159,7 +159,8 @@ class VerdictModel:
                 likelihood=likelihood,
                 label_smoothing=config.parameter("label_smoothing"),
             )
-            (config.parameter("weight") * cost / num_comparisons).backward()
+            loss = config.parameter("weight") * cost / num_comparisons
+            loss.backward()  # type: ignore[no-untyped-call]
             figures["preference_loss"] += float(cost.detach()) / num_comparisons
             figures["preference_accuracy"] += float(agreement(logits, pairs)) / num_comparisons
         return figures

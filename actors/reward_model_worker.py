@@ -4,15 +4,20 @@ import importlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from actors.ensemble import member_names
 from actors.errors import InvalidInputError, RewardError
+from actors.reward_checks import checked_reward, not_finite, raise_together
+from actors.reward_model_files import READS_CONVERSATIONS, load_reward_model
+from alignment.data.chat_template import conversation_tokens
+from alignment.data.demonstrations import Demonstration
 from alignment.trajectories import Trajectories
 
 RewardFunction = Callable[[str, str, str], float]
@@ -23,7 +28,7 @@ MAX_TOKENS_PER_BATCH = 8192
 
 
 class RewardModelWorker:
-    """Holds a sequence-classification model with one output, which is the reward.
+    """Holds a sequence-classification model with one output, the reward, or an ensemble of them.
 
     It promises that a reward does not depend on what else is scored beside it. A model whose head
     is not in its files is refused, since its rewards would be random. It computes in float32, on
@@ -34,18 +39,23 @@ class RewardModelWorker:
         """Load the reward model.
 
         Args:
-            model: folder or hub name of the reward model.
+            model: folder or hub name of the reward model, or the folder of an ensemble.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
         """
+        names = member_names(model)
         self._policy_tokenizer = AutoTokenizer.from_pretrained(policy)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(names[0])
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_reward_model(model)
-        self._model.to(device=self._device)  # type: ignore[call-arg]
-        self._pad_token_id: int | None = self._model.config.pad_token_id
+        self._members = [load_reward_model(name) for name in names]
+        for member in self._members:
+            member.to(device=self._device)  # type: ignore[call-arg]
+        config = self._members[0].config
+        self._pad_token_id: int | None = config.pad_token_id
+        self._reads_conversations = getattr(config, READS_CONVERSATIONS, False)
+        self._has_policys_tokens = have_same_tokens(self._tokenizer, self._policy_tokenizer)
         self._max_tokens = min(
             self._tokenizer.model_max_length,
-            getattr(self._model.config, "max_position_embeddings", sys.maxsize),
+            getattr(config, "max_position_embeddings", sys.maxsize),
         )
 
     def score(
@@ -58,14 +68,28 @@ class RewardModelWorker:
             expert_responses: not looked at.
 
         Returns:
-            The model's output for each.
+            The model's output for each; of an ensemble, the mean.
 
         Raises:
             RewardError: if a text is longer than the model's context, or a reward is not finite.
         """
         del expert_responses
-        texts = decoded(self._policy_tokenizer, trajectories)
-        encoded = [self._encode(prompt, response) for prompt, response in texts]
+        rewards: NDArray[np.float32] = self.member_scores(trajectories).mean(axis=0)
+        return rewards
+
+    def member_scores(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """Return each member's output; where they differ, the data did not say.
+
+        Args:
+            trajectories: prompts and responses.
+
+        Returns:
+            [member, trajectory]
+
+        Raises:
+            RewardError: if a text is longer than the model's context, or a reward is not finite.
+        """
+        encoded = self._encoded(trajectories)
         lengths = [len(tokens["input_ids"]) for tokens in encoded]
         prompt_ids = trajectories.prompt_ids.tolist()
         raise_together(
@@ -78,15 +102,29 @@ class RewardModelWorker:
             for prompt_id, length in zip(prompt_ids, lengths, strict=True)
             if length > self._max_tokens
         )
-        rewards = np.zeros(len(encoded), np.float32)
+        rewards = np.zeros((len(self._members), len(encoded)), np.float32)
         for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
-            rewards[rows] = self._forward([encoded[row] for row in rows])
+            for member, model in enumerate(self._members):
+                rewards[member, rows] = self._forward(model, [encoded[row] for row in rows])
         raise_together(
             RewardError(*not_finite(reward, prompt_id))
-            for prompt_id, reward in zip(prompt_ids, rewards.tolist(), strict=True)
+            for prompt_id, reward in zip(prompt_ids, rewards.sum(axis=0).tolist(), strict=True)
             if not math.isfinite(reward)
         )
         return rewards
+
+    def _encoded(self, trajectories: Trajectories) -> list[Encoding]:
+        """Return what the model reads; the policy's own tokens if it was trained on such."""
+        if self._reads_conversations and self._has_policys_tokens:
+            ends = np.cumsum(trajectories.lengths)[:-1]
+            tokens = np.split(trajectories.token_ids, ends)
+            return [_encoding(each.tolist()) for each in tokens if len(trajectories)]
+        texts = decoded(self._policy_tokenizer, trajectories)
+        if self._reads_conversations:
+            rows = [Demonstration(*text) for text in texts]
+            pairs = conversation_tokens(self._tokenizer, rows, system_prompt=None)
+            return [_encoding([*pair.prompt.tolist(), *pair.response.tolist()]) for pair in pairs]
+        return [self._encode(prompt, response) for prompt, response in texts]
 
     def _encode(self, prompt: str, response: str) -> Encoding:
         if self._tokenizer.chat_template is None:
@@ -96,13 +134,15 @@ class RewardModelWorker:
         return dict(encoded)
 
     @torch.inference_mode()
-    def _forward(self, encoded: Sequence[Encoding]) -> NDArray[np.float32]:
+    def _forward(self, model: PreTrainedModel, encoded: Sequence[Encoding]) -> NDArray[np.float32]:
         # A decoder reads its reward at the last token that is not the pad token. Without one of its
         # own it is given one that no text holds, so that it never takes a text's end for padding.
         used = {token for tokens in encoded for token in tokens["input_ids"]}
         unused = next(token for token in itertools.count() if token not in used)
         pad = unused if self._pad_token_id is None else self._pad_token_id
-        self._model.config.pad_token_id = pad
+        if pad >= model.config.vocab_size and len(encoded) > 1:  # each token is in some text
+            return np.concatenate([self._forward(model, [tokens]) for tokens in encoded])
+        model.config.pad_token_id = pad
         width = max(len(tokens["input_ids"]) for tokens in encoded)
         inputs = {
             name: torch.tensor(
@@ -114,7 +154,7 @@ class RewardModelWorker:
             )
             for name in encoded[0]
         }
-        rewards: NDArray[np.float32] = self._model(**inputs).logits.squeeze(-1).cpu().numpy()
+        rewards: NDArray[np.float32] = model(**inputs).logits.squeeze(-1).cpu().numpy()
         return rewards
 
 
@@ -178,36 +218,14 @@ class RewardFunctionWorker:
         return checked_reward(reward, prompt_id)
 
 
-def load_reward_model(name: str) -> PreTrainedModel:
-    """Load a sequence-classification model in float32, all of it from files.
+def have_same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether a conversation is the same tokens to both."""
+    has_template = first.chat_template == second.chat_template
+    return has_template and bool(first.get_vocab() == second.get_vocab())
 
-    Args:
-        name: folder or hub name.
 
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        InvalidInputError: if the model has several outputs, or weights that are in no file.
-    """
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    if model.config.num_labels != 1:
-        raise InvalidInputError(
-            f"reward model {name} has {model.config.num_labels} outputs; it needs exactly 1"
-        )
-    if loading["missing_keys"]:
-        raise InvalidInputError(
-            f"reward model {name} lacks the weights {sorted(loading['missing_keys'])}, so its "
-            f"rewards would be random; give a model trained for sequence classification"
-        )
-    evaluated: PreTrainedModel = model.eval()
-    return evaluated
+def _encoding(token_ids: list[int]) -> Encoding:
+    return {"input_ids": token_ids, "attention_mask": [1] * len(token_ids)}
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -264,36 +282,3 @@ def decoded(tokenizer: Any, trajectories: Trajectories) -> list[tuple[str, str]]
         )
         for index in range(len(trajectories))
     ]
-
-
-def checked_reward(reward: object, prompt_id: int) -> float:
-    """Return the reward as a number.
-
-    Args:
-        reward: what a source returned.
-        prompt_id: named in the error.
-
-    Returns:
-        The same, as a float.
-
-    Raises:
-        RewardError: if it is no number or not finite; True and False are no numbers.
-    """
-    if isinstance(reward, (int, float, np.floating, np.integer)) and not isinstance(reward, bool):
-        number = float(reward)
-        if math.isfinite(number):
-            return number
-    raise RewardError(*not_finite(reward, prompt_id))
-
-
-def not_finite(reward: object, prompt_id: int) -> tuple[str, list[int]]:
-    """Return what a RewardError says of a prompt whose reward is no finite number."""
-    return f"prompt {prompt_id}: the reward is {reward!r}, not a finite number", [prompt_id]
-
-
-def raise_together(failures: Iterable[RewardError]) -> None:
-    """Raise the first of these errors, if there are any, naming the prompts of all."""
-    collected = list(failures)
-    if collected:
-        prompt_ids = [prompt_id for error in collected for prompt_id in error.prompt_ids]
-        raise RewardError(str(collected[0]), dict.fromkeys(prompt_ids)) from collected[0]

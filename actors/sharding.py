@@ -1,4 +1,4 @@
-"""One policy over several ranks: sharding by FSDP2, sums over ranks, whole tensors from shards.
+"""One model over several ranks: sharding by FSDP2, sums over ranks, whole tensors from shards.
 
 A single rank has nothing to shard, so its parameters stay plain tensors and it needs no process
 group. Every function here is collective: all ranks call it, in the same order.
@@ -7,6 +7,7 @@ group. Every function here is collective: all ranks call it, in the same order.
 import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from alignment.policy import PolicyModel
+from alignment.scalar_head import ScalarModel
+
+Decoder = TypeVar("Decoder", PolicyModel, ScalarModel)
+"""A model whose decoder_layers make up most of it."""
 
 
 def join_process_group(
@@ -41,27 +46,27 @@ def join_process_group(
     )
 
 
-def shard(policy: PolicyModel, device: torch.device, world_size: int) -> PolicyModel:
-    """Move a policy to its device and split its parameters over the ranks.
+def shard(model: Decoder, device: torch.device, world_size: int) -> Decoder:
+    """Move a model to its device and split its parameters over the ranks.
 
     Each decoder layer is gathered only while it computes; embeddings, head and final norm, which
     belong to the root, stay gathered from the forward to the backward pass.
 
     Args:
-        policy: equal on all ranks, on the CPU; changed in place.
+        model: equal on all ranks, on the CPU; changed in place.
         device: of this rank.
         world_size: number of ranks; with one nothing is split.
 
     Returns:
-        The same policy.
+        The same model.
     """
     if world_size == 1:
-        return policy.to(device)
+        return model.to(device)
     mesh = init_device_mesh(device.type, (world_size,))
-    for layer in policy.decoder_layers:
+    for layer in model.decoder_layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
-    return policy.to(device)
+    fully_shard(model, mesh=mesh)
+    return model.to(device)
 
 
 def release_gathered(policy: PolicyModel) -> None:
@@ -71,13 +76,13 @@ def release_gathered(policy: PolicyModel) -> None:
             module.reshard()
 
 
-def clip_gradients(policy: PolicyModel, max_norm: float, *, scale: float = 1.0) -> float:
+def clip_gradients(model: nn.Module, max_norm: float, *, scale: float = 1.0) -> float:
     """Multiply the gradients by scale, then clip them to a global norm; return it before that."""
     if scale != 1.0:
-        for parameter in policy.parameters():
+        for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
@@ -94,8 +99,13 @@ def full_tensors(policy: PolicyModel, dtype: torch.dtype) -> Iterator[tuple[str,
         Name and whole tensor, detached, on the policy's device; rank 0 may keep it.
     """
     for name, parameter in policy.model.named_parameters():
-        tensor = parameter.detach()
-        yield name, (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).to(dtype)
+        yield name, whole(parameter).to(dtype)
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Return a parameter gathered from all ranks, detached."""
+    tensor = parameter.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sum_over_ranks(
@@ -118,6 +128,13 @@ def sum_over_ranks(
     if world_size > 1:
         dist.all_reduce(sums)
     return dict(zip(names, sums.tolist(), strict=True))
+
+
+def sum_rows_over_ranks(rows: Tensor, world_size: int) -> Tensor:
+    """Add the ranks' tensors: each has its own rows, and zeros in those of the others."""
+    if world_size > 1:
+        dist.all_reduce(rows)
+    return rows
 
 
 def largest_over_ranks(count: int, device: torch.device, world_size: int) -> int:

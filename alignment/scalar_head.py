@@ -5,7 +5,7 @@ state can hold a verdict on that prefix, and at the last token on the whole. The
 float32 whatever precision the decoder's matrix products have.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,9 @@ class ScalarModel(nn.Module):
         tuning: Tuning,
         autocast: Literal["bfloat16", "float32"],
         seed: int,
+        *,
+        num_outputs: int = 1,
+        has_bias: bool = True,
     ) -> None:
         """Put a head on a backbone and choose what is trained.
 
@@ -48,6 +51,8 @@ class ScalarModel(nn.Module):
                 its linear layers; frozen nothing of it. The head is always trained.
             autocast: precision of the backbone's matrix products.
             seed: of the adapters' random half; nothing else is random.
+            num_outputs: numbers for each response.
+            has_bias: whether the head adds a number that is the same for all responses.
         """
         super().__init__()
         if tuning == "lora":
@@ -57,9 +62,9 @@ class ScalarModel(nn.Module):
         self.backbone = backbone
         self.backbone.train(mode=False)  # no dropout: a response has one logit
         self.backbone.get_input_embeddings().requires_grad_(False)
-        self.head = nn.Linear(backbone.config.hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(backbone.config.hidden_size, num_outputs, bias=has_bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         self._autocast = autocast == "bfloat16"
 
     def embed(self, batch: PackedBatch) -> Float[Tensor, "token hidden"]:
@@ -73,7 +78,7 @@ class ScalarModel(nn.Module):
         inputs_embeds: Float[Tensor, "token hidden"] | None = None,
         *,
         per_token: bool = False,
-    ) -> Float[Tensor, " verdict"]:
+    ) -> Float[Tensor, " verdict"] | Float[Tensor, "verdict output"]:
         """Return one logit a response, or one a prefix of it.
 
         Args:
@@ -83,7 +88,8 @@ class ScalarModel(nn.Module):
 
         Returns:
             Logits in the row's order; batch.trajectory_indices says whose they are, with
-            batch.sequence_index where there is one a token.
+            batch.sequence_index where there is one a token. Of a head with several outputs, a row
+            of them in place of each logit.
         """
         device = batch.token_ids.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
@@ -91,6 +97,11 @@ class ScalarModel(nn.Module):
         judged = response_token_indices(batch) if per_token else batch.last_indices
         logits: Tensor = self.head(hidden[judged].float()).squeeze(-1)
         return logits
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The equal layers that make up most of the model."""
+        return cast("nn.ModuleList", self.backbone.layers)
 
 
 def load_backbone(name: str, num_layers: int | None) -> PreTrainedModel:

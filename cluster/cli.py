@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from actors.errors import InvalidInputError
-from cluster import job_commands
+from cluster import job_commands, reward_model_command
 from cluster.command_line import JobPath, Overrides, RunPath, readable_errors
+from cluster.contrast_command import contrast
 from cluster.plan_command import plan
 
 RUN_FAILED = 1
@@ -168,6 +169,8 @@ def panels(
 
 job_commands.add_to(app)
 app.command()(plan)
+reward_model_command.app.command()(contrast)
+app.add_typer(reward_model_command.app, name="reward-model")
 
 
 def _quiet_libraries() -> None:

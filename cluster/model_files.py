@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from actors.ensemble import member_names
 from actors.errors import InvalidInputError
 from cluster.placement import ModelSize
 
@@ -53,17 +54,23 @@ def policy_files(name: str) -> ModelFiles:
 
 
 def reward_model_files(name: str) -> ModelFiles:
-    """Inspect a reward model, which has to have one output.
+    """Inspect a reward model, which has to have one output, or each member of an ensemble.
 
     Args:
         name: folder or hub name.
 
     Returns:
-        What its files say.
+        What its files say; of an ensemble the first member's, with the parameters of all.
 
     Raises:
         InvalidInputError: as for a policy, or if it does not give exactly one number.
     """
+    members = [_reward_model_files(member) for member in member_names(name)]
+    num_parameters = sum(files.size.num_parameters for files in members)
+    return members[0]._replace(size=members[0].size._replace(num_parameters=num_parameters))
+
+
+def _reward_model_files(name: str) -> ModelFiles:
     files, config = _inspect(name)
     num_outputs = len(config.get("id2label") or "ab")  # transformers' default is two labels
     if not files.architecture.endswith("ForSequenceClassification") or num_outputs != 1:

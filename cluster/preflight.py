@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from actors.errors import InvalidInputError
+from actors.log_ratio_files import is_log_ratio, read_log_ratio
 from actors.preferences_config import PreferencesConfig
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
@@ -108,7 +109,13 @@ def _teacher_size(config: RunConfig) -> ModelSize | None:
 
 
 def _reward_size(name: str | None) -> ModelSize | None:
-    return None if name is None else reward_model_files(name).size
+    if name is None:
+        return None
+    if not is_log_ratio(name):
+        return reward_model_files(name).size
+    pair = read_log_ratio(name)
+    sizes = [policy_files(each).size for each in (pair.numerator, pair.denominator)]
+    return sizes[0]._replace(num_parameters=sum(size.num_parameters for size in sizes))
 
 
 def _disk_gib(config: RunConfig, size: ModelSize, *, is_old: bool) -> float:

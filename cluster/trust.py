@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.errors import InvalidInputError
+from actors.log_ratio_files import is_log_ratio, read_log_ratio
 from cluster.config import RunConfig
 from cluster.shipping import data_paths, import_paths
 
@@ -65,8 +66,18 @@ def _paths(config: RunConfig, run_dir: Path | None) -> Iterator[tuple[str, Path]
     if config.teacher:
         models["teacher.model"] = config.teacher.model
     for index, source in enumerate(config.rewards):
-        if source.model:
-            models[f"rewards.{index}.model"] = source.model
+        models |= _reward_models(f"rewards.{index}.model", source.model)
     for setting, name in models.items():
         if os.path.isabs(name) or Path(name).exists():
             yield setting, Path(name)
+
+
+def _reward_models(setting: str, name: str | None) -> dict[str, str]:
+    """Return the model of a reward, and the two policies that it may stand for."""
+    if name is None:
+        return {}
+    if not is_log_ratio(name):
+        return {setting: name}
+    pair = read_log_ratio(name)
+    policies = {"numerator": pair.numerator, "denominator": pair.denominator}
+    return {setting: name} | {f"{setting}, {part}": each for part, each in policies.items()}

@@ -228,11 +228,15 @@ def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # n
 
 def build_reward_source(source: RewardConfig, policy: str) -> Any:  # noqa: ANN401
     """Make a reward source, in its process."""
+    from actors.log_ratio_files import is_log_ratio  # noqa: PLC0415
+    from actors.log_ratio_worker import LogRatioWorker  # noqa: PLC0415
     from actors.reward_model_worker import (  # noqa: PLC0415
         RewardFunctionWorker,
         RewardModelWorker,
     )
 
+    if source.model is not None and is_log_ratio(source.model):
+        return LogRatioWorker(source.model, policy)
     if source.model is not None:
         return RewardModelWorker(source.model, policy)
     return RewardFunctionWorker(str(source.function), policy)

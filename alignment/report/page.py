@@ -5,14 +5,12 @@ Python makes is that of matched patterns, from parts that are escaped first.
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alignment.report.diversity import Share
@@ -21,6 +19,7 @@ from alignment.report.health import health_notes
 from alignment.report.metrics import Summary, TextFigures, duration, headline, summarize
 from alignment.report.plots import Plot, write_plots
 from alignment.report.recovery import prompt_account, recoveries
+from alignment.report.reward_model_page import FIGURES, write_reward_model_report
 from alignment.report.run_files import PHASES, Run, Sample, read_run
 
 NUM_OPEN_PROMPTS = 12  # the other held-out prompts are folded away
@@ -59,11 +58,13 @@ def write_report(run_dir: Path) -> Path:
     """Write the report of a run, finished or not, and its plots.
 
     Args:
-        run_dir: the folder that the run writes to.
+        run_dir: the folder that the run writes to, or that of a reward model.
 
     Returns:
         run_dir/report/index.html. A folder that is no run raises ValueError.
     """
+    if (run_dir / FIGURES).is_file():
+        return write_reward_model_report(run_dir)
     run = read_run(run_dir)
     figures = summarize(run)
     folder = run_dir / "report"
@@ -100,10 +101,12 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
     Returns:
         A document that refers to no other file.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = files("alignment.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    loader = PackageLoader("alignment.report", "")
+    environment = Environment(
+        autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True
+    )
     phases = list(run.samples)
-    return environment.from_string(template).render(
+    return environment.get_template("page.html.j2").render(
         name=str(run.setting("name", run.path.name)),
         sentences=headline(figures).split("\n")[:2],
         is_finished=figures.is_finished,
@@ -114,7 +117,7 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
         exchanges=_exchanges(run, phases),
         num_open=NUM_OPEN_PROMPTS,
         has_patterns=bool(run.patterns),
-        images={name: _image(plot) for name, plot in plots.items()},
+        images={name: plot.source for name, plot in plots.items()},
         titles={name: plot.title for name, plot in plots.items()},
         group_labels=[GROUP_LABELS[group] for group in figures.texts],
         comparison=_comparison(figures),
@@ -127,10 +130,6 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
         account=prompt_account(run),
         configuration=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
-
-
-def _image(plot: Plot) -> str:
-    return "data:image/png;base64," + b64encode(plot.path.read_bytes()).decode()
 
 
 def _tiles(figures: Summary) -> list[Tile]:

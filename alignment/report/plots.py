@@ -1,5 +1,6 @@
 """The plots of a report, as PNG files: only those for which there are data."""
 
+from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,11 @@ class Plot(NamedTuple):
 
     title: str
     path: Path
+
+    @property
+    def source(self) -> str:
+        """The picture itself, as the source of an image on a page."""
+        return "data:image/png;base64," + b64encode(self.path.read_bytes()).decode()
 
 
 def write_plots(run: Run, summary: Summary, folder: Path) -> dict[str, Plot]:

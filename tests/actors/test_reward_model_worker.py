@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from actors.errors import InvalidInputError, RewardError
+from actors.reward_checks import checked_reward
 from actors.reward_model_worker import (
     RewardFunctionWorker,
     RewardModelWorker,
     batches_by_length,
-    checked_reward,
     load_reward_function,
 )
 from alignment.reward_functions import exact_match

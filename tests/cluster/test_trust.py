@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from actors.errors import InvalidInputError
@@ -71,3 +73,15 @@ def test_paths_are_confined_wherever_links_and_dots_lead(monkeypatch, tmp_path):
 def test_without_bounds_paths_may_lie_anywhere(monkeypatch, tmp_path):
     monkeypatch.delenv(ALLOWED_PATHS, raising=False)
     check_trust(job(model={"name": str(tmp_path)}), tmp_path)
+
+
+def test_the_two_policies_of_a_log_ratio_are_confined_too(tmp_path, monkeypatch):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside / "reward", inside / "start", outside):
+        folder.mkdir(parents=True)
+    ratio = {"numerator": str(outside), "denominator": str(inside / "start")}
+    (inside / "reward" / "log_ratio.json").write_text(json.dumps(ratio))
+    monkeypatch.setenv(ALLOWED_PATHS, str(inside))
+    config = job(data={"path": inside / "a.jsonl"}, rewards=[{"model": str(inside / "reward")}])
+    with pytest.raises(InvalidInputError, match=r"rewards\.0\.model, numerator: .*outside lies"):
+        check_trust(config, None)

@@ -1,0 +1,60 @@
+"""The file by which two policies stand for a reward model: log_ratio.json. Imports no torch."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from actors.config import FrozenConfig
+from actors.errors import InvalidInputError
+
+LOG_RATIO = "log_ratio.json"
+
+
+class LogRatio(FrozenConfig):
+    """Reward log numerator(y|x) - log denominator(y|x), in nats."""
+
+    numerator: str
+    """Policy as a hub name or a folder, relative to that of the file."""
+    denominator: str
+    """Likewise."""
+    temperature: float = Field(1.0, gt=0.0)
+    """Softmax temperature of both policies: that at which they answered."""
+
+
+def is_log_ratio(name: str) -> bool:
+    """Say whether what a job names as a reward model is two policies."""
+    return (Path(name) / LOG_RATIO).is_file()
+
+
+def read_log_ratio(name: str) -> LogRatio:
+    """Read which policies a reward consists of.
+
+    Args:
+        name: folder with the file.
+
+    Returns:
+        The two, folders as absolute paths.
+
+    Raises:
+        InvalidInputError: if the file does not name them.
+    """
+    path = Path(name) / LOG_RATIO
+    try:
+        found = LogRatio.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            reason = ", ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            )
+        raise InvalidInputError(
+            f"{path} cannot be read ({reason}); write it as "
+            '{"numerator": "policy", "denominator": "policy"}, or let irlign reward-model contrast '
+            "--closed-form write it"
+        ) from error
+    places = {
+        side: str((path.parent / policy).resolve())
+        for side, policy in (("numerator", found.numerator), ("denominator", found.denominator))
+        if (path.parent / policy).is_dir()
+    }
+    return found.model_copy(update=places)
