@@ -20,6 +20,7 @@ TEACHER = {
     },
 }
 TOKENS = {
+    "preferences": {"path": "pairs.jsonl", "parameters": {"weight": 20.0, "demonstrations": 10.0}},
     "discriminator": {"warm_up_steps": 1, "loss": "variational", "token_dropout": 0.1},
     "objective": {
         "divergence": "alpha",
@@ -28,11 +29,6 @@ TOKENS = {
         "importance": "clip",
         "max_mean_log_ratio": 1.0,
     },
-}
-PREFERENCES = {
-    "preferences": {"path": "pairs.jsonl", "parameters": {"demonstrations": 0.5}},
-    "discriminator": {"warm_up_steps": 1},
-    "objective": {"divergence": "jensen_shannon", "reference": {"coefficient": 0.0}},
 }
 
 
@@ -74,7 +70,7 @@ def test_a_teacher_is_distilled_on_its_own_and_the_policys_states(tmp_path):
     assert all(row["learner/num_sequences"] == 6 for row in rows)
 
 
-def test_a_discriminator_of_prefixes_pays_by_token(tmp_path):
+def test_a_discriminator_of_prefixes_pays_by_token_beside_preferences(tmp_path):
     rows = figures_of_run(tmp_path, TOKENS)
     assert all(row["learner/num_sequences"] == 8 for row in rows)
     for row in rows:
@@ -82,12 +78,8 @@ def test_a_discriminator_of_prefixes_pays_by_token(tmp_path):
         assert row["learner/rejected_fraction"] == 0.0
         assert 0.0 <= row["discriminator/bag_of_words_accuracy"] <= 1.0
         assert 0.0 <= row["discriminator/accuracy_held_out"] <= 1.0
-
-
-def test_one_step_takes_up_rollouts_preferences_and_demonstrations(tmp_path):
-    rows = figures_of_run(tmp_path, PREFERENCES)
+    # each step also learned pairs and demonstrations
     assert rows[0]["learner/preference_accuracy"] == 0.5  # the policy is its own reference
     assert rows[-1]["learner/preference_accuracy"] > 0.5
     assert rows[-1]["learner/log_ratio_better"] > rows[-1]["learner/log_ratio_worse"]
     assert rows[-1]["learner/nll_per_token"] < rows[0]["learner/nll_per_token"]
-    assert all(row["learner/num_sequences"] == 8 for row in rows)
