@@ -40,7 +40,7 @@ OF_DIVERGENCE = ("alpha", "skew")
 SELF_PLAY = ("bradley_terry", "reverse_kl")
 """Objective and divergence where demonstrations are preferred to the policy's own responses."""
 NEEDS_NOISE = "learned_variance"
-"""The likelihood that wants a noise of each response, which a policy does not have."""
+"""The likelihood that wants a noise of each response, which only a reward model has."""
 
 
 class PreferencesConfig(FrozenConfig):
@@ -83,11 +83,6 @@ class PreferencesConfig(FrozenConfig):
             yield (
                 f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}; "
                 "it must be at least 0 and less than 0.5, a coin's answers"
-            )
-        if self.teaches == "policy" and self.objective == NEEDS_NOISE:
-            yield (
-                f"preferences.objective: {NEEDS_NOISE} needs a noise of each response, and the "
-                "policy has none; choose bradley_terry, or train a reward model with it"
             )
         if self.path is None and (self.objective, self.divergence) != SELF_PLAY:
             yield (

@@ -262,6 +262,8 @@ class VllmEngine:
         """Fail all that is in flight, and empty the engine of what it may hold beside that."""
         self._abort(list(self._in_flight), error)
         self._engine.abort_request(list(self._engine.output_processor.request_states), True)
+        # A step that failed has noted prefixes as cached that it never computed
+        self._engine.reset_prefix_cache(reset_running_requests=True)
 
     def _refuse(self, reason: str) -> None:
         self._refusal = reason

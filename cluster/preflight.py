@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from actors.errors import InvalidInputError
 from actors.log_ratio_files import is_log_ratio, read_log_ratio
-from actors.preferences_config import PreferencesConfig
+from actors.preferences_config import NEEDS_NOISE, PreferencesConfig
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
 from cluster.model_files import ModelFiles, policy_files, reward_model_files
@@ -157,7 +157,13 @@ def _check_objective(config: RunConfig) -> str | None:
 
 
 def _check_preferences(preferences: PreferencesConfig) -> None:
-    """See that the divergence implies a reward."""
+    """See that stage 2 can learn by this objective, and that the divergence implies a reward."""
+    if preferences.objective == NEEDS_NOISE:
+        raise InvalidInputError(
+            f"preferences.objective: {NEEDS_NOISE} needs a noise of each response, which neither "
+            "policy nor discriminator has; choose bradley_terry, or train a reward model with it: "
+            "irlign reward-model train"
+        )
     from alignment.divergences.lookup import divergence  # noqa: PLC0415
     from alignment.preferences.implicit_reward import check_direct_divergence  # noqa: PLC0415
 

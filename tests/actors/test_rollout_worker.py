@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -178,11 +179,21 @@ def test_an_update_that_breaks_off_stops_sampling_until_one_succeeds(engine):
 async def sample_beside_a_failing_step(worker, request):
     """Let an id outside the vocabulary past the check: vLLM's step then raises IndexError."""
     engine, true_size = worker._engine, worker._engine._num_tokens
-    running = asyncio.create_task(worker.rollout(request))
-    while engine.num_in_flight == 0:
+    held, both_wait = threading.Event(), threading.Event()
+
+    def hold():
+        held.set()
+        both_wait.wait(10.0)
+
+    engine._calls.put(hold)  # a fast engine would be done with one before the other comes
+    while not held.is_set():
         await asyncio.sleep(0)
     engine._num_tokens = 10**9
+    running = asyncio.create_task(worker.rollout(request))
     poison = asyncio.create_task(engine.prompt_logprobs([5, 10**6]))
+    while engine._calls.qsize() < 2:
+        await asyncio.sleep(0)
+    both_wait.set()
     results = await asyncio.gather(running, poison, return_exceptions=True)
     engine._num_tokens = true_size
     return results

@@ -54,6 +54,11 @@ def test_a_divergence_that_implies_no_reward_is_refused_with_those_that_do(place
     assert "reverse_kl (DPO)" in error
 
 
+def test_noise_of_each_response_is_for_reward_models(place):  # noqa: F811
+    error = error_of(job_with(place, PAIR, objective="learned_variance"))
+    assert "irlign reward-model train" in error
+
+
 def test_without_demonstrations_the_best_responses_are_them(place):  # noqa: F811
     config = job_with(place, PAIR)
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": None})})
