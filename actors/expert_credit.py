@@ -50,7 +50,7 @@ class Credit(NamedTuple):
 
 
 @functools.cache
-def _record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
+def divergence_record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
     """Look a divergence up once: a function of the user's own is checked each time."""
     return divergence(name, **dict(parameters))
 
@@ -87,7 +87,9 @@ def expert_credit(
     Returns:
         Advantages without gradient, and figures.
     """
-    record = _record(config.divergence, tuple(sorted(config.divergence_parameters.items())))
+    record = divergence_record(
+        config.divergence, tuple(sorted(config.divergence_parameters.items()))
+    )
     num_corrections_clipped = logits.new_zeros(())
     # A critic's value is no log-ratio of probabilities, so there is nothing to correct in it.
     if config.divergence != "wasserstein":

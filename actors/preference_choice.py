@@ -1,15 +1,12 @@
 """Which objective preferences have, and what lies beside the rollouts of a step."""
 
-import functools
-
 from torch import Tensor
 
+from actors.expert_credit import divergence_record
 from actors.objective_choice import Scored
 from actors.preferences_config import PreferencesConfig
 from actors.protocols import Beside
 from actors.task_shares import Part
-from alignment.divergences.lookup import divergence
-from alignment.divergences.record import Divergence
 from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
 from alignment.objectives.direct_preference import direct_preference
 from alignment.objectives.identity_preference import identity_preference
@@ -83,7 +80,7 @@ def _direct(
                 ranks,
                 groups,
                 likelihood=preference_likelihood(config.objective, **config.objective_parameters),
-                divergence=_record(
+                divergence=divergence_record(
                     config.divergence, tuple(sorted(config.divergence_parameters.items()))
                 ),
                 beta=beta,
@@ -98,9 +95,3 @@ def _log_ratios(scored: Scored) -> Tensor:
     differences = scored.logprobs - scored.reference_logprobs
     batch = scored.batch
     return sequence_sums(differences, batch.sequence_index, batch.num_sequences)
-
-
-@functools.cache
-def _record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
-    """Look a divergence up once: a function of the user's own is checked each time."""
-    return divergence(name, **dict(parameters))

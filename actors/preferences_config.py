@@ -37,10 +37,15 @@ OF_OBJECTIVE: Mapping[str, Mapping[str, float]] = {
 """Further parameters, those of alignment.preferences under their names there. A tie between equals
 has a chance of one half by rao_kupper's default, of one third by davidson's."""
 OF_DIVERGENCE = ("alpha", "skew")
+SMOOTHED = ("bradley_terry", "thurstone", "rao_kupper", "davidson", "classification")
+"""Objectives for which a pair can have been noted down the wrong way round."""
 SELF_PLAY = ("bradley_terry", "reverse_kl")
 """Objective and divergence where demonstrations are preferred to the policy's own responses."""
-NEEDS_NOISE = "learned_variance"
-"""The likelihood that wants a noise of each response, which only a reward model has."""
+FOR_REWARD_MODELS = {
+    "learned_variance": "a noise of each response",
+    "margin": "the strength of each preference",
+}
+"""Likelihoods that want more than rewards and ranks, which are all that stage 2 has."""
 
 
 class PreferencesConfig(FrozenConfig):
@@ -83,6 +88,12 @@ class PreferencesConfig(FrozenConfig):
             yield (
                 f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}; "
                 "it must be at least 0 and less than 0.5, a coin's answers"
+            )
+        if self.parameter("label_smoothing") and self.objective not in SMOOTHED:
+            yield (
+                f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}, "
+                f"but {self.objective} is no likelihood of a pair's answer; make it 0, or take "
+                "bradley_terry"
             )
         if self.path is None and (self.objective, self.divergence) != SELF_PLAY:
             yield (

@@ -161,6 +161,8 @@ def _without_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if layer.endswith(".base"):
             layer = layer.removesuffix(".base")
             if part == "weight":
-                tensor = tensor + SCALE * tensors[f"{layer}.up"] @ tensors[f"{layer}.down"]  # noqa: PLW2901
+                correction = SCALE * tensors[f"{layer}.up"] @ tensors[f"{layer}.down"]
+                merged[f"{layer}.weight"] = tensor + correction
+                continue
         merged[f"{layer}.{part}"] = tensor
     return merged

@@ -11,11 +11,10 @@ from safetensors.numpy import save_file
 from actors.reward_model_files import save_reward_model
 from actors.reward_model_trainer import Report, RewardModelSettings, RewardModelTrainer
 from alignment.data.tokenized_comparisons import TokenizedComparisons
+from alignment.report.reward_model_page import FEATURES
 
 HELD_OUT = "held_out.json"
 """In a member's folder: what it says of the held-out rows."""
-FEATURES = "features.safetensors"
-"""In the run directory: what the head of member 0 gets to see."""
 FEATURE_ROWS = 4000
 """Rows whose features are kept: enough to fit a head of a few hundred weights again and again, in
 a file of some ten MiB."""

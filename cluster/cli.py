@@ -1,6 +1,5 @@
 """The command irlign. What a command needs is imported when it runs, so that help is instant."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +10,16 @@ from rich.markup import escape
 
 from actors.errors import InvalidInputError
 from cluster import job_commands, reward_model_command
-from cluster.command_line import JobPath, Overrides, RunPath, readable_errors
+from cluster.command_line import (
+    RUN_FAILED,
+    JobPath,
+    Overrides,
+    RunPath,
+    quiet_libraries,
+    readable_errors,
+)
 from cluster.contrast_command import contrast
 from cluster.plan_command import plan
-
-RUN_FAILED = 1
-"""Exit code when a run began and ended with an error."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +45,7 @@ def check(job: JobPath, overrides: Overrides = None) -> None:
         from cluster.job_file import load_job  # noqa: PLC0415
         from cluster.machine import this_machine  # noqa: PLC0415
 
-        _quiet_libraries()
+        quiet_libraries()
         config = load_job(job, overrides or ())
         show(config, preflight.check(config, None, this_machine()), Console())
 
@@ -60,7 +63,7 @@ def train(
         from cluster.job_file import load_job  # noqa: PLC0415
 
         config = load_job(job, overrides or ())
-        _quiet_libraries()
+        quiet_libraries()
         from cluster.train import RunFailedError, train  # noqa: PLC0415
 
         try:
@@ -100,7 +103,7 @@ def sample(
     with readable_errors():
         if not run.is_dir():
             raise InvalidInputError(f"there is no run directory or model folder {run}")
-        _quiet_libraries()
+        quiet_libraries()
         from cluster.answer import answers  # noqa: PLC0415
 
         for response in answers(run, prompt, num=num, temperature=temperature):
@@ -171,12 +174,6 @@ job_commands.add_to(app)
 app.command()(plan)
 reward_model_command.app.command()(contrast)
 app.add_typer(reward_model_command.app, name="reward-model")
-
-
-def _quiet_libraries() -> None:
-    """Keep progress bars and hints of libraries out of a command's output."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def main() -> None:

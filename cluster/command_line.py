@@ -1,5 +1,6 @@
 """What commands share: arguments, and how they say what the user got wrong."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.markup import escape
 
 from actors.errors import InvalidInputError
 
+RUN_FAILED = 1
+"""Exit code when a run began and ended with an error."""
 BAD_INPUT = 2
 """Exit code when what the user gave cannot be used; nothing was started then."""
 
@@ -26,6 +29,12 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting: --set objective.steps=50. Repeatable."
     ),
 ]
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and hints of libraries out of a command's output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @contextmanager

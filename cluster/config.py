@@ -122,11 +122,13 @@ class RunConfig(FrozenConfig):
     @model_validator(mode="after")
     def _a_group_fits_a_microbatch(self) -> Self:
         prompt, response = self.data.max_prompt_tokens, self.data.max_response_tokens
-        needed = prompt + self.objective.group_size * response
+        is_self_play = self.preferences is not None and self.preferences.is_self_play
+        num_responses = self.objective.group_size + is_self_play  # the demonstration beside them
+        needed = prompt + num_responses * response
         limit = self.learner.max_tokens_per_microbatch
         if self.objective.steps and needed > limit:
             raise ValueError(
-                f"a prompt and its group take up to {prompt} + {self.objective.group_size} x "
+                f"a prompt and its group take up to {prompt} + {num_responses} x "
                 f"{response} = {needed} tokens, more than learner.max_tokens_per_microbatch = "
                 f"{limit}; raise that, or lower objective.group_size or data.max_response_tokens"
             )

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from actors.errors import InvalidInputError
 from actors.log_ratio_files import is_log_ratio, read_log_ratio
-from actors.preferences_config import NEEDS_NOISE, PreferencesConfig
+from actors.preferences_config import FOR_REWARD_MODELS, PreferencesConfig
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
 from cluster.model_files import ModelFiles, policy_files, reward_model_files
@@ -158,11 +160,11 @@ def _check_objective(config: RunConfig) -> str | None:
 
 def _check_preferences(preferences: PreferencesConfig) -> None:
     """See that stage 2 can learn by this objective, and that the divergence implies a reward."""
-    if preferences.objective == NEEDS_NOISE:
+    if preferences.objective in FOR_REWARD_MODELS:
         raise InvalidInputError(
-            f"preferences.objective: {NEEDS_NOISE} needs a noise of each response, which neither "
-            "policy nor discriminator has; choose bradley_terry, or train a reward model with it: "
-            "irlign reward-model train"
+            f"preferences.objective: {preferences.objective} needs "
+            f"{FOR_REWARD_MODELS[preferences.objective]}, of which stage 2 learns nothing; choose "
+            "bradley_terry, or train a reward model with it: irlign reward-model train"
         )
     from alignment.divergences.lookup import divergence  # noqa: PLC0415
     from alignment.preferences.implicit_reward import check_direct_divergence  # noqa: PLC0415
@@ -201,22 +203,46 @@ def _checked_data(
             f"sampling stops only at {known}; add {end} to eos_token_id in generation_config.json"
         )
     if comparisons and config.preferences:
-        _check_answers(config.preferences, comparisons.answers)
+        _check_answers(config.preferences, comparisons)
+        check_microbatch(comparisons, config.learner.max_tokens_per_microbatch)
     return data, comparisons
 
 
-def _check_answers(preferences: PreferencesConfig, answers: str) -> None:
-    """See that the objective knows what annotators were asked for."""
-    name = preferences.objective
+def _check_answers(preferences: PreferencesConfig, data: "TokenizedComparisons") -> None:
+    """See that the objective knows what annotators were asked for, and all of what they said."""
+    from alignment.reward_model import count_ties  # noqa: PLC0415
+
+    name, answers = preferences.objective, data.answers
     takes_verdicts = name == "kahneman_tversky"
     if answers == "judgements" and not takes_verdicts:
         raise InvalidInputError(
             f"preferences.path holds verdicts on single responses, and preferences.objective is "
             f"{name}; choose kahneman_tversky, or give pairs"
         )
-    knows_ties = name in {"identity", "rao_kupper", "davidson"}
-    if answers == "ties" and not knows_ties:
+    num_ties = count_ties(data.ranks, np.diff(data.first).tolist())
+    if num_ties and name not in {"identity", "rao_kupper", "davidson"}:
         raise InvalidInputError(
-            f"preferences.path holds ties, to which preferences.objective {name} gives no "
-            "probability; choose rao_kupper or davidson, or leave the ties out"
+            f"preferences.path holds {num_ties} ties, to which preferences.objective {name} gives "
+            "no probability; choose rao_kupper or davidson, or leave the ties out"
+        )
+
+
+def check_microbatch(data: "TokenizedComparisons", limit: int) -> None:
+    """See that every row of preferences fits in a microbatch, its prompt counted once.
+
+    Args:
+        data: the preferences.
+        limit: learner.max_tokens_per_microbatch.
+
+    Raises:
+        InvalidInputError: naming the longest row and its tokens, if it does not.
+    """
+    trajectories, first = data.trajectories, data.first[:-1]
+    responses = np.add.reduceat(trajectories.response_lengths.astype(np.int64), first)
+    needed = trajectories.prompt_lengths[first] + responses
+    longest = int(needed.argmax())
+    if needed[longest] > limit:
+        raise InvalidInputError(
+            f"row {longest + 1} of preferences.path takes {needed[longest]} tokens, its prompt and "
+            f"all its responses, more than learner.max_tokens_per_microbatch = {limit}; raise it"
         )

@@ -26,7 +26,7 @@ from cluster.placement import (
     Plan,
     WorkerPlan,
 )
-from cluster.preflight import check_windows, resources
+from cluster.preflight import check_microbatch, check_windows, resources
 from cluster.room import shortage
 from cluster.run_data import load_comparisons
 from cluster.run_directory import check_disk
@@ -93,7 +93,7 @@ def check(
         raise InvalidInputError(str(error)) from error
     assert data  # likelihood_config has seen the path
     check_answers(data, preferences.objective)
-    _check_microbatch(data, config.learner.max_tokens_per_microbatch)
+    check_microbatch(data, config.learner.max_tokens_per_microbatch)
     return Findings(data, plan)
 
 
@@ -170,19 +170,6 @@ def check_answers(data: TokenizedComparisons, name: str) -> None:
             f"{len(lacking)} of {len(data.rows)} rows of preferences.path have no strength, the "
             f"first is row {lacking[0]}, and preferences.objective margin needs it; add one to "
             "each, or choose bradley_terry"
-        )
-
-
-def _check_microbatch(data: TokenizedComparisons, limit: int) -> None:
-    """See that every row fits in a microbatch, its prompt counted once."""
-    trajectories, first = data.trajectories, data.first[:-1]
-    responses = np.add.reduceat(trajectories.response_lengths.astype(np.int64), first)
-    needed = trajectories.prompt_lengths[first] + responses
-    longest = int(needed.argmax())
-    if needed[longest] > limit:
-        raise InvalidInputError(
-            f"row {longest + 1} of preferences.path takes {needed[longest]} tokens, its prompt and "
-            f"all its responses, more than learner.max_tokens_per_microbatch = {limit}; raise it"
         )
 
 

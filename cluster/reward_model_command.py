@@ -1,6 +1,5 @@
 """The command irlign reward-model, which trains reward models on preferences."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +7,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.command_line import JobPath, Overrides, readable_errors
-
-TRAINING_FAILED = 1
-"""Exit code when training began and ended with an error."""
+from cluster.command_line import (
+    RUN_FAILED,
+    JobPath,
+    Overrides,
+    quiet_libraries,
+    readable_errors,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,8 +48,7 @@ def train(
         from cluster.job_file import load_job  # noqa: PLC0415
 
         config = load_job(job, overrides or ())
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        quiet_libraries()
         from cluster.reward_model import train_reward_model  # noqa: PLC0415
         from cluster.reward_model_checks import Training  # noqa: PLC0415
         from cluster.train import RunFailedError  # noqa: PLC0415
@@ -58,4 +59,4 @@ def train(
             train_reward_model(config, training, folder, Console())
         except RunFailedError as error:
             Console(stderr=True).print(f"[red]{escape(str(error))}[/]", highlight=False)
-            raise typer.Exit(TRAINING_FAILED) from None
+            raise typer.Exit(RUN_FAILED) from None

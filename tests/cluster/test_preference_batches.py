@@ -193,6 +193,7 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
         ({"parameters": {"betta": 1.0}}, "there is no betta; here are beta, "),
         (PAIRS | {"parameters": {"beta": 0.0}}, "beta is 0.0; it must be more than 0"),
         (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5, a coin's answers"),
+        (PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}}, "no like"),
         ({"objective": "identity"}, r"preferences.path is missing, and identity"),
         (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
         (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
