@@ -82,6 +82,18 @@ class WarmStartConfig(FrozenConfig):
     """Peak of AdamW's rate: linear warm-up, then a cosine down to a tenth."""
     reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
     """How a step averages; only sum_per_sequence is the forward KL up to a constant factor."""
+    td_weight: float = Field(0.0, ge=0.0)
+    """IQ-Learn: weight of the squares of the rewards that the logits imply as soft Q-values (0.1 is
+    small, 1 large); 0 is plain cloning. Needs reduction: sum_per_sequence."""
+
+    @model_validator(mode="after")
+    def _rewards_are_summed_as_the_likelihood_is(self) -> Self:
+        if self.td_weight and self.reduction != "sum_per_sequence":
+            raise ValueError(
+                f"warm_start.td_weight = {self.td_weight} weighs sums over whole responses, and "
+                f"warm_start.reduction is {self.reduction}; set that to sum_per_sequence"
+            )
+        return self
 
 
 class ReferenceConfig(FrozenConfig):
@@ -242,33 +254,6 @@ class DiscriminatorConfig(FrozenConfig):
     """No update while accuracy on demonstrations held out is above it; 1 never stops."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
     """Share of the policy's responses in an update that come from earlier steps."""
-
-
-class TeacherConfig(FrozenConfig):
-    """An expert that is a model: its exact log-probabilities take the discriminator's place.
-
-    Its workers take it too: discriminator.num_workers, cpus_per_worker and gpus_per_worker are
-    theirs then.
-    """
-
-    model: str
-    """Folder or hub name of a causal language model with the policy's vocabulary."""
-
-
-class RewardConfig(FrozenConfig):
-    """A further reward source: exactly one of model and function."""
-
-    model: str | None = None
-    """Folder or hub name of a sequence-classification model with one output."""
-    function: str | None = None
-    """Import path module:name of a function of (prompt, response, expert_response) to a number."""
-    weight: float = 1.0
-    """Factor of this source in the total reward. Beside a divergence the source is first divided by
-    its standard deviation on held-out answers before stage 2, measured once."""
-    num_workers: int = Field(1, gt=0)
-    """Copies of this source."""
-    on_error: Literal["stop", "drop"] = "stop"
-    """What a prompt costs whose reward cannot be computed: the run, or the prompt, counted."""
 
 
 class LearnerConfig(FrozenConfig):

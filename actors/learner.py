@@ -23,6 +23,7 @@ from actors.task_shares import Share, part_shares, task_shares
 from actors.teacher_worker import load_output_head
 from actors.weight_store import WeightStore
 from alignment.batching import PackedBatch, microbatches
+from alignment.logprobs import TokenScores
 from alignment.output import ObjectiveOutput
 from alignment.policy import load_policy
 from alignment.state_divergence import Teacher
@@ -142,14 +143,15 @@ class Learner:
         distance = self._reference_distance(task.beside)
         totals: dict[str, Tensor | float] = {}
         for share, reference in zip(shares, references, strict=True):
-            logprobs, entropies, divergences = self._scores_beside_teacher(share)
+            scores, divergences = self._scores_beside_teacher(share)
             scored = Scored(
                 share.batch,
-                logprobs,
+                scores.logprobs,
                 reference,
                 share.discriminator_logits,
                 share.rewards,
                 divergences,
+                scores.normalizers,
             )
             output = self._objective(task, share, scored, distance)
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
@@ -161,7 +163,7 @@ class Learner:
                 "trained_tokens": float(share.batch.num_tokens),
             }
             if share.part == "trajectories":
-                figures["entropy"] = entropies.sum() / task.num_action_tokens
+                figures["entropy"] = scores.entropies.sum() / task.num_action_tokens
             for name, figure in figures.items():
                 totals[name] = totals.get(name, 0.0) + share.weight * figure
         sums = sum_over_ranks(totals, self._device, self._world_size)
@@ -178,8 +180,7 @@ class Learner:
     ) -> ObjectiveOutput:
         """Of a share, by what it holds."""
         if share.part == "trajectories":
-            reduction = self.settings.reduction
-            return task_objective(task, scored, self.settings.objective, reduction=reduction)
+            return task_objective(task, scored, self.settings.objective, self.settings.warm_start)
         assert task.beside
         assert self.settings.preferences
         return beside_objective(
@@ -187,21 +188,21 @@ class Learner:
             scored,
             share.part,
             self.settings.preferences,
-            reduction=self.settings.reduction,
+            warm_start=self.settings.warm_start,
             reference_distance=distance,
         )
 
     @torch.no_grad()
     def _evaluate(self, task: LearnerTask, shares: list[Share]) -> dict[str, float]:
         """Measure the negative log-likelihood of this task's responses."""
-        total = sum(-share.weight * self._scores(share.batch)[0].sum() for share in shares)
+        total = sum(-share.weight * self._scores(share.batch).logprobs.sum() for share in shares)
         figures = {"eval/held_out_nll": total / task.num_action_tokens}
         return sum_over_ranks(figures, self._device, self._world_size)
 
-    def _scores(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """[action] log-probabilities and entropies, at the run's temperature and precision."""
+    def _scores(self, batch: PackedBatch) -> TokenScores:
+        """Score actions at the run's temperature and precision."""
         with self._precision():
-            scores: tuple[Tensor, Tensor] = self.policy(batch, self.settings.temperature)
+            scores: TokenScores = self.policy(batch, self.settings.temperature)[0]
         return scores
 
     def _precision(self) -> torch.autocast:
@@ -209,10 +210,10 @@ class Learner:
         enabled = dtype != torch.float32
         return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
 
-    def _scores_beside_teacher(self, share: Share) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _scores_beside_teacher(self, share: Share) -> tuple[TokenScores, Tensor | None]:
         """As _scores, and [action] divergences from the teacher where the task has its states."""
         if share.teacher_states is None or self.settings.teacher is None:
-            return *self._scores(share.batch), None
+            return self._scores(share.batch), None
         if self._teacher_head is None:
             self._teacher_head = load_output_head(self.settings.teacher).to(self._device)
         objective = self.settings.objective
@@ -223,7 +224,7 @@ class Learner:
             objective.divergence_parameters,
         )
         with self._precision():
-            scores: tuple[Tensor, Tensor, Tensor] = self.policy(
+            scores: tuple[TokenScores, Tensor] = self.policy(
                 share.batch, self.settings.temperature, teacher
             )
         return scores
@@ -239,7 +240,8 @@ class Learner:
             self.reference = ReferencePolicy(self.policy)
         with self.reference.in_place_of_policy():
             return [
-                self._scores(share.batch)[0] if share.part in needing else None for share in shares
+                self._scores(share.batch).logprobs if share.part in needing else None
+                for share in shares
             ]
 
     @torch.no_grad()
@@ -256,9 +258,9 @@ class Learner:
             world_size=self._world_size,
         )
         assert self.reference
-        present = [self._scores(share.batch)[0] for share in shares]
+        present = [self._scores(share.batch).logprobs for share in shares]
         with self.reference.in_place_of_policy():
-            before = [self._scores(share.batch)[0] for share in shares]
+            before = [self._scores(share.batch).logprobs for share in shares]
         total = sum(
             share.weight * (new - old).sum()
             for share, new, old in zip(shares, present, before, strict=True)
@@ -271,5 +273,5 @@ class Learner:
         """Score a few tokens at temperature 1 and in float32, whatever the run uses."""
         first, *rest = self._canary_ids
         (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
-        logprobs, _ = self.policy(batch.to(self._device), 1.0)
-        return Canary(tuple(self._canary_ids), tuple(logprobs.tolist()))
+        scores, _ = self.policy(batch.to(self._device), 1.0)
+        return Canary(tuple(self._canary_ids), tuple(scores.logprobs.tolist()))

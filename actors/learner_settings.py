@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from actors.config import LearnerConfig, ObjectiveConfig
+from actors.config import LearnerConfig, ObjectiveConfig, WarmStartConfig
 from actors.preferences_config import PreferencesConfig
-from alignment.objectives.behavior_cloning import Reduction
 
 
 class LearnerSettings(NamedTuple):
@@ -15,8 +14,8 @@ class LearnerSettings(NamedTuple):
     """Folder or hub name of the model to begin from, in Hugging Face format."""
     weights: Path
     """Folder of the weight store."""
-    reduction: Reduction
-    """How cloning averages."""
+    warm_start: WarmStartConfig
+    """How demonstrations are cloned."""
     objective: ObjectiveConfig
     temperature: float
     """At which responses are sampled, and all log-probabilities but the canary's computed."""

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from actors.config import ObjectiveConfig
+from actors.config import ObjectiveConfig, WarmStartConfig
 from actors.expert_credit import expert_credit, has_logits, reward_advantages
 from actors.protocols import LearnerTask
 from alignment.batching import PackedBatch
-from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
+from alignment.objectives.behavior_cloning import behavior_cloning
 from alignment.objectives.distillation import distillation
+from alignment.objectives.inverse_q import inverse_q
 from alignment.objectives.policy_gradient import policy_gradient
 from alignment.output import ObjectiveOutput
 from alignment.reference_kl import k1_penalty, k2_loss, k3_loss
@@ -33,14 +34,15 @@ class Scored(NamedTuple):
     """[sequence] of the reward sources."""
     state_divergences: Tensor | None = None
     """[action] between teacher and policy, in nats, with gradient; at level state."""
+    log_normalizers: Tensor | None = None
+    """[action] logsumexp of the logits of each state, in nats, with gradient."""
 
 
 def task_objective(
     task: LearnerTask,
     scored: Scored,
     config: ObjectiveConfig,
-    *,
-    reduction: Reduction,
+    warm_start: WarmStartConfig,
 ) -> ObjectiveOutput:
     """Compute the objective of a task that takes an optimizer step.
 
@@ -48,7 +50,7 @@ def task_objective(
         task: of kind clone or imitate; gives the counts of the whole step.
         scored: one microbatch of it.
         config: of imitation.
-        reduction: how cloning averages.
+        warm_start: how demonstrations are cloned.
 
     Returns:
         This microbatch's share of the loss, and diagnostics.
@@ -58,10 +60,9 @@ def task_objective(
     """
     match task.kind:
         case "clone":
-            return behavior_cloning(
-                scored.logprobs,
-                scored.batch.sequence_index,
-                reduction=reduction,
+            return cloning(
+                scored,
+                warm_start,
                 num_sequences=task.num_sequences,
                 num_action_tokens=task.num_action_tokens,
             )
@@ -74,6 +75,39 @@ def task_objective(
             )
         case _:
             raise ValueError(f"a task of kind {task.kind} takes no optimizer step")
+
+
+def cloning(
+    scored: Scored, config: WarmStartConfig, *, num_sequences: int, num_action_tokens: int
+) -> ObjectiveOutput:
+    """Make demonstrations likely, and where the run says so the rewards small that this implies.
+
+    Args:
+        scored: one microbatch of demonstrations.
+        config: how.
+        num_sequences: demonstrations in the optimizer step over all ranks and microbatches.
+        num_action_tokens: response tokens in the same.
+
+    Returns:
+        This microbatch's share of the loss, and the diagnostics of behavior_cloning or inverse_q.
+    """
+    if config.td_weight:
+        assert scored.log_normalizers is not None
+        return inverse_q(
+            scored.logprobs,
+            scored.log_normalizers,
+            scored.batch.sequence_index,
+            td_weight=config.td_weight,
+            num_sequences=num_sequences,
+            num_action_tokens=num_action_tokens,
+        )
+    return behavior_cloning(
+        scored.logprobs,
+        scored.batch.sequence_index,
+        reduction=config.reduction,
+        num_sequences=num_sequences,
+        num_action_tokens=num_action_tokens,
+    )
 
 
 def imitation(

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
+from actors.config import WarmStartConfig
 from actors.expert_credit import divergence_record
-from actors.objective_choice import Scored
+from actors.objective_choice import Scored, cloning
 from actors.preferences_config import PreferencesConfig
 from actors.protocols import Beside
 from actors.task_shares import Part
-from alignment.objectives.behavior_cloning import Reduction, behavior_cloning
 from alignment.objectives.direct_preference import direct_preference
 from alignment.objectives.identity_preference import identity_preference
 from alignment.objectives.kahneman_tversky import kahneman_tversky
@@ -23,7 +23,7 @@ def beside_objective(
     part: Part,
     config: PreferencesConfig,
     *,
-    reduction: Reduction,
+    warm_start: WarmStartConfig,
     reference_distance: float,
 ) -> ObjectiveOutput:
     """Compute the objective of a microbatch that lies beside the rollouts of a step.
@@ -33,17 +33,16 @@ def beside_objective(
         scored: the microbatch; of comparisons the ranks are its rewards.
         part: comparisons or demonstrations.
         config: of the preferences.
-        reduction: how cloning averages.
+        warm_start: how demonstrations are cloned.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
 
     Returns:
         This microbatch's share of the loss, weighted, and diagnostics.
     """
     if part == "demonstrations":
-        output = behavior_cloning(
-            scored.logprobs,
-            scored.batch.sequence_index,
-            reduction=reduction,
+        output = cloning(
+            scored,
+            warm_start,
             num_sequences=beside.num_demonstrations,
             num_action_tokens=beside.num_demonstration_tokens,
         )

@@ -17,7 +17,7 @@ LikelihoodName = Literal[
     "plackett_luce",
     "classification",
 ]
-DirectName = Literal["identity", "kahneman_tversky"]
+DirectName = Literal["identity", "kahneman_tversky", "self_play"]
 """Objectives of the policy that are no likelihood of an answer."""
 
 DEFAULTS: Mapping[str, float] = {
@@ -37,10 +37,12 @@ OF_OBJECTIVE: Mapping[str, Mapping[str, float]] = {
 """Further parameters, those of alignment.preferences under their names there. A tie between equals
 has a chance of one half by rao_kupper's default, of one third by davidson's."""
 OF_DIVERGENCE = ("alpha", "skew")
+FOR_POLICIES = ("beta", *OF_DIVERGENCE)
+"""What no discriminator takes."""
 SMOOTHED = ("bradley_terry", "thurstone", "rao_kupper", "davidson", "classification")
 """Objectives for which a pair can have been noted down the wrong way round."""
-SELF_PLAY = ("bradley_terry", "reverse_kl")
-"""Objective and divergence where demonstrations are preferred to the policy's own responses."""
+TAKE_TIES = ("identity", "rao_kupper", "davidson")
+"""Objectives that learn from a tie."""
 FOR_REWARD_MODELS = {
     "learned_variance": "a noise of each response",
     "margin": "the strength of each preference",
@@ -49,7 +51,7 @@ FOR_REWARD_MODELS = {
 
 
 class PreferencesConfig(FrozenConfig):
-    """What annotators preferred: stage 2 learns it beside the demonstrations, or instead of them.
+    """Whose responses are better: stage 2 learns it beside the demonstrations, or instead of them.
 
     Its weight beside objective.divergence_weight and rewards is parameters.weight; with
     objective.divergence_weight 0 and no rewards, nothing is sampled.
@@ -57,14 +59,16 @@ class PreferencesConfig(FrozenConfig):
 
     path: DataSource | None = None
     """Pairs, ties, rankings or single verdicts, in any format that `irlign check` detects; relative
-    to the job file, or hub:owner/name. None: each demonstration is preferred to the policy's own
-    responses, and the reference is the policy of an epoch ago (SPIN)."""
+    to the job file, or hub:owner/name. None: the policy's own responses are compared, best with
+    worst of a prompt, by the job's rewards (online DPO); self_play needs neither."""
     teaches: Literal["policy", "discriminator"] = "policy"
     """policy: its log-ratio to the reference is the reward (DPO and its like). discriminator: its
     logit learns them too, so that one reward explains demonstrations and preferences."""
     objective: LikelihoodName | DirectName = "bradley_terry"
     """Which answers a difference of rewards makes likely. For the policy bradley_terry is DPO,
-    identity IPO, kahneman_tversky KTO; rao_kupper and davidson know ties, plackett_luce orders."""
+    identity IPO, kahneman_tversky KTO; rao_kupper and davidson know ties, plackett_luce orders.
+    self_play (SPIN) prefers each demonstration to the policy's own responses, and its reference is
+    the policy of an epoch ago."""
     divergence: Annotated[str, AfterValidator(divergence_name)] = "reverse_kl"
     """From reference to policy: what the policy's reward keeps small (f-DPO)."""
     parameters: dict[str, float] = Field(default_factory=dict)
@@ -95,15 +99,28 @@ class PreferencesConfig(FrozenConfig):
                 f"but {self.objective} is no likelihood of a pair's answer; make it 0, or take "
                 "bradley_terry"
             )
-        if self.path is None and (self.objective, self.divergence) != SELF_PLAY:
+        if self.is_self_play and self.path is not None:
             yield (
-                f"preferences.path is missing, and {self.objective} with {self.divergence} needs "
-                "annotators' answers; only bradley_terry with reverse_kl can do without (SPIN)"
+                f"preferences.path is {self.path}, but self_play takes no answers: it prefers "
+                "demonstrations to the policy's own responses; leave the path out, or choose "
+                "bradley_terry"
+            )
+        if self.is_self_play and self.divergence != "reverse_kl":
+            yield (
+                f"preferences.divergence is {self.divergence}, but self_play is derived for "
+                "reverse_kl alone; leave it out"
             )
         if self.teaches == "discriminator" and self.objective in get_args(DirectName):
             yield (
                 f"preferences.objective: {self.objective} is an objective of the policy, and "
                 "preferences.teaches is discriminator; choose bradley_terry, or teaches: policy"
+            )
+        unused = [name for name in FOR_POLICIES if name in self.parameters]
+        unused += ["divergence"] if "divergence" in self.model_fields_set else []
+        if self.teaches == "discriminator" and unused:
+            yield (
+                f"preferences: {', '.join(unused)} would shape a policy's implicit reward, but "
+                "teaches is discriminator, whose logit is the reward; leave it out"
             )
         if self.teaches == "discriminator" and self.path is None:
             yield (
@@ -129,4 +146,9 @@ class PreferencesConfig(FrozenConfig):
     @property
     def is_self_play(self) -> bool:
         """Whether the policy is compared with the demonstrations."""
+        return self.objective == "self_play"
+
+    @property
+    def compares_rollouts(self) -> bool:
+        """Whether what is compared are the policy's own responses."""
         return self.path is None

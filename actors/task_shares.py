@@ -12,7 +12,7 @@ from torch import Tensor
 from actors.protocols import LearnerTask
 from actors.sharding import largest_over_ranks
 from alignment.batching import PackedBatch, microbatches
-from alignment.trajectories import Trajectories, pack
+from alignment.trajectories import Trajectories, concatenate, pack
 
 Part = Literal["trajectories", "comparisons", "demonstrations", "mismatched"]
 """Which of the trajectories of a task."""
@@ -88,8 +88,7 @@ def part_shares(
     for batch in microbatches(trajectories, max_tokens):
         placed = place(batch, values)
         shares.append(Share(batch.to(device), torch.zeros_like(placed), placed, None, 1.0, part))
-    stand_in = _stand_in(device, None)._replace(part=part)
-    return shares + [stand_in] * _num_missing(len(shares), device, world_size)
+    return shares + [_stand_in(device, None, part)] * _num_missing(len(shares), device, world_size)
 
 
 def _trajectories(
@@ -127,9 +126,13 @@ def _num_missing(num_shares: int, device: torch.device, world_size: int) -> int:
     return max(largest_over_ranks(num_shares, device, world_size), 1) - num_shares
 
 
-def _stand_in(device: torch.device, teacher_width: int | None) -> Share:
-    """Return the smallest microbatch that still needs every parameter."""
-    (batch,) = microbatches(pack([0], [0], prompt_id=0), 2)
-    nothing = torch.zeros(1, device=device)
+def _stand_in(
+    device: torch.device, teacher_width: int | None, part: Part = "trajectories"
+) -> Share:
+    """Return the smallest microbatch that still needs every parameter; a comparison is of two."""
+    tokens = (0, 1) if part == "comparisons" else (0,)
+    responses = concatenate([pack([0], [token], prompt_id=0) for token in tokens])
+    (batch,) = microbatches(responses, 1 + len(tokens))
+    ranks = torch.arange(len(tokens), dtype=torch.float32, device=device)
     states = None if teacher_width is None else torch.zeros(1, teacher_width, device=device)
-    return Share(batch.to(device), nothing, nothing, states, weight=0.0)
+    return Share(batch.to(device), torch.zeros_like(ranks), ranks, states, 0.0, part)

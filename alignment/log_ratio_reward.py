@@ -46,7 +46,9 @@ def log_ratios(
     device = numerator.head_weight.device
     for packed in split_microbatches(trajectories, max_tokens) if len(trajectories) else ():
         batch = packed.to(device)
-        above, below = (policy(batch, temperature)[0] for policy in (numerator, denominator))
+        above, below = (
+            policy(batch, temperature)[0].logprobs for policy in (numerator, denominator)
+        )
         sums = sequence_sums((above - below).double(), batch.sequence_index, batch.num_sequences)
         ratios[packed.trajectory_indices] = sums.cpu()
     return ratios

@@ -7,7 +7,7 @@ of the actions, since each then yields its rows of the head's gradient whole.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,19 +18,30 @@ CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**26}
 """Logits held at a time: on a CPU what its cache holds, on a GPU what keeps it busy (256 MiB)."""
 
 
+class TokenScores(NamedTuple):
+    """What the policy says of chosen tokens and of the states they were chosen in, in nats."""
+
+    logprobs: Float[Tensor, " action"]
+    entropies: Float[Tensor, " action"]
+    """Of the distribution of the token; without gradient."""
+    normalizers: Float[Tensor, " action"]
+    """Logsumexp of the state's logits over temperature, the logits as the model makes them."""
+
+
 def token_logprobs(
     hidden: Float[Tensor, "action hidden"],
     head_weight: Float[Tensor, "vocab hidden"],
     action_ids: Int[Tensor, " action"],
     temperature: float,
     chunk_logits: int | None = None,
-) -> tuple[Float[Tensor, " action"], Float[Tensor, " action"]]:
-    """Log-probability of each chosen token and, without gradient, entropy of its distribution.
+) -> TokenScores:
+    """Log-probability of each chosen token, normalizer and entropy of its distribution.
 
     With logits z = head_weight h / temperature:
 
-        logprob = z[action] - logsumexp(z)        d logprob / dz = onehot(action) - softmax(z)
-        entropy = logsumexp(z) - sum softmax(z) z
+        normalizer = logsumexp(z)                 d normalizer / dz = softmax(z)
+        logprob = z[action] - normalizer          d logprob / dz = onehot(action) - softmax(z)
+        entropy = normalizer - sum softmax(z) z
 
     Matrix products take inputs in autocast's precision where autocast is on. Everything else, the
     chosen token's logit included, is computed in float32 at least.
@@ -43,7 +54,7 @@ def token_logprobs(
         chunk_logits: most logits held at a time; None is the device's CHUNK_LOGITS.
 
     Returns:
-        Log-probabilities and entropies, in nats.
+        The scores of each token.
 
     Raises:
         ValueError: if temperature is not positive.
@@ -53,10 +64,10 @@ def token_logprobs(
     device = hidden.device.type
     limit = CHUNK_LOGITS[device] if chunk_logits is None else chunk_logits
     chunk_vocab = max(limit // max(len(hidden), 1), 1)
-    logprobs, entropies = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+    scores = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden, head_weight, action_ids, temperature, chunk_vocab
     )
-    return logprobs, entropies
+    return TokenScores(*scores)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -70,7 +81,7 @@ class _TokenLogprobs(torch.autograd.Function):
         action_ids: Tensor,
         temperature: float,
         chunk_vocab: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         device = hidden.device.type
         product_dtype = (
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -87,7 +98,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.save_for_backward(states, weight, action_ids, normalizers)
         entropies = normalizers - expected_logits
         ctx.mark_non_differentiable(entropies)
-        return chosen - normalizers, entropies
+        return chosen - normalizers, entropies, normalizers
 
     @staticmethod
     @once_differentiable
@@ -99,12 +110,13 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_dtype, weight_dtype = ctx.dtypes
         dtype = normalizers.dtype
         gradient = gradients[0].to(dtype)[:, None]
+        by_softmax = gradients[2].to(dtype)[:, None] - gradient
         by_state = gradient * weight[action_ids].to(dtype)
         by_weight = torch.empty_like(weight, dtype=weight_dtype)
         chunks = _Chunks(states, weight, ctx.chunk_vocab)
         for start, weight_chunk in chunks:
             logits = chunks.logits(weight_chunk)
-            by_logit = logits.sub_(normalizers[:, None]).exp_().mul_(-gradient)
+            by_logit = logits.sub_(normalizers[:, None]).exp_().mul_(by_softmax)
             product = chunks.rounded(by_logit)
             by_state += product @ weight_chunk
             by_weight[start : start + len(weight_chunk)] = product.T @ states

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from alignment.batching import PackedBatch
-from alignment.logprobs import token_logprobs
+from alignment.logprobs import TokenScores, token_logprobs
 from alignment.packed_attention import PACKED_ATTENTION, packed_hidden_states
 from alignment.state_divergence import Teacher, state_divergences
 
@@ -46,7 +46,7 @@ class PolicyModel(nn.Module):
 
     def forward(
         self, batch: PackedBatch, temperature: float, teacher: Teacher | None = None
-    ) -> tuple[Float[Tensor, " action"], ...]:
+    ) -> tuple[TokenScores, Float[Tensor, " action"] | None]:
         """Score every action of a packed row.
 
         Args:
@@ -55,15 +55,14 @@ class PolicyModel(nn.Module):
             teacher: on the same device, of the batch's states in the batch's order.
 
         Returns:
-            Log-probability of each action, with gradient, and entropy of each state's
-            distribution, without; and a third, if there is a teacher, its divergence from the
-            policy at each state, with gradient; in nats.
+            The scores of each action; and, if there is a teacher, its divergence from the policy
+            at each state, in nats, with gradient.
         """
         states = self.states(batch)
         scores = token_logprobs(states, self.head_weight, batch.action_ids, temperature)
         if teacher is None:
-            return scores
-        return *scores, state_divergences(states, self.head_weight, teacher, temperature)
+            return scores, None
+        return scores, state_divergences(states, self.head_weight, teacher, temperature)
 
     def states(self, batch: PackedBatch) -> Float[Tensor, "action hidden"]:
         """Return the normed final hidden states that predict the actions of a packed row."""

@@ -31,6 +31,10 @@ NUM_STEPS = 8
 step sees more or less than its own share of their work."""
 
 
+COOL_DOWN_S = 60.0
+"""No change of size sooner after the one before: a new worker needs most of it to come up."""
+
+
 class StepTimes(NamedTuple):
     """What one step tells of the fleet."""
 
@@ -91,14 +95,14 @@ def advise(
         seen: the step just finished, throughout which size workers served.
         size: of the fleet, at least 1.
         now_s: on the clock of state.changed_at_s.
-        limits: between which the size moves, and how long a change is left alone.
+        limits: between which the size moves.
 
     Returns:
         The size, with what to remember.
     """
     steps = (*state.seen, seen)[-NUM_STEPS:]
     waiting = AutoscalerState(steps, state.changed_at_s)
-    if len(steps) < NUM_STEPS or now_s - state.changed_at_s < limits.cool_down_s:
+    if len(steps) < NUM_STEPS or now_s - state.changed_at_s < COOL_DOWN_S:
         return Advice(waiting, size, "")
     older, newer, chosen = (
         min(max(_best(part, size), limits.min_workers), limits.max_workers)

@@ -43,9 +43,11 @@ def _second_stage(config: RunConfig) -> Iterator[str]:
     """Yield what stage 2 makes of the policy."""
     if config.objective.divergence_weight:
         yield config.objective.divergence
-    if config.rewards:
+    if config.rewards and not config.ranks_rollouts:
         yield "rewards"
-    if config.preferences:
+    if config.ranks_rollouts:
+        yield "preferences among its own responses, by rewards"
+    elif config.preferences:
         yield "self-play" if config.preferences.is_self_play else "preferences"
 
 

@@ -12,12 +12,11 @@ from actors.config import (
     LearnerConfig,
     ModelConfig,
     ObjectiveConfig,
-    RewardConfig,
     RolloutConfig,
-    TeacherConfig,
     WarmStartConfig,
 )
 from actors.preferences_config import PreferencesConfig
+from actors.scorers_config import RewardConfig, TeacherConfig
 
 
 class DataConfig(FrozenConfig):
@@ -92,8 +91,6 @@ class AutoscaleConfig(FrozenConfig):
     """Never fewer rollout workers."""
     max_workers: int = Field(gt=0)
     """Never more."""
-    cool_down_s: float = Field(60.0, ge=0.0)
-    """No change of size sooner after the one before."""
 
 
 class RunConfig(FrozenConfig):
@@ -143,6 +140,15 @@ class RunConfig(FrozenConfig):
             )
         if self.data.path is None and (not self.preferences or self.preferences.path is None):
             raise ValueError("data.path is missing, and no preferences.path stands in for it")
+        if (
+            self.preferences
+            and self.preferences.compares_rollouts
+            and not (self.rewards or self.preferences.is_self_play)
+        ):
+            raise ValueError(
+                "preferences.path is missing, and there are no rewards to compare the policy's own "
+                "responses by; give one of them, or choose preferences.objective: self_play (SPIN)"
+            )
         teaches = self.preferences.teaches if self.preferences else "policy"
         if teaches == "discriminator" and self.objective.steps and not self.has_discriminator:
             raise ValueError(
@@ -164,14 +170,24 @@ class RunConfig(FrozenConfig):
     @property
     def has_policy_gradient(self) -> bool:
         """Whether stage 2 samples to be rewarded."""
-        wants_reward = self.objective.divergence_weight > 0 or len(self.rewards) > 0
-        return self.objective.steps > 0 and wants_reward
+        is_rewarded = len(self.rewards) > 0 and not self.ranks_rollouts
+        return self.objective.steps > 0 and (self.objective.divergence_weight > 0 or is_rewarded)
+
+    @property
+    def ranks_rollouts(self) -> bool:
+        """Whether rewards say which of the policy's responses are preferred, and nothing else."""
+        preferences = self.preferences
+        return (
+            preferences is not None
+            and preferences.compares_rollouts
+            and not preferences.is_self_play
+        )
 
     @property
     def has_rollouts(self) -> bool:
         """Whether stage 2 samples at all."""
-        is_self_play = self.preferences is not None and self.preferences.is_self_play
-        return self.has_policy_gradient or (is_self_play and self.objective.steps > 0)
+        compares_rollouts = self.preferences is not None and self.preferences.compares_rollouts
+        return self.has_policy_gradient or (compares_rollouts and self.objective.steps > 0)
 
     @property
     def has_reference(self) -> bool:

@@ -17,7 +17,7 @@ from alignment.schedule import constant_rate
 from alignment.trajectories import EMPTY
 from cluster.config import RunConfig
 from cluster.failure_policy import is_worth_telling
-from cluster.learner_desk import LearnerDesk
+from cluster.learner_desk import LearnerDesk, group_starts
 from cluster.ledger import Place
 from cluster.preference_batches import PreferenceBatches
 from cluster.sampling import Sampled, Sampler
@@ -54,6 +54,7 @@ class Imitation:
     ) -> None:
         self._objective, self._batches = config.objective, batches
         self._samples, self._is_rewarded = config.has_rollouts, config.has_policy_gradient
+        self._ranks_rollouts = config.ranks_rollouts
         self._sampler, self._scorer, self._desk = workers
         self._show_phase, self._on_event = show_phase, on_event
         self._steps_done = 0
@@ -176,22 +177,29 @@ class Imitation:
         batch = rollouts if self._is_rewarded else EMPTY
         nothing = Scores(no_scores(batch), no_scores(batch), {})
         scores = prepared.scores if prepared and self._is_rewarded else nothing
+        rewards = prepared.scores.rewards if prepared else None
+        beside = self._batches.beside(index, rollouts, rewards)
         task = LearnerTask(
             kind="imitate" if self._is_rewarded else "prefer",
             step=version,
             learning_rate=constant_rate(self._objective.learning_rate, index),
             trajectories=batch,
             discriminator_logits=scores.discriminator_logits,
-            rewards=scores.rewards,
+            rewards=no_scores(batch) if self._ranks_rollouts else scores.rewards,
             num_sequences=len(batch),
             num_action_tokens=int(batch.response_lengths.sum()),
             publish=True,
             teacher_states=scores.teacher_states,
-            beside=self._batches.beside(index, rollouts),
+            beside=beside,
         )
         self._show_phase("learning")
         began = time.monotonic()
         metrics = await self._desk.submit(task)
         learning_s = time.monotonic() - began
         sampled = prepared.scores.metrics if prepared else {}
+        if beside and self._ranks_rollouts:
+            num_prompts, num_compared = (
+                len(group_starts(given)) for given in (rollouts, beside.comparisons)
+            )
+            sampled["rollout/undecided_fraction"] = 1.0 - num_compared / max(num_prompts, 1)
         return sampled | metrics | {"time/learning_s": learning_s}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from actors.config import RewardConfig
+from actors.scorers_config import RewardConfig
 from cluster.config import RunConfig
 
 ROLLOUT = "rollout"

@@ -100,7 +100,7 @@ def run_rank(settings: dict[str, Any]) -> None:
         LearnerSettings(
             model=config.model.name,
             weights=Path(settings["run_dir"]) / WEIGHTS,
-            reduction=config.warm_start.reduction,
+            warm_start=config.warm_start,
             objective=config.objective,
             temperature=config.rollout.temperature,
             published_dtype=config.rollout.dtype,

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.preferences_config import TAKE_TIES
 from actors.protocols import Beside, Ranked
 from alignment.trajectories import EMPTY, Trajectories, concatenate, pack
 from cluster.config import RunConfig
@@ -50,12 +51,19 @@ class PreferenceBatches:
         self._num_a_step = config.objective.prompts_per_step
         self._data, self._comparisons = data, comparisons
 
-    def beside(self, index: int, rollouts: Trajectories = EMPTY) -> Beside | None:
+    def beside(
+        self,
+        index: int,
+        rollouts: Trajectories = EMPTY,
+        rewards: NDArray[np.float32] | None = None,
+    ) -> Beside | None:
         """Return what a step learns beside its rollouts.
 
         Args:
             index: of the step in stage 2.
-            rollouts: of the step; in self-play they are what demonstrations are preferred to.
+            rollouts: of the step, which are compared with one another or with demonstrations where
+                the job gives no preferences.
+            rewards: [trajectory] of the rollouts.
 
         Returns:
             The whole step's, for all ranks; None if there is nothing.
@@ -63,17 +71,23 @@ class PreferenceBatches:
         if self._config is None:
             return None
         is_policys = self._config.teaches == "policy"
-        ranked = self._self_play(rollouts) if self._config.is_self_play else self._drawn(index)
-        ranked = ranked if is_policys else NONE
+        if self._config.is_self_play:
+            ranked = self._self_play(rollouts)
+        elif self._config.compares_rollouts and rewards is not None:
+            ranked = ranked_by_reward(rollouts, rewards, self._config.objective)
+        else:
+            ranked = self._drawn(index) if is_policys else NONE
         has_baseline = is_policys and self._config.objective == "kahneman_tversky"
-        others = mismatched(ranked.trajectories) if has_baseline else EMPTY
+        num_comparisons = len(group_starts(ranked.trajectories))
+        others = mismatched(ranked.trajectories) if has_baseline and num_comparisons > 1 else EMPTY
         cloned = EMPTY
         if self._config.parameter("demonstrations"):
             cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
         return Beside(
             *ranked,
-            num_comparisons=len(group_starts(ranked.trajectories)),
-            num_compared=len(ranked.ranks),
+            # Where no prompt gave any, a stand-in of weight 0 is still divided by their number.
+            num_comparisons=max(num_comparisons, int(is_policys)),
+            num_compared=max(len(ranked.ranks), int(is_policys)),
             demonstrations=cloned,
             num_demonstrations=len(cloned),
             num_demonstration_tokens=int(cloned.response_lengths.sum()),
@@ -122,6 +136,40 @@ class PreferenceBatches:
         """Whether the demonstrations begin anew in or right before this step."""
         epoch = len(self._data.train_rows)
         return index == 0 or (index * self._num_a_step) % epoch < self._num_a_step
+
+
+def ranked_by_reward(
+    rollouts: Trajectories, rewards: NDArray[np.float32], objective: str
+) -> Ranked:
+    """Compare the responses of each prompt by their rewards.
+
+    The best is preferred to the worst, or with plackett_luce all are ranked; of equally good ones
+    the first stands for all. A prompt whose responses are all equally good says nothing, except to
+    an objective that learns from ties.
+
+    Args:
+        rollouts: whole groups.
+        rewards: [trajectory] of them.
+        objective: of the preferences.
+
+    Returns:
+        The comparisons.
+    """
+    parts, ranks = [], []
+    for begin, end in itertools.pairwise(np.append(group_starts(rollouts), len(rollouts))):
+        _, first = np.unique(-rewards[begin:end], return_index=True)
+        chosen = first if objective == "plackett_luce" else first[[0, -1]]
+        order = np.arange(len(chosen))
+        if len(first) == 1:
+            if objective not in TAKE_TIES or end - begin == 1:
+                continue
+            chosen, order = np.arange(2), np.zeros(2)
+        group = rollouts.select(begin + chosen)._asdict()
+        parts.append(Trajectories(**group | {"prompt_ids": np.full(len(chosen), len(parts))}))
+        ranks.append(order)
+    if not parts:
+        return NONE
+    return Ranked(concatenate(parts), np.concatenate(ranks).astype(np.float32))
 
 
 def mismatched(comparisons: Trajectories) -> Trajectories:

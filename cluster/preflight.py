@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.errors import InvalidInputError
 from actors.log_ratio_files import is_log_ratio, read_log_ratio
-from actors.preferences_config import FOR_REWARD_MODELS, PreferencesConfig
+from actors.preferences_config import FOR_REWARD_MODELS, TAKE_TIES, PreferencesConfig
 from cluster.config import RunConfig
 from cluster.manifest import KEEP_CHECKPOINTS
 from cluster.model_files import ModelFiles, policy_files, reward_model_files
@@ -220,7 +220,7 @@ def _check_answers(preferences: PreferencesConfig, data: "TokenizedComparisons")
             f"{name}; choose kahneman_tversky, or give pairs"
         )
     num_ties = count_ties(data.ranks, np.diff(data.first).tolist())
-    if num_ties and name not in {"identity", "rao_kupper", "davidson"}:
+    if num_ties and name not in TAKE_TIES:
         raise InvalidInputError(
             f"preferences.path holds {num_ties} ties, to which preferences.objective {name} gives "
             "no probability; choose rao_kupper or davidson, or leave the ties out"

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.config import RewardConfig, TeacherConfig
+from actors.scorers_config import RewardConfig, TeacherConfig
 from cluster.config import RunConfig
 from cluster.exporter import WorkerExporter
 from cluster.handle import READY, WorkerLostError

@@ -11,6 +11,7 @@ from actors.config import (
     LearnerConfig,
     ObjectiveConfig,
     ReferenceConfig,
+    WarmStartConfig,
 )
 from actors.discriminator_worker import DiscriminatorWorker
 from actors.learner import Learner
@@ -52,9 +53,9 @@ def responses(rng, tokens, group_size):
 def sampled(learner, batch):
     """The same responses, as if the learner's policy had sampled them."""
     (microbatch,) = microbatches(batch, 10_000)
-    logprobs, _ = learner.policy(microbatch, 1.0)
+    scores, _ = learner.policy(microbatch, 1.0)
     behavior = np.zeros(len(batch.token_ids), np.float32)
-    behavior[batch.action_mask] = logprobs.numpy()
+    behavior[batch.action_mask] = scores.logprobs.numpy()
     return Trajectories(batch.token_ids, behavior, *tuple(batch)[2:])
 
 
@@ -80,7 +81,7 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
     settings = LearnerSettings(
         model=model,
         weights=tmp_path,
-        reduction="token_mean",
+        warm_start=WarmStartConfig(),
         objective=objective,
         temperature=1.0,
         published_dtype="float32",

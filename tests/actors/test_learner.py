@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
+from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig, WarmStartConfig
 from actors.errors import InvalidInputError
 from actors.learner import ADAM_BETAS, Learner
 from actors.learner_settings import LearnerSettings
@@ -130,7 +130,7 @@ def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_to
         ),
         config=LearnerConfig(autocast="float32", max_tokens_per_microbatch=max_tokens),
         **{
-            "reduction": "token_mean",
+            "warm_start": WarmStartConfig(),
             "temperature": 1.0,
             "published_dtype": "float32",
             "context_tokens": 12,
@@ -184,6 +184,26 @@ def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
         optimizer.step()
         optimizer.zero_grad()
     assert losses(port) == pytest.approx(expected, abs=1e-5)
+
+
+def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
+    warm_start = WarmStartConfig(td_weight=0.4, reduction="sum_per_sequence")
+    t = task("clone", 0)
+    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, warm_start=warm_start)
+    port = run(ListPort([t]), settings)
+    model, loss = LlamaForCausalLM.from_pretrained(model_folder), 0.0
+    for row in range(5):
+        prompt, response = t.trajectories.prompt(row), t.trajectories.response(row)
+        tokens = torch.tensor([[*prompt, *response]]).long()
+        soft_q = model(tokens).logits[0, len(prompt) - 1 : -1] / 0.7
+        values = soft_q.logsumexp(dim=-1)
+        chosen = soft_q[torch.arange(len(response)), tokens[0, len(prompt) :]]
+        rewards = chosen - torch.cat([values[1:], values.new_zeros(1)])
+        loss = loss + ((values - chosen).sum() + 0.1 * rewards.square().sum()) / 5
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert port.metrics[0]["learner/loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert port.metrics[0]["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])

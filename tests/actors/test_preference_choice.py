@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
+from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig, WarmStartConfig
 from actors.learner import Learner
 from actors.learner_settings import LearnerSettings
 from actors.preferences_config import PreferencesConfig
@@ -79,7 +79,7 @@ def settings(folder, config, *, max_tokens=4096):
     return LearnerSettings(
         model=str(folder / "model"),
         weights=folder / "weights",
-        reduction="token_mean",
+        warm_start=WarmStartConfig(),
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=0.0)),
         temperature=1.0,
         published_dtype="float32",
@@ -198,6 +198,19 @@ def test_demonstrations_beside_have_their_weight(folder):
     without = learner(folder, alone).perform(task(alone, 0))
     expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_token"]
     assert figures["learner/loss"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name):
+    config = preferences(name)
+    one = learner(folder, config)
+    before = weights(one.policy)
+    given = task(config, 0)
+    beside = given.beside._replace(
+        comparisons=EMPTY, ranks=NONE, mismatched=EMPTY, demonstrations=EMPTY
+    )
+    assert one.perform(given._replace(beside=beside))["learner/loss"] == 0.0
+    assert torch.equal(weights(one.policy), before)
 
 
 @pytest.mark.processes

@@ -5,9 +5,10 @@ from alignment.logprobs import token_logprobs
 
 
 def plain(hidden, weight, actions, temperature):
-    logprobs = torch.log_softmax(hidden @ weight.T / temperature, dim=-1)
+    logits = hidden @ weight.T / temperature
+    logprobs = torch.log_softmax(logits, dim=-1)
     entropies = -(logprobs.exp() * logprobs).sum(dim=-1)
-    return logprobs.gather(1, actions[:, None])[:, 0], entropies
+    return logprobs.gather(1, actions[:, None])[:, 0], entropies, logits.logsumexp(dim=-1)
 
 
 def example(dtype=torch.float64):
@@ -23,14 +24,17 @@ def example(dtype=torch.float64):
 @pytest.mark.parametrize("chunk_logits", [1, 7 * 3, 7 * 4, 10**6])
 def test_any_slicing_equals_log_softmax_and_gather(temperature, chunk_logits):
     hidden, weight, actions, gradient = example()
-    logprobs, entropies = token_logprobs(hidden, weight, actions, temperature, chunk_logits)
-    (logprobs * gradient).sum().backward()
+    logprobs, entropies, normalizers = token_logprobs(
+        hidden, weight, actions, temperature, chunk_logits
+    )
+    (logprobs * gradient + normalizers * gradient.flip(0)).sum().backward()
     by_hidden, by_weight = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
-    expected, expected_entropies = plain(hidden, weight, actions, temperature)
-    (expected * gradient).sum().backward()
+    expected, expected_entropies, expected_normalizers = plain(hidden, weight, actions, temperature)
+    (expected * gradient + expected_normalizers * gradient.flip(0)).sum().backward()
     torch.testing.assert_close(logprobs, expected)
     torch.testing.assert_close(entropies, expected_entropies)
+    torch.testing.assert_close(normalizers, expected_normalizers)
     torch.testing.assert_close(by_hidden, hidden.grad)
     torch.testing.assert_close(by_weight, weight.grad)
     assert not entropies.requires_grad
@@ -39,7 +43,7 @@ def test_any_slicing_equals_log_softmax_and_gather(temperature, chunk_logits):
 def test_gradient_matches_finite_differences():
     hidden, weight, actions, _ = example()
     assert torch.autograd.gradcheck(
-        lambda h, w: token_logprobs(h, w, actions, 0.8, 21)[0], (hidden, weight)
+        lambda h, w: token_logprobs(h, w, actions, 0.8, 21)[::2], (hidden, weight)
     )
 
 
@@ -47,9 +51,10 @@ def test_huge_logits_neither_overflow_nor_vanish():
     # Logits 1000, 0 and -1000, in slices of one: the largest comes first, then last.
     weight = torch.tensor([[1000.0], [0.0], [-1000.0]])
     for sign, choice in ((1.0, 0), (-1.0, 2)):
-        logprobs, entropies = token_logprobs(
+        logprobs, entropies, normalizers = token_logprobs(
             torch.tensor([[sign]]), weight, torch.tensor([choice]), 1.0, 1
         )
+        assert normalizers.tolist() == [1000.0]
         assert logprobs.tolist() == [0.0]
         assert entropies.tolist() == [0.0]
 
@@ -57,12 +62,12 @@ def test_huge_logits_neither_overflow_nor_vanish():
 def test_autocast_rounds_the_products_only():
     hidden, weight, actions, gradient = example(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        logprobs, _ = token_logprobs(hidden, weight, actions, 1.0)
+        logprobs = token_logprobs(hidden, weight, actions, 1.0).logprobs
     (logprobs * gradient).sum().backward()
     assert logprobs.dtype == hidden.grad.dtype == weight.grad.dtype == torch.float32
     by_weight = weight.grad
     weight.grad = None
-    expected, _ = plain(hidden, weight, actions, 1.0)
+    expected = plain(hidden, weight, actions, 1.0)[0]
     (expected * gradient).sum().backward()
     torch.testing.assert_close(logprobs, expected, atol=0.05, rtol=0.02)
     torch.testing.assert_close(by_weight, weight.grad, atol=0.05, rtol=0.02)

@@ -81,7 +81,7 @@ def job(arguments, name, path, limits):
     return RunConfig.model_validate(
         {
             "name": name,
-            "model": {"name": str(arguments.model)},
+            "model": {"name": str(arguments.model.resolve())},  # ranks have a folder of their own
             "data": {
                 "held_out_fraction": HELD_OUT_FRACTION,
                 "max_prompt_tokens": prompt,

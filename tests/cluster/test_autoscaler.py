@@ -16,7 +16,7 @@ from cluster.autoscaler import (
 )
 from cluster.config import AutoscaleConfig
 
-LIMITS = AutoscaleConfig(min_workers=1, max_workers=16, cool_down_s=20.0)
+LIMITS = AutoscaleConfig(min_workers=1, max_workers=16)
 REQUESTS = 48
 """Of a step."""
 
@@ -147,7 +147,7 @@ def test_between_growing_and_shrinking_there_is_a_band(load, advised):
 
 
 def test_the_limits_hold_even_for_a_size_outside_of_them():
-    limits = AutoscaleConfig(min_workers=2, max_workers=5, cool_down_s=0.0)
+    limits = AutoscaleConfig(min_workers=2, max_workers=5)
     assert ask([HUNGRY] * NUM_STEPS, size=2, limits=limits)[-1] == 5
     assert ask([SATED] * NUM_STEPS, size=4, limits=limits)[-1] == 2
     assert ask([SATED] * NUM_STEPS, size=1, limits=limits)[-1] == 2
@@ -155,10 +155,9 @@ def test_the_limits_hold_even_for_a_size_outside_of_them():
 
 
 def test_a_change_is_left_alone_until_it_has_cooled_down():
-    limits = AutoscaleConfig(min_workers=1, max_workers=9, cool_down_s=120.0)
     state = AutoscalerState((), changed_at_s=0.0)
-    given = ask([HUNGRY] * 14, size=2, limits=limits, state=state)
-    assert given[:12] == [2] * 12  # up to 110 s
+    given = ask([HUNGRY] * 14, size=2, state=state, seconds_apart=5.0)
+    assert given[:12] == [2] * 12  # up to 55 s
     assert given[12] == 6
 
 

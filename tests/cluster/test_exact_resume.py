@@ -146,7 +146,7 @@ def real_settings(model, run_dir):
     return LearnerSettings(
         model=model,
         weights=run_dir / "weights",
-        reduction=config.warm_start.reduction,
+        warm_start=config.warm_start,
         objective=config.objective,
         temperature=config.rollout.temperature,
         published_dtype="float32",

@@ -163,7 +163,7 @@ async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_a
         assert sampler.ledger.unfinished() == []
 
 
-LIMITS = AutoscaleConfig(min_workers=1, max_workers=8, cool_down_s=0.0)
+LIMITS = AutoscaleConfig(min_workers=1, max_workers=8)
 HUNGRY = {"time/step_s": 2.0, "time/learning_s": 1e-6, "time/sampling_s": 1.999999}
 
 

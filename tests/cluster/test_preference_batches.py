@@ -1,6 +1,7 @@
 """Every comparison comes once an epoch, whole, to the step that its number says."""
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.fakes.demonstrations import FakeComparisons, FakeData
 from tests.fakes.whole_run import World, make_config
 
 PAIRS = {"path": "pairs.jsonl"}
+SELF_PLAY = {"objective": "self_play"}
 
 
 def config(preferences, **sections):
@@ -55,7 +57,7 @@ def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
     rollouts = concatenate(
         [pack([3 + row], [9, token, 2], prompt_id=row) for row in (4, 1) for token in (5, 6)]
     )
-    beside = batches({}, comparisons=False).beside(1, rollouts)
+    beside = batches(SELF_PLAY, comparisons=False).beside(1, rollouts)
     expert = FakeData().demonstrations([4, 1])
     assert beside.num_comparisons == 2
     assert beside.ranks.tolist() == [0.0, 1.0, 1.0] * 2
@@ -66,7 +68,7 @@ def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
 
 
 def test_in_self_play_the_reference_is_renewed_once_an_epoch():
-    self_play = batches({}, comparisons=False)
+    self_play = batches(SELF_PLAY, comparisons=False)
     rollout = pack([3], [9, 2], prompt_id=0)
     renewals = [self_play.beside(index, rollout).renews_reference for index in range(9)]
     assert renewals == [True, False, False] * 3
@@ -74,10 +76,53 @@ def test_in_self_play_the_reference_is_renewed_once_an_epoch():
 
 
 def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_beginning():
-    self_play = batches({}, num_train=6, comparisons=False)  # epochs begin at draws 0, 6, 12, 18
+    self_play = batches(
+        SELF_PLAY, num_train=6, comparisons=False
+    )  # epochs begin at draws 0, 6, 12, 18
     rollout = pack([3], [9, 2], prompt_id=0)
     renewals = [self_play.beside(index, rollout).renews_reference for index in range(6)]
     assert renewals == [True, False, True, True, False, True]
+
+
+def rolled_out(*groups):
+    """Groups of responses, each of one token and the end."""
+    return concatenate(
+        [
+            pack([3 + row], [token, 2], prompt_id=row)
+            for row, tokens in enumerate(groups)
+            for token in tokens
+        ]
+    )
+
+
+REWARDS = np.asarray([0.5, 2.0, -1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 3.0, 1.0, 3.0], np.float32)
+ROLLOUTS = rolled_out((5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16))
+
+
+@pytest.mark.parametrize(
+    ("objective", "tokens", "ranks"),
+    [
+        ("bradley_terry", [6, 7, 14, 13], [0, 1, 0, 1]),
+        ("plackett_luce", [6, 5, 7, 14, 15, 13], [0, 1, 2, 0, 1, 2]),
+        ("rao_kupper", [6, 7, 9, 10, 14, 13], [0, 1, 0, 0, 0, 1]),
+    ],
+)
+def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tokens, ranks):
+    beside = batches({"objective": objective}, comparisons=False).beside(0, ROLLOUTS, REWARDS)
+    compared = [beside.comparisons.response(row)[0] for row in range(len(beside.comparisons))]
+    assert (compared, beside.ranks.tolist()) == (tokens, ranks)
+    starts = [number for number, rank in enumerate(ranks) if rank == 0]
+    assert beside.num_compared == len(tokens)
+    assert beside.num_comparisons == len(set(beside.comparisons.prompt_ids.tolist()))
+    assert beside.num_comparisons == (2 if objective != "rao_kupper" else 3) <= len(starts)
+    assert not beside.renews_reference
+
+
+def test_a_step_of_equal_rewards_compares_nothing_and_is_still_a_step():
+    online = batches({}, comparisons=False)
+    beside = online.beside(0, ROLLOUTS, np.ones(12, np.float32))
+    assert len(beside.comparisons) == 0
+    assert (beside.num_comparisons, beside.num_compared) == (1, 1)
 
 
 def test_mismatched_responses_belong_to_the_next_prompt():
@@ -187,6 +232,25 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
     assert [beside.num_comparisons for beside in gang.beside if beside] == [4] * 4
 
 
+def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
+    async def run():
+        async with World(config({}), tmp_path) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
+    found = [beside for beside in gang.beside if beside]
+    decided = [beside.num_comparisons / 4 for beside in found]
+    assert max(decided) == 1.0
+    for beside in found:
+        sums = [sum(beside.comparisons.response(row)) for row in range(len(beside.comparisons))]
+        assert all(better > worse for better, worse in zip(sums[::2], sums[1::2], strict=True))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    undecided = [json.loads(line).get("rollout/undecided_fraction") for line in lines][-4:]
+    assert undecided == [1.0 - share for share in decided]
+
+
 @pytest.mark.parametrize(
     ("preferences", "complaint"),
     [
@@ -194,9 +258,11 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
         (PAIRS | {"parameters": {"beta": 0.0}}, "beta is 0.0; it must be more than 0"),
         (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5, a coin's answers"),
         (PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}}, "no like"),
-        ({"objective": "identity"}, r"preferences.path is missing, and identity"),
+        (PAIRS | SELF_PLAY, "preferences.path is pairs.jsonl, but self_play takes no answers"),
+        (SELF_PLAY | {"divergence": "forward_kl"}, "self_play is derived for reverse_kl alone"),
         (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
         (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
+        (PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}}, "beta would shape"),
         (PAIRS | {"divergence": "forwards_kl"}, "did you mean forward_kl"),
     ],
 )
@@ -208,6 +274,8 @@ def test_choices_that_exclude_one_another_are_refused(preferences, complaint):
 def test_a_job_needs_something_to_learn_from():
     with pytest.raises(ValidationError, match="neither rewards nor preferences"):
         make_config(rewards=[])
+    with pytest.raises(ValidationError, match="no rewards to compare the policy's own responses"):
+        config({}, rewards=[])
     with pytest.raises(ValidationError, match=r"data\.path is missing"):
         make_config(data={})
     assert config(PAIRS, data={}).data.path is None

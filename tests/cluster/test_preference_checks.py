@@ -79,7 +79,7 @@ def test_in_self_play_the_demonstration_needs_room_beside_the_group(place):  # n
     room = {"learner": {"max_tokens_per_microbatch": 24}}  # 8 + 4 x 4
     assert job(place, **room, objective={"group_size": 4})
     with pytest.raises(ValidationError, match=r"8 \+ 5 x 4 = 28 tokens"):
-        job(place, **room, **sizes, preferences={})
+        job(place, **room, **sizes, preferences={"objective": "self_play"})
 
 
 def test_without_demonstrations_the_best_responses_are_them(place):  # noqa: F811

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.config import RewardConfig
 from actors.errors import RewardError
 from actors.reward_model_worker import RewardFunctionWorker
+from actors.scorers_config import RewardConfig
 from alignment.trajectories import concatenate, pack
 from cluster.fleet import Fleet
 from cluster.job_sizes import reward_names
