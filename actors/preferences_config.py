@@ -83,6 +83,22 @@ class PreferencesConfig(FrozenConfig):
         return self
 
     def _disagreements(self) -> Iterator[str]:
+        yield from self._of_parameters()
+        if self.teaches == "discriminator":
+            yield from self._of_discriminators()
+        if self.is_self_play and self.path is not None:
+            yield (
+                f"preferences.path is {self.path}, but self_play takes no answers: it prefers "
+                "demonstrations to the policy's own responses; leave the path out, or choose "
+                "bradley_terry"
+            )
+        if self.is_self_play and self.divergence != "reverse_kl":
+            yield (
+                f"preferences.divergence is {self.divergence}, but self_play is derived for "
+                "reverse_kl alone; leave it out"
+            )
+
+    def _of_parameters(self) -> Iterator[str]:
         known = [*DEFAULTS, *OF_OBJECTIVE.get(self.objective, ()), *OF_DIVERGENCE]
         for name in sorted(self.parameters.keys() - set(known)):
             yield f"preferences.parameters: there is no {name}; here are {', '.join(known)}"
@@ -99,30 +115,21 @@ class PreferencesConfig(FrozenConfig):
                 f"but {self.objective} is no likelihood of a pair's answer; make it 0, or take "
                 "bradley_terry"
             )
-        if self.is_self_play and self.path is not None:
-            yield (
-                f"preferences.path is {self.path}, but self_play takes no answers: it prefers "
-                "demonstrations to the policy's own responses; leave the path out, or choose "
-                "bradley_terry"
-            )
-        if self.is_self_play and self.divergence != "reverse_kl":
-            yield (
-                f"preferences.divergence is {self.divergence}, but self_play is derived for "
-                "reverse_kl alone; leave it out"
-            )
-        if self.teaches == "discriminator" and self.objective in get_args(DirectName):
-            yield (
-                f"preferences.objective: {self.objective} is an objective of the policy, and "
-                "preferences.teaches is discriminator; choose bradley_terry, or teaches: policy"
-            )
+
+    def _of_discriminators(self) -> Iterator[str]:
         unused = [name for name in FOR_POLICIES if name in self.parameters]
         unused += ["divergence"] if "divergence" in self.model_fields_set else []
-        if self.teaches == "discriminator" and unused:
+        if unused:
             yield (
                 f"preferences: {', '.join(unused)} would shape a policy's implicit reward, but "
                 "teaches is discriminator, whose logit is the reward; leave it out"
             )
-        if self.teaches == "discriminator" and self.path is None:
+        if self.objective in get_args(DirectName):
+            yield (
+                f"preferences.objective: {self.objective} is an objective of the policy, and "
+                "preferences.teaches is discriminator; choose bradley_terry, or teaches: policy"
+            )
+        if self.path is None:
             yield (
                 "preferences.path is missing; a discriminator that learns preferences needs some, "
                 "for demonstrations against the policy's responses are what it learns anyway"

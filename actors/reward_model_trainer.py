@@ -27,8 +27,8 @@ from alignment.batching import PackedBatch, microbatches
 from alignment.data.tokenized_comparisons import TokenizedComparisons
 from alignment.preferences.record import PreferenceLikelihood
 from alignment.reward_model import (
-    ComparedResponses,
-    compared_responses,
+    Answers,
+    answers_on_rows,
     count_ties,
     first_log_tie,
     learned_likelihood,
@@ -85,7 +85,7 @@ class Share(NamedTuple):
     """A microbatch and what was said of it, on the trainer's device."""
 
     batch: PackedBatch
-    compared: ComparedResponses
+    answers: Answers
     weight: float
     """1; or 0 for a stand-in that only keeps this rank in step with the others."""
 
@@ -167,7 +167,7 @@ class RewardModelTrainer:
         for share in self._shares(mine):
             likelihood = self._likelihood_with(self.log_tie)
             outputs = self._outputs(share.batch)
-            loss = preference_loss(outputs, share.compared, likelihood, num_rows=len(rows))
+            loss = preference_loss(outputs, share.answers, likelihood, num_rows=len(rows))
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
             (loss * (share.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
             totals["loss"] += share.weight * loss.detach()
@@ -238,13 +238,13 @@ class RewardModelTrainer:
 
     def _shares(self, rows: Rows) -> list[Share]:
         """Cut this rank's rows into microbatches; all ranks get equally many, at least one."""
+        limit = self._settings.learner.max_tokens_per_microbatch
         shares = [
-            Share(batch.to(self._device), compared.of(batch).to(self._device), weight)
+            Share(moved, answers.of(moved), weight)
             for part, weight in ((rows, 1.0), (_STAND_IN, 0.0))
-            for compared in [compared_responses(*part[1:], self._likelihood)]
-            for batch in microbatches(
-                part.trajectories, self._settings.learner.max_tokens_per_microbatch
-            )
+            for answers in [answers_on_rows(*part[1:])]
+            for batch in microbatches(part.trajectories, limit)
+            for moved in [batch.to(self._device)]
         ]
         *real, stand_in = shares
         most = largest_over_ranks(len(real), self._device, self._world_size)

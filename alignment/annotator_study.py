@@ -6,7 +6,8 @@ them, one that knows no rankings to all pairs of each ranking.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,9 @@ from alignment.annotators import (
     judge,
     without_ties,
 )
-from alignment.preferences.lookup import preference_likelihood
-from alignment.preferences.record import Comparisons, PreferenceLikelihood
+from alignment.best_of import best_of_chances
+from alignment.preferences.record import Comparisons
+from alignment.reward_model import learned_likelihood
 from alignment.two_modes_fit import minimum
 
 NUM_RESPONSES = 40
@@ -36,7 +38,11 @@ BEST_OF = 8
 RIDGE = 0.05
 """Penalty on squared scores: gives a response that always won a finite score."""
 SEEDS = range(6)
-MARGIN_PER_STRENGTH = 1.0
+PARAMETERS: Mapping[str, Mapping[str, float]] = {
+    "margin": {"margin_per_strength": 1.0},
+    "thurstone": {"scale": 1.0},
+}
+"""Of the likelihoods that have any which are not fitted."""
 QUIET, LOUD = 0.5, 4.0
 """Noise on responses of either domain where it differs: what is easy and what is hard to judge."""
 
@@ -134,7 +140,8 @@ def fitted_scores(
     Returns:
         A score for each response.
     """
-    takes = _record(name, torch.zeros(())).takes
+    likelihood = partial(learned_likelihood, name, PARAMETERS.get(name, {}))
+    takes = likelihood(torch.zeros(())).takes
     if "rankings" not in takes:
         judgments = in_pairs(judgments)
     if "ties" not in takes:
@@ -150,7 +157,7 @@ def fitted_scores(
             strengths=judgments.strengths,
             log_scales=(log_scales - log_scales.mean())[domains],
         )
-        log_likelihood = _record(name, tie[0]).log_likelihood(comparisons).sum()
+        log_likelihood = likelihood(tie[0]).log_likelihood(comparisons).sum()
         return 0.5 * RIDGE * scores.square().sum() - log_likelihood
 
     start = torch.zeros(num_responses + NUM_DOMAINS + 1, dtype=torch.float64)
@@ -167,10 +174,7 @@ def kendall_tau(scores: Float[Tensor, " response"], truth: Float[Tensor, " respo
 def best_of_regret(
     scores: Float[Tensor, " response"], truth: Float[Tensor, " response"], num_samples: int
 ) -> float:
-    """Compute what is lost by picking the best of several by learned scores.
-
-    Exact: the response at place k of M, the worst at 0, is best in a random subset of size N with
-    chance C(k, N - 1) / C(M, N).
+    """Compute what is lost by picking the best of several by learned scores: exact, of all subsets.
 
     Args:
         scores: learned, by which the pick is made.
@@ -180,24 +184,8 @@ def best_of_regret(
     Returns:
         Mean true score of the truly best minus that of the picked response, over all subsets.
     """
-    subsets = [math.comb(place, num_samples - 1) for place in range(len(truth))]
-    chances = torch.tensor(subsets, dtype=truth.dtype) / math.comb(len(truth), num_samples)
+    chances = best_of_chances(len(truth))[num_samples - 1]
     return float(chances @ (truth.sort().values - truth[scores.argsort()]))
-
-
-def _record(name: str, tie: Tensor) -> PreferenceLikelihood:
-    """Return a likelihood's record, with its share of ties free to be learned."""
-    match name:
-        case "margin":
-            return preference_likelihood(name, margin_per_strength=MARGIN_PER_STRENGTH)
-        case "thurstone":
-            return preference_likelihood(name, scale=1.0)
-        case "rao_kupper":
-            return preference_likelihood(name, threshold=1.0 + tie.exp())
-        case "davidson":
-            return preference_likelihood(name, tie_weight=tie.exp())
-        case _:
-            return preference_likelihood(name)
 
 
 def _over_seeds(figures: Sequence[float]) -> Figure:

@@ -13,62 +13,55 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.batching import PackedBatch
+from alignment.preferences.grouped import pairs_in_groups, rankings_of_groups
 from alignment.preferences.lookup import preference_likelihood
 from alignment.preferences.record import Comparisons, PreferenceLikelihood
+from alignment.sequences import sequence_lengths
 
 LOG_SCALE_PENALTY = 0.01
 """Of learned_variance: weight of the mean squared log-scale. It fixes the unit of scores, which the
 answers leave open, and is small beside what a domain twice as noisy as another gains."""
 
 
-class ComparedResponses(NamedTuple):
-    """What annotators said of responses, which are counted from 0.
+class Answers(NamedTuple):
+    """What annotators said of responses, those of a row beside one another and best first.
 
-    Of two rows, a pair and a tie, places is [[0, 1], [2, 3]] and is_tie [False, True].
+    Of two rows, a pair and a tie, ranks are [0, 1, 0, 0] and group_index is [0, 0, 1, 1].
     """
 
-    places: Int[Tensor, "comparison place"]
-    """Which response stands in each place, the preferred first; places not filled hold any."""
-    is_tie: Bool[Tensor, " comparison"]
-    strengths: Float[Tensor, " comparison"]
-    """How much better the preferred response was said to be."""
-    num_ranked: Int[Tensor, " comparison"]
-    """Places that are filled."""
-    weights: Float[Tensor, " comparison"]
-    """1 over the comparisons of its row."""
-    response_weights: Float[Tensor, " response"]
-    """1 over the responses of its row."""
+    ranks: Float[Tensor, " response"]
+    """0 for the best of its row, equal for a tie."""
+    group_index: Int[Tensor, " response"]
+    """Its row, counted from 0, ascending."""
+    strengths: Float[Tensor, " response"]
+    """Of its row, and so of all pairs in it: how much better the preferred one was said to be."""
 
-    def of(self, batch: PackedBatch) -> "ComparedResponses":
-        """Return the answers on a microbatch, its responses counted in the order of the batch.
+    def of(self, batch: PackedBatch) -> "Answers":
+        """Return the answers on a microbatch of these responses, on its device; rows are whole."""
+        indices, device = batch.trajectory_indices.cpu(), batch.group_index.device
+        ranks, strengths = self.ranks[indices].to(device), self.strengths[indices].to(device)
+        return Answers(ranks, batch.group_index, strengths)
 
-        Args:
-            batch: packed from all the responses; its rows are whole.
 
-        Returns:
-            Those comparisons whose row is in it.
-        """
-        place_in_batch = torch.full((len(self.response_weights),), -1)
-        place_in_batch[batch.trajectory_indices] = torch.arange(batch.num_sequences)
-        chosen = place_in_batch[self.places[:, 0]] >= 0
-        is_filled = torch.arange(self.places.shape[1]) < self.num_ranked[chosen, None]
-        return ComparedResponses(
-            places=place_in_batch[self.places[chosen]].where(is_filled, torch.tensor(0)),
-            is_tie=self.is_tie[chosen],
-            strengths=self.strengths[chosen],
-            num_ranked=self.num_ranked[chosen],
-            weights=self.weights[chosen],
-            response_weights=self.response_weights[batch.trajectory_indices],
-        )
+class LogLikelihoods(NamedTuple):
+    """Of each answer that a likelihood sees: a whole row, or every two of its responses."""
 
-    def to(self, device: torch.device) -> "ComparedResponses":
-        """Return the same answers on this device."""
-        return ComparedResponses(*(column.to(device) for column in self))
+    values: Float[Tensor, " answer"]
+    """Natural logs, at most 0."""
+    rows: Int[Tensor, " answer"]
+    """To which it belongs, ascending; each row has one at least."""
+    weights: Float[Tensor, " answer"]
+    """1 over the answers of its row."""
+
+    def row_means(self) -> Float[Tensor, " row"]:
+        """Average over the answers of each row."""
+        means = self.values.new_zeros(int(self.rows[-1]) + 1)
+        return means.index_add(0, self.rows, self.weights.to(means) * self.values)
 
 
 def learned_likelihood(
@@ -114,59 +107,21 @@ def num_outputs(likelihood: PreferenceLikelihood) -> int:
     return 2 if likelihood.needs == "log_scales" else 1
 
 
-def compared_responses(
-    ranks: NDArray[np.float32],
-    row_sizes: Sequence[int],
-    strengths: Sequence[float],
-    likelihood: PreferenceLikelihood,
-) -> ComparedResponses:
-    """Turn ranks into what a likelihood compares.
+def answers_on_rows(
+    ranks: NDArray[np.float32], row_sizes: Sequence[int], strengths: Sequence[float]
+) -> Answers:
+    """Lay out what annotators said row after row.
 
     Args:
-        ranks: [response] of row after row, in each the best first: 0 for it, equal for a tie.
+        ranks: [response] in each row the best first: 0 for it, equal for a tie.
         row_sizes: responses in each row, at least 2.
-        strengths: of each row, and so of all its pairs.
-        likelihood: takes rankings, or ties, or neither.
+        strengths: of each row.
 
     Returns:
-        A comparison a row for a likelihood of rankings, else one for every two of its responses.
-
-    Raises:
-        ValueError: if there are ties and the likelihood gives them no probability.
-
-    References:
-        Ouyang et al. 2022, arXiv:2203.02155, equation 1: the mean over the pairs of a row.
+        The answers, rows numbered from 0.
     """
-    num_ties = count_ties(ranks, row_sizes)
-    if num_ties and "ties" not in likelihood.takes:
-        raise ValueError(
-            f"{num_ties} ties among the answers, to which {likelihood.name} gives no probability; "
-            "take rao_kupper or davidson, or leave the ties out"
-        )
-    whole = "rankings" in likelihood.takes
-    places: list[tuple[int, ...]] = []
-    weights: list[float] = []
-    of_rows: list[float] = []
-    for (first, size), strength in zip(_rows(row_sizes), strengths, strict=True):
-        responses = range(first, first + size)
-        of_row = [tuple(responses)] if whole else list(combinations(responses, 2))
-        places += of_row
-        weights += [1.0 / len(of_row)] * len(of_row)
-        of_rows += [strength] * len(of_row)
-    num_ranked = [len(each) for each in places]
-    width = max(num_ranked, default=2)
-    # what is not filled repeats the first place, and is not looked at
-    padded = torch.tensor([(*each, *[each[0]] * (width - len(each))) for each in places])
-    padded = padded.reshape(-1, width).long()
-    ranked = torch.from_numpy(ranks)[padded]
-    return ComparedResponses(
-        places=padded,
-        is_tie=ranked[:, 0] == ranked[:, 1],
-        strengths=torch.tensor(of_rows).float(),
-        num_ranked=torch.tensor(num_ranked).long(),
-        weights=torch.tensor(weights).float(),
-        response_weights=torch.tensor([1.0 / size for size in row_sizes for _ in range(size)]),
-    )
+    rows = torch.arange(len(row_sizes)).repeat_interleave(torch.tensor(row_sizes).long())
+    return Answers(torch.from_numpy(ranks), rows, torch.tensor(strengths).float()[rows])
 
 
 def count_ties(ranks: NDArray[np.float32], row_sizes: Sequence[int]) -> int:
@@ -179,36 +134,47 @@ def count_ties(ranks: NDArray[np.float32], row_sizes: Sequence[int]) -> int:
 
 
 def log_likelihoods(
-    outputs: Float[Tensor, "response output"],
-    compared: ComparedResponses,
-    likelihood: PreferenceLikelihood,
-) -> Float[Tensor, " comparison"]:
+    outputs: Float[Tensor, "response output"], answers: Answers, likelihood: PreferenceLikelihood
+) -> LogLikelihoods:
     """Compute the log-likelihood of each answer.
 
     Args:
         outputs: scores, and log-scales where the likelihood needs them.
-        compared: what was said of these responses.
+        answers: what was said of these responses.
         likelihood: whose num_outputs the outputs have.
 
     Returns:
-        Natural logs, at most 0.
+        One a row for a likelihood of rankings, else one for every two of its responses.
+
+    Raises:
+        ValueError: if there are ties and the likelihood gives them no probability.
+
+    References:
+        Ouyang et al. 2022, arXiv:2203.02155, equation 1: the mean over the pairs of a row.
     """
-    placed = outputs[compared.places]
-    is_ranking = "rankings" in likelihood.takes
-    return likelihood.log_likelihood(
-        Comparisons(
-            placed[..., 0],
-            is_tie=compared.is_tie if "ties" in likelihood.takes else None,
-            strengths=compared.strengths,
-            log_scales=placed[..., 1] if outputs.shape[1] == 2 else None,
-            num_ranked=compared.num_ranked if is_ranking else None,
+    scores, rows = outputs[:, 0], answers.group_index
+    pairs = pairs_in_groups(answers.ranks, rows, ties=True)
+    if "ties" not in likelihood.takes and pairs.is_tie.any():
+        raise ValueError(
+            f"{int(pairs.is_tie.sum())} ties among the answers, to which {likelihood.name} gives "
+            "no probability; take rao_kupper or davidson, or leave the ties out"
         )
+    if "rankings" in likelihood.takes:
+        values = likelihood.log_likelihood(rankings_of_groups(scores, rows))
+        row_of_each = torch.arange(len(values), device=rows.device)
+        return LogLikelihoods(values, row_of_each, torch.ones_like(values))
+    compared = Comparisons(
+        pairs.of(scores),
+        is_tie=pairs.is_tie if "ties" in likelihood.takes else None,
+        strengths=answers.strengths[pairs.better],
+        log_scales=pairs.of(outputs[:, 1]) if outputs.shape[1] == 2 else None,
     )
+    return LogLikelihoods(likelihood.log_likelihood(compared), rows[pairs.better], pairs.weights)
 
 
 def preference_loss(
     outputs: Float[Tensor, "response output"],
-    compared: ComparedResponses,
+    answers: Answers,
     likelihood: PreferenceLikelihood,
     *,
     num_rows: int,
@@ -218,18 +184,17 @@ def preference_loss(
     Args:
         outputs: scores, and log-scales where the likelihood needs them, whose squares are
             penalized.
-        compared: what was said of these responses.
+        answers: what was said of these responses.
         likelihood: the model of the annotators.
         num_rows: of the whole step, over all microbatches and ranks.
 
     Returns:
         This microbatch's share of the loss, in nats; the shares add up.
     """
-    costs = -(compared.weights * log_likelihoods(outputs, compared, likelihood)).sum()
+    costs = -log_likelihoods(outputs, answers, likelihood).row_means().sum()
     if outputs.shape[1] == 2:
-        costs = (
-            costs + LOG_SCALE_PENALTY * (compared.response_weights * outputs[:, 1].square()).sum()
-        )
+        squares = outputs[:, 1].square() / sequence_lengths(answers.group_index)
+        costs = costs + LOG_SCALE_PENALTY * squares.sum()
     return costs / num_rows
 
 

@@ -7,15 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alignment.preferences.record import PreferenceLikelihood
-from alignment.reward_model import (
-    ComparedResponses,
-    compared_responses,
-    log_likelihoods,
-    rows_in_order,
-)
+from alignment.reward_model import answers_on_rows, log_likelihoods, rows_in_order
 
 RESAMPLES = 2000
 """Of the bootstrap: enough for two digits of an interval's ends."""
@@ -77,16 +71,13 @@ def held_out_figures(
         interval, and log_tie. comparisons: of each row its number, domain, ranks, response_tokens
         and scores [member][response], and log_scales if there are any.
     """
-    compared = compared_responses(
-        held_out.ranks, held_out.sizes, held_out.strengths, likelihoods[0]
-    )
-    chances = torch.stack(
-        [
-            log_likelihoods(torch.from_numpy(verdict.outputs), compared, likelihood).double()
-            for verdict, likelihood in zip(verdicts, likelihoods, strict=True)
-        ]
-    )
-    together = chances.logsumexp(0) - math.log(len(verdicts))
+    answers = answers_on_rows(held_out.ranks, held_out.sizes, held_out.strengths)
+    found = [
+        log_likelihoods(torch.from_numpy(verdict.outputs).double(), answers, likelihood)
+        for verdict, likelihood in zip(verdicts, likelihoods, strict=True)
+    ]
+    chances = torch.stack([each.values for each in found]).logsumexp(0) - math.log(len(found))
+    together = found[0]._replace(values=chances)
     scores = [verdict.outputs[:, 0] for verdict in verdicts]
     in_order = [
         rows_in_order(each, held_out.ranks, held_out.sizes)
@@ -94,29 +85,17 @@ def held_out_figures(
     ]
     return {
         "accuracy": with_interval(in_order[0]),
-        "log_likelihood": with_interval(_row_means(together, compared, held_out)),
+        "log_likelihood": with_interval(together.row_means().detach().numpy()),
         "members": [
             {
                 "accuracy": _mean(of_member),
-                "log_likelihood": _mean(_row_means(chance, compared, held_out)),
+                "log_likelihood": _mean(each.row_means().detach().numpy()),
                 "log_tie": verdict.log_tie,
             }
-            for of_member, chance, verdict in zip(in_order[1:], chances, verdicts, strict=True)
+            for of_member, each, verdict in zip(in_order[1:], found, verdicts, strict=True)
         ],
         "comparisons": _comparisons(held_out, verdicts),
     }
-
-
-def _row_means(
-    values: Tensor, compared: ComparedResponses, held_out: HeldOut
-) -> NDArray[np.float64]:
-    """Average what belongs to comparisons over those of each row."""
-    ends = np.cumsum(held_out.sizes)
-    row = np.searchsorted(ends, compared.places[:, 0].numpy(), side="right")
-    weighted = (values * compared.weights).detach().numpy()
-    means: NDArray[np.float64] = np.zeros(len(ends))
-    np.add.at(means, row, weighted)
-    return means
 
 
 def with_interval(values: NDArray[np.float64]) -> dict[str, float | int | None]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from actors.errors import InvalidInputError
 from cluster import job_commands, reward_model_command
+from cluster.best_of_command import best_of
 from cluster.command_line import (
     RUN_FAILED,
     JobPath,
@@ -125,6 +126,20 @@ def divergences(
 
 
 @app.command()
+def preferences(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
+) -> None:
+    """List the objectives that preferences can have, or all that is known of one."""
+    with readable_errors():
+        from cluster.preference_table import show  # noqa: PLC0415
+
+        try:
+            show(Console(), name)
+        except ValueError as error:  # no such objective
+            raise InvalidInputError(str(error)) from error
+
+
+@app.command()
 def modes(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
         "modes"
@@ -172,6 +187,7 @@ def panels(
 
 job_commands.add_to(app)
 app.command()(plan)
+app.command()(best_of)
 reward_model_command.app.command()(contrast)
 app.add_typer(reward_model_command.app, name="reward-model")
 

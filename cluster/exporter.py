@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.util import metrics as ray_metrics
 
@@ -19,11 +19,21 @@ from cluster.telemetry import PHASES
 WORKER_STATES = ("waiting", "starting", "syncing", "serving", "draining")
 
 
+class MetricClasses(NamedTuple):
+    """What figures are set on: Ray's own, which export them but cannot be read back."""
+
+    gauge: type[ray_metrics.Gauge] = ray_metrics.Gauge
+    counter: type[ray_metrics.Counter] = ray_metrics.Counter
+
+
+RAYS = MetricClasses()
+
+
 class Exporter:
     """Sets figures under the names of the catalog, all with the tag run."""
 
-    def __init__(self, run: str) -> None:
-        self._run = run
+    def __init__(self, run: str, classes: MetricClasses = RAYS) -> None:
+        self._run, self._classes = run, classes
         self._made: dict[str, Any] = {}
 
     def put(self, name: str, value: float, **tags: str) -> None:
@@ -31,7 +41,7 @@ class Exporter:
         if name not in self._made:
             metric = FIGURES.get(name) or Metric(STEP_METRICS[name])
             exported = name if name in FIGURES else gauge_name(name)
-            make = ray_metrics.Counter if metric.kind == "counter" else ray_metrics.Gauge
+            make = self._classes.counter if metric.kind == "counter" else self._classes.gauge
             self._made[name] = make(
                 exported, description=metric.description, tag_keys=("run", *metric.tags)
             )
@@ -45,8 +55,8 @@ class Exporter:
 class RunExporter:
     """Exports what the driver knows of its run."""
 
-    def __init__(self, run: str) -> None:
-        self._exporter = Exporter(run)
+    def __init__(self, run: str, classes: MetricClasses = RAYS) -> None:
+        self._exporter = Exporter(run, classes)
         self._rollout_busy_s, self._step_ended = 0.0, time.monotonic()
 
     def step(self, metrics: Mapping[str, float], rollout: Fleet) -> None:
@@ -110,8 +120,8 @@ class RunExporter:
 class WorkerExporter:
     """Exports what one worker does, from its own process, so that its curves end with it."""
 
-    def __init__(self, run: str, worker: str) -> None:
-        self._exporter, self._worker = Exporter(run), worker
+    def __init__(self, run: str, worker: str, classes: MetricClasses = RAYS) -> None:
+        self._exporter, self._worker = Exporter(run, classes), worker
 
     def done(self, method: str, seconds: float, args: Sequence[Any], result: Any) -> None:  # noqa: ANN401
         """Count a call of the worker.

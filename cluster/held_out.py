@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.protocols import RolloutRequest, RolloutResult
 from alignment.trajectories import Trajectories, concatenate
@@ -13,6 +14,12 @@ EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
 SAMPLE_SEED = 0  # not the run's: runs with other seeds are measured on the same rows
 
 
+def held_out_sample(rows: NDArray[np.int64], num_prompts: int) -> NDArray[np.int64]:
+    """Return so many of the held-out rows, the same ones every time, ascending."""
+    shuffled = np.random.default_rng(SAMPLE_SEED).permutation(rows)
+    return np.sort(shuffled[:num_prompts])
+
+
 class HeldOut:
     """A sample of the held-out rows, the same one every time, so that measurements compare.
 
@@ -21,8 +28,7 @@ class HeldOut:
 
     def __init__(self, rollout: Fleet, data: Data, num_prompts: int, max_sequences: int) -> None:
         self._rollout, self._data = rollout, data
-        shuffled = np.random.default_rng(SAMPLE_SEED).permutation(data.held_out_rows)
-        self._rows = np.sort(shuffled[:num_prompts])
+        self._rows = held_out_sample(data.held_out_rows, num_prompts)
         self._max_sequences = max_sequences
 
     def batch(self) -> Trajectories:

@@ -155,21 +155,19 @@ def ranked_by_reward(
     Returns:
         The comparisons.
     """
-    parts, ranks = [], []
+    parts: list[Trajectories] = []
+    ranks: list[float] = []
     for begin, end in itertools.pairwise(np.append(group_starts(rollouts), len(rollouts))):
         _, first = np.unique(-rewards[begin:end], return_index=True)
+        is_tie = len(first) == 1
+        if is_tie and (objective not in TAKE_TIES or end - begin == 1):
+            continue
         chosen = first if objective == "plackett_luce" else first[[0, -1]]
-        order = np.arange(len(chosen))
-        if len(first) == 1:
-            if objective not in TAKE_TIES or end - begin == 1:
-                continue
-            chosen, order = np.arange(2), np.zeros(2)
+        chosen = np.arange(2) if is_tie else chosen
         group = rollouts.select(begin + chosen)._asdict()
         parts.append(Trajectories(**group | {"prompt_ids": np.full(len(chosen), len(parts))}))
-        ranks.append(order)
-    if not parts:
-        return NONE
-    return Ranked(concatenate(parts), np.concatenate(ranks).astype(np.float32))
+        ranks += [0.0, 0.0] if is_tie else range(len(chosen))
+    return Ranked(concatenate(parts), np.asarray(ranks, np.float32)) if parts else NONE
 
 
 def mismatched(comparisons: Trajectories) -> Trajectories:

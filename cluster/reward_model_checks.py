@@ -114,6 +114,12 @@ def likelihood_config(config: RunConfig) -> PreferencesConfig:
             f"preferences.objective: {preferences.objective} is an objective of a policy, and no "
             f"likelihood of answers; choose one of {', '.join(get_args(LikelihoodName))}"
         )
+    if preferences.parameter("label_smoothing"):
+        raise InvalidInputError(
+            "preferences.parameters.label_smoothing is "
+            f"{preferences.parameter('label_smoothing')}, which the training of a reward model "
+            "does not know; add --set preferences.parameters.label_smoothing=0"
+        )
     return preferences
 
 

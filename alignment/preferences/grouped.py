@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alignment.credit import action_positions
 from alignment.preferences.record import Comparisons
+from alignment.sequences import sequence_lengths
 
 
 class Pairs(NamedTuple):
@@ -54,10 +55,13 @@ def pairs_in_groups(
             f"responses of one comparison must stand best first; response {int(falls.nonzero()[0])}"
             " of the microbatch has a higher rank than the next; sort them by rank"
         )
-    is_pair = (group_index[:, None] == group_index).triu(1)
+    places = action_positions(group_index)
+    num_worse = sequence_lengths(group_index) - 1 - places
+    better = torch.arange(len(ranks), device=ranks.device).repeat_interleave(num_worse)
+    worse = better + 1 + action_positions(better)
     if not ties:
-        is_pair &= ranks[:, None] < ranks
-    better, worse = is_pair.nonzero(as_tuple=True)
+        is_pair = ranks[better] < ranks[worse]
+        better, worse = better[is_pair], worse[is_pair]
     groups = group_index[better]
     pairs_in_group = torch.bincount(groups, minlength=int(group_index.max()) + 1)
     if not pairs_in_group.all():

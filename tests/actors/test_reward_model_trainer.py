@@ -19,7 +19,7 @@ from actors.reward_model_worker import RewardModelWorker
 from actors.sharding import join_process_group
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
 from alignment.reward_model import (
-    compared_responses,
+    answers_on_rows,
     learned_likelihood,
     log_likelihoods,
     rows_in_order,
@@ -114,8 +114,8 @@ def test_a_step_follows_the_plain_likelihood_of_each_response_alone(model, likel
     record = learned_likelihood(likelihood, PARAMETERS.get(likelihood, {}), log_tie)
     sizes = np.diff(data.first)[rows].tolist()
     ranks = data.select(rows)[1]
-    compared = compared_responses(ranks, sizes, [data.rows[r].strength for r in rows], record)
-    loss = -(compared.weights * log_likelihoods(outputs, compared, record)).sum() / 7
+    answers = answers_on_rows(ranks, sizes, [data.rows[r].strength for r in rows])
+    loss = -log_likelihoods(outputs, answers, record).row_means().sum() / 7
     if outputs.shape[1] == 2:
         weights = torch.tensor([1 / size for size in sizes for _ in range(size)])
         loss = loss + 0.01 * (weights * outputs[:, 1].square()).sum() / 7

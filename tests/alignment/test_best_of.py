@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.advantages import best_of_group
-from alignment.best_of import best_of_chances, best_of_kl_bound, best_of_rewards
+from alignment.best_of import (
+    Response,
+    best_as_demonstrations,
+    best_of_chances,
+    best_of_figures,
+    best_of_kl_bound,
+    best_of_rewards,
+    best_over_worst,
+    value_of_best,
+)
+from alignment.data.comparisons import Comparison, read_comparisons
+from alignment.data.demonstrations import Demonstration, read_demonstrations
+from alignment.data.turns import Turn
 from alignment.divergences.lookup import divergence
 from alignment.estimators import tabular_action_logprobs
 from tests.alignment.enumerated_groups import NUM, all_groups, expected_gradient
@@ -70,6 +82,30 @@ def test_prompts_are_estimated_one_by_one_in_their_own_precision():
     assert best_of_rewards(rewards[:, :1]).tolist() == [[1.0], [0.0]]
 
 
+@given(
+    rewards=st.lists(st.integers(0, 2), min_size=5, max_size=5),
+    values=st.lists(st.integers(-9, 9), min_size=5, max_size=5),
+    n=st.integers(1, 5),
+)
+def test_the_value_of_the_best_is_its_mean_over_subsets_and_over_ties(rewards, values, n):
+    of_subsets = []
+    for subset in itertools.combinations(range(5), n):
+        best = max(rewards[i] for i in subset)
+        ties = [values[i] for i in subset if rewards[i] == best]
+        of_subsets.append(sum(ties) / len(ties))
+    pair = [torch.tensor([each, each[::-1]], dtype=torch.float64) for each in (rewards, values)]
+    found = value_of_best(*pair, n)  # the second row is the first one in another order
+    assert found.tolist() == pytest.approx([sum(of_subsets) / len(of_subsets)] * 2, abs=1e-12)
+    of_rewards = value_of_best(pair[0], pair[0], n)
+    torch.testing.assert_close(of_rewards, best_of_rewards(pair[0])[:, n - 1])
+
+
+@pytest.mark.parametrize("num_drawn", [0, 4])
+def test_more_than_was_sampled_cannot_be_drawn(num_drawn):
+    with pytest.raises(ValueError, match=f"num_drawn must be from 1 to 3; it is {num_drawn}"):
+        value_of_best(torch.zeros(1, 3).double(), torch.zeros(1, 3).double(), num_drawn)
+
+
 @pytest.mark.parametrize("function", [best_of_chances, best_of_kl_bound])
 def test_no_samples_are_an_error(function):
     with pytest.raises(ValueError, match="num_samples must be at least 1; it is 0"):
@@ -126,3 +162,89 @@ def test_expected_gradient_clones_the_best_of_the_group(size):
         return expected_behavior_cloning(best, logprobs, TABLE.sequence_index).loss
 
     torch.testing.assert_close(found, gradient(cloning, policy), **EXACT)
+
+
+def responses(*rewards, texts="abcdefgh", was_cut=False):
+    """Of these rewards, the longer the better."""
+    rows = zip(texts, rewards, strict=False)
+    return [Response(text, reward, int(reward) + 1, was_cut) for text, reward in rows]
+
+
+def test_figures_by_hand():
+    rewards = [responses(0.0, 3.0, 6.0), responses(6.0, 6.0, 6.0)]
+    one, two, three = best_of_figures(rewards)
+    # The best of two of the first prompt: 3, 6 and 6; and 1 token more than the reward
+    expected = {1: (4.5, 0.0, 5.5), 2: (5.5, math.log(2) - 1 / 2, 6.5)}
+    expected[3] = (6.0, math.log(3) - 2 / 3, 7.0)
+    for each in (one, two, three):
+        found = (each.reward, each.kl_bound, each.num_tokens)
+        assert found == pytest.approx(expected[each.num_drawn], abs=1e-12)
+    # A resample of two prompts is one of them twice in half of all cases
+    bounds = [bound for each in (one, two, three) for bound in (each.low, each.high)]
+    assert bounds == pytest.approx([3.0, 6.0, 5.0, 6.0, 6.0, 6.0], abs=1e-12)
+
+
+def test_figures_are_of_powers_of_two_and_of_all_and_one_prompt_has_no_interval():
+    figures = best_of_figures([responses(*range(6))])
+    assert [each.num_drawn for each in figures] == [1, 2, 4, 6]
+    assert {(each.low, each.high) for each in figures} == {(None, None)}
+    assert [each.num_drawn for each in best_of_figures([responses(1.0)])] == [1]
+    assert [each.num_drawn for each in best_of_figures([responses(*range(8))])] == [1, 2, 4, 8]
+
+
+HISTORY = (Turn("system", "be brief"), Turn("user", "hi"), Turn("assistant", "ho"))
+PROMPTS = {3: Demonstration("p", "x"), 5: Demonstration("q", "y"), 7: Demonstration("r", "z")}
+SAMPLED = {
+    3: responses(1.0, 4.0, 4.0, 2.0),
+    5: responses(2.0, 2.0),
+    7: [*responses(9.0, was_cut=True), *responses(8.0, 7.0, texts=[" ", "only"])],
+}
+
+
+def written(path, rows):
+    path.write_text(rows.json_lines)
+    return path
+
+
+def test_the_best_demonstrate_and_are_read_back(tmp_path):
+    rows = best_as_demonstrations(PROMPTS, SAMPLED)
+    assert rows.values[0] == {"prompt": "p", "response": "b", "reward": 4.0}
+    assert read_demonstrations(written(tmp_path / "best.jsonl", rows)) == [
+        Demonstration("p", "b"),
+        Demonstration("q", "a"),
+        Demonstration("r", "only"),  # neither the one that was cut nor the empty one
+    ]
+    assert rows.left_out == {}
+
+
+def test_best_and_worst_are_compared_and_read_back(tmp_path):
+    rows = best_over_worst(PROMPTS, SAMPLED)
+    assert read_comparisons(written(tmp_path / "pairs.jsonl", rows)) == [
+        Comparison("p", ("b", "a"), (0, 1), strength=3.0)
+    ]
+    assert rows.left_out == {"no two such responses differ": 2}
+
+
+def test_conversations_are_written_as_messages_and_read_back(tmp_path):
+    prompts = PROMPTS | {5: Demonstration("q", "y", HISTORY)}
+    best = written(tmp_path / "best.jsonl", best_as_demonstrations(prompts, SAMPLED))
+    assert read_demonstrations(best)[:2] == [
+        Demonstration("p", "b"),
+        Demonstration("q", "a", HISTORY),
+    ]
+    sampled = {3: SAMPLED[3], 5: responses(1.0, 0.0)}
+    pairs = written(tmp_path / "pairs.jsonl", best_over_worst(prompts, sampled))
+    assert read_comparisons(pairs)[1] == Comparison("q", ("a", "b"), (0, 1), HISTORY, strength=1.0)
+
+
+def test_what_cannot_be_used_is_counted():
+    sampled = {
+        3: responses(1.0, 2.0, was_cut=True),
+        5: responses(1.0, 2.0, texts=["", "\n"]),
+        7: responses(1.0, 2.0, texts=["same", "same"]),  # other tokens, as a reward model sees
+    }
+    unusable = "no response is whole and not empty"
+    assert best_as_demonstrations(PROMPTS, sampled).left_out == {unusable: 2}
+    rows = best_over_worst(PROMPTS, sampled)
+    assert rows.values == []
+    assert rows.left_out == {unusable: 2, "no two such responses differ": 1}

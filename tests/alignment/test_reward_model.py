@@ -8,7 +8,7 @@ from alignment.batching import microbatches
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
 from alignment.reward_model import (
     LOG_SCALE_PENALTY,
-    compared_responses,
+    answers_on_rows,
     count_ties,
     first_log_tie,
     learned_likelihood,
@@ -23,15 +23,11 @@ PARAMETERS = {"margin": {"margin_per_strength": 1.0}, "thurstone": {"scale": 1.0
 # Three rows: a pair, a ranking of three, a pair.
 SIZES = [2, 3, 2]
 RANKS = np.asarray([0, 1, 0, 1, 2, 0, 1], np.float32)
-STRENGTHS = [1.0, 2.0, 0.5]
+ANSWERS = answers_on_rows(RANKS, SIZES, [1.0, 2.0, 0.5])
 
 
 def likelihood_of(name, log_tie=0.0):
     return learned_likelihood(name, PARAMETERS.get(name, {}), torch.tensor(log_tie).double())
-
-
-def compare(name, ranks=RANKS, sizes=SIZES, strengths=STRENGTHS):
-    return compared_responses(np.asarray(ranks, np.float32), sizes, strengths, likelihood_of(name))
 
 
 def outputs_for(name, num_responses=7, seed=0):
@@ -41,38 +37,34 @@ def outputs_for(name, num_responses=7, seed=0):
 
 
 def test_a_likelihood_of_pairs_sees_every_two_of_a_row_and_each_row_counts_the_same():
-    compared = compare("bradley_terry")
-    assert compared.places.tolist() == [[0, 1], [2, 3], [2, 4], [3, 4], [5, 6]]
-    assert compared.weights.tolist() == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3, 1])
-    assert compared.strengths.tolist() == [1.0, 2.0, 2.0, 2.0, 0.5]
-    assert compared.num_ranked.tolist() == [2] * 5
-    assert not compared.is_tie.any()
     scores = torch.tensor([[2.0], [1.0], [3.0], [1.0], [4.0], [0.0], [0.0]])
     # log sigmoid(1); (log sigmoid(2) + log sigmoid(-1) + log sigmoid(-3)) / 3; -log 2
     costs = [math.log1p(math.exp(-d)) for d in (1, 2, -1, -3, 0)]
     expected = (costs[0] + sum(costs[1:4]) / 3 + costs[4]) / 3
-    loss = preference_loss(scores, compared, likelihood_of("bradley_terry"), num_rows=3)
+    found = log_likelihoods(scores, ANSWERS, likelihood_of("bradley_terry"))
+    assert found.values.tolist() == pytest.approx([-cost for cost in costs])
+    assert found.rows.tolist() == [0, 1, 1, 1, 2]
+    assert found.weights.tolist() == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3, 1])
+    loss = preference_loss(scores, ANSWERS, likelihood_of("bradley_terry"), num_rows=3)
     assert math.isclose(float(loss), expected, rel_tol=1e-6)
 
 
 def test_a_likelihood_of_rankings_sees_a_row_whole():
-    compared = compare("plackett_luce")
-    assert compared.places.tolist() == [[0, 1, 0], [2, 3, 4], [5, 6, 5]]
-    assert compared.num_ranked.tolist() == [2, 3, 2]
-    assert compared.weights.tolist() == [1.0, 1.0, 1.0]
     scores = torch.tensor([[2.0], [1.0], [3.0], [1.0], [4.0], [0.0], [0.0]]).double()
-    found = log_likelihoods(scores, compared, likelihood_of("plackett_luce"))
+    found = log_likelihoods(scores, ANSWERS, likelihood_of("plackett_luce"))
     e = math.exp
     ranking = math.log(e(3) / (e(3) + e(1) + e(4)) * e(1) / (e(1) + e(4)))
     expected = [-math.log1p(e(-1)), ranking, -math.log(2)]
-    assert found.tolist() == pytest.approx(expected)
+    assert found.values.tolist() == pytest.approx(expected)
+    assert found.rows.tolist() == [0, 1, 2]
+    assert found.row_means().tolist() == found.values.tolist()
 
 
 def test_strong_preferences_ask_for_more_with_a_margin():
     scores = torch.tensor([[1.5], [0.0]]).double()
-    compared = compare("margin", [0, 1], [2], [2.0])
-    found = log_likelihoods(scores, compared, likelihood_of("margin"))
-    assert found.tolist() == pytest.approx([-math.log1p(math.exp(2.0 - 1.5))])
+    answers = answers_on_rows(np.asarray([0, 1], np.float32), [2], [2.0])
+    found = log_likelihoods(scores, answers, likelihood_of("margin"))
+    assert found.values.tolist() == pytest.approx([-math.log1p(math.exp(2.0 - 1.5))])
 
 
 @pytest.mark.parametrize("name", PREFERENCE_LIKELIHOODS)
@@ -83,16 +75,16 @@ def test_microbatches_add_up_to_the_step_in_loss_and_gradient(name):
             for index, row in enumerate([0, 0, 1, 1, 1, 2, 2])
         ]
     )
-    compared, outputs = compare(name), outputs_for(name).requires_grad_()
+    outputs = outputs_for(name).requires_grad_()
     likelihood = likelihood_of(name)
-    whole = preference_loss(outputs, compared, likelihood, num_rows=3)
+    whole = preference_loss(outputs, ANSWERS, likelihood, num_rows=3)
     (expected,) = torch.autograd.grad(whole, outputs)
     parts = torch.zeros((), dtype=torch.float64)
     batches = microbatches(trajectories, 12)
     assert len(batches) == 2
     for batch in batches:
         mine = outputs[batch.trajectory_indices]
-        parts = parts + preference_loss(mine, compared.of(batch), likelihood, num_rows=3)
+        parts = parts + preference_loss(mine, ANSWERS.of(batch), likelihood, num_rows=3)
     (gradient,) = torch.autograd.grad(parts, outputs)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(gradient, expected)
@@ -101,14 +93,15 @@ def test_microbatches_add_up_to_the_step_in_loss_and_gradient(name):
 
 @pytest.mark.parametrize("name", PREFERENCE_LIKELIHOODS)
 def test_ties_are_taken_or_counted_in_the_refusal(name):
-    ranks, sizes, strengths = [0, 0, 0, 1, 1], [2, 3], [0.0, 0.0]
-    assert count_ties(np.asarray(ranks, np.float32), sizes) == 2
+    ranks, sizes = np.asarray([0, 0, 0, 1, 1], np.float32), [2, 3]
+    assert count_ties(ranks, sizes) == 2
+    answers, outputs = answers_on_rows(ranks, sizes, [0.0, 0.0]), 0.0 * outputs_for(name, 5)
     if name in ("rao_kupper", "davidson"):
-        compared = compare(name, ranks, sizes, strengths)
-        assert compared.is_tie.tolist() == [True, False, False, True]
+        found = log_likelihoods(outputs, answers, likelihood_of(name, math.log(2.0)))
+        assert found.values.exp().tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 4, 1 / 2])
     else:
         with pytest.raises(ValueError, match=rf"2 ties among the answers, to which {name} gives"):
-            compare(name, ranks, sizes, strengths)
+            log_likelihoods(outputs, answers, likelihood_of(name))
 
 
 @pytest.mark.parametrize("name", ["rao_kupper", "davidson"])
@@ -117,27 +110,26 @@ def test_the_share_of_ties_begins_where_equal_scores_make_it_likeliest(name):
     log_tie = torch.tensor(first_log_tie(0.25), dtype=torch.float64, requires_grad=True)
     likelihood = learned_likelihood(name, {}, log_tie)
     ranks = np.asarray([0, 0, 0, 1, 0, 1, 0, 1], np.float32)
-    compared = compared_responses(ranks, [2] * 4, [0.0] * 4, likelihood)
+    answers = answers_on_rows(ranks, [2] * 4, [0.0] * 4)
     scores = torch.zeros(8, 1, dtype=torch.float64)
-    found = log_likelihoods(scores, compared, likelihood)
-    assert found.exp().tolist() == pytest.approx([0.25, 0.375, 0.375, 0.375])
-    preference_loss(scores, compared, likelihood, num_rows=4).backward()
+    found = log_likelihoods(scores, answers, likelihood)
+    assert found.values.exp().tolist() == pytest.approx([0.25, 0.375, 0.375, 0.375])
+    preference_loss(scores, answers, likelihood, num_rows=4).backward()
     assert abs(float(log_tie.grad)) < 1e-12
 
 
 def test_the_unit_of_scores_and_noise_is_fixed_by_a_penalty():
-    compared, likelihood = compare("learned_variance"), likelihood_of("learned_variance")
+    likelihood = likelihood_of("learned_variance")
     outputs = outputs_for("learned_variance")
     # Twice the scores with twice the noise are the same answers; only the penalty differs.
     doubled = 2 * outputs[:, :1], outputs[:, 1:] + math.log(2)
-    once = log_likelihoods(outputs, compared, likelihood)
-    twice = log_likelihoods(torch.cat(doubled, dim=1), compared, likelihood)
-    torch.testing.assert_close(once, twice)
-    loss = preference_loss(outputs, compared, likelihood, num_rows=3)
+    once = log_likelihoods(outputs, ANSWERS, likelihood)
+    twice = log_likelihoods(torch.cat(doubled, dim=1), ANSWERS, likelihood)
+    torch.testing.assert_close(once.values, twice.values)
+    loss = preference_loss(outputs, ANSWERS, likelihood, num_rows=3)
     squares = outputs[:, 1].square()
     mean = (squares[:2].mean() + squares[2:5].mean() + squares[5:].mean()) / 3
-    weights = compared.weights.double()
-    expected = -(weights * once).sum() / 3 + LOG_SCALE_PENALTY * mean
+    expected = -once.row_means().mean() + LOG_SCALE_PENALTY * mean
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
 
 

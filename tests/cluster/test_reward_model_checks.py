@@ -71,6 +71,12 @@ def test_an_objective_of_a_policy_is_no_likelihood(model, pairs, tmp_path):
     assert "plackett_luce" in message
 
 
+def test_smoothing_that_would_not_happen_is_refused(model, pairs, tmp_path):
+    section = {"path": str(pairs), "parameters": {"label_smoothing": 0.1}}
+    smoothed = job(model, pairs, preferences=section)
+    assert "label_smoothing is 0.1, which the training" in error_of(smoothed, tmp_path / "run")
+
+
 def test_ties_are_counted_for_a_likelihood_that_knows_none(model, tmp_path):
     path = write_rankings(tmp_path / "ties.jsonl", tiny_comparisons(20, with_ties=True))
     num_ties = sum(row.ranks == (0, 0) for row in tiny_comparisons(20, with_ties=True))
