@@ -60,7 +60,9 @@ def divergence_name(name: str) -> str:
 class FrozenConfig(BaseModel):
     """Immutable, and an unknown key is an error: a misspelt setting must not pass silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(FrozenConfig):

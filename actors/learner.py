@@ -151,7 +151,7 @@ class Learner:
                 share.discriminator_logits,
                 share.rewards,
                 divergences,
-                scores.normalizers,
+                scores.log_normalizers,
             )
             output = self._objective(task, share, scored, distance)
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
@@ -173,6 +173,8 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if shares[-1].part == "comparisons" and not (task.beside and task.beside.num_comparisons):
+            sums = {name: sums[name] for name in ("loss", "trained_tokens")}  # no prompt gave any
         return step_metrics(task, sums, norm, time.perf_counter() - began)
 
     def _objective(

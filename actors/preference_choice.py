@@ -57,12 +57,14 @@ def _direct(
     """Compute the direct objective of a microbatch of comparisons."""
     ranks, groups = scored.rewards, scored.batch.group_index
     ratios, beta = _log_ratios(scored), config.parameter("beta")
+    # Where no prompt gave any, there is a stand-in of weight 0, and its loss is divided by 1.
+    num_comparisons, num_compared = max(beside.num_comparisons, 1), max(beside.num_compared, 1)
     if config.is_self_play:
-        return self_play(ratios, ranks, groups, beta=beta, num_comparisons=beside.num_comparisons)
+        return self_play(ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons)
     match config.objective:
         case "identity":
             return identity_preference(
-                ratios, ranks, groups, beta=beta, num_comparisons=beside.num_comparisons
+                ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons
             )
         case "kahneman_tversky":
             return kahneman_tversky(
@@ -71,7 +73,7 @@ def _direct(
                 reference_kl=reference_distance,
                 beta=beta,
                 **config.objective_parameters,
-                num_sequences=beside.num_compared,
+                num_sequences=num_compared,
             )
         case _:
             return direct_preference(
@@ -84,7 +86,7 @@ def _direct(
                 ),
                 beta=beta,
                 label_smoothing=config.parameter("label_smoothing"),
-                num_comparisons=beside.num_comparisons,
+                num_comparisons=num_comparisons,
             )
 
 

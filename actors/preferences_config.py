@@ -36,6 +36,8 @@ OF_OBJECTIVE: Mapping[str, Mapping[str, float]] = {
 }
 """Further parameters, those of alignment.preferences under their names there. A tie between equals
 has a chance of one half by rao_kupper's default, of one third by davidson's."""
+MUST_EXCEED: Mapping[str, float] = {"beta": 0.0, "scale": 0.0, "threshold": 1.0, "tie_weight": 0.0}
+"""At the bound every answer would be as likely, or a tie impossible."""
 OF_DIVERGENCE = ("alpha", "skew")
 FOR_POLICIES = ("beta", *OF_DIVERGENCE)
 """What no discriminator takes."""
@@ -92,18 +94,27 @@ class PreferencesConfig(FrozenConfig):
                 "demonstrations to the policy's own responses; leave the path out, or choose "
                 "bradley_terry"
             )
-        if self.is_self_play and self.divergence != "reverse_kl":
+        if self.objective in get_args(DirectName) and self.divergence != "reverse_kl":
             yield (
-                f"preferences.divergence is {self.divergence}, but self_play is derived for "
-                "reverse_kl alone; leave it out"
+                f"preferences.divergence is {self.divergence}, but {self.objective} is derived for "
+                "reverse_kl alone; leave it out, or choose bradley_terry"
             )
 
     def _of_parameters(self) -> Iterator[str]:
         known = [*DEFAULTS, *OF_OBJECTIVE.get(self.objective, ()), *OF_DIVERGENCE]
         for name in sorted(self.parameters.keys() - set(known)):
             yield f"preferences.parameters: there is no {name}; here are {', '.join(known)}"
-        if self.parameter("beta") <= 0.0:
-            yield f"preferences.parameters.beta is {self.parameter('beta')}; it must be more than 0"
+        for name, value in self.parameters.items():
+            if name in MUST_EXCEED and value <= MUST_EXCEED[name]:
+                yield (
+                    f"preferences.parameters.{name} is {value}; it must be more than "
+                    f"{MUST_EXCEED[name]:g}"
+                )
+            if name not in (*MUST_EXCEED, *OF_DIVERGENCE) and value < 0.0:
+                yield (
+                    f"preferences.parameters.{name} is {value}; it must be at least 0: below it "
+                    "the opposite would be learned"
+                )
         if not 0.0 <= self.parameter("label_smoothing") < 0.5:
             yield (
                 f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}; "
@@ -157,5 +168,10 @@ class PreferencesConfig(FrozenConfig):
 
     @property
     def compares_rollouts(self) -> bool:
-        """Whether what is compared are the policy's own responses."""
+        """Whether the policy's own responses are compared, with one another or the expert's."""
         return self.path is None
+
+    @property
+    def ranks_rollouts(self) -> bool:
+        """Whether they are compared with one another, by the rewards, which do nothing else."""
+        return self.compares_rollouts and not self.is_self_play

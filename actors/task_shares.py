@@ -53,10 +53,10 @@ def task_shares(
         shares += _trajectories(task, max_tokens, device, world_size)
     beside = task.beside
     cut = functools.partial(part_shares, max_tokens, device=device, world_size=world_size)
-    if beside and beside.num_comparisons:
-        shares += cut(beside.comparisons, beside.ranks, "comparisons")
     if beside and beside.num_demonstrations:
         shares += cut(beside.demonstrations, None, "demonstrations")
+    if beside and (beside.num_comparisons or not shares):  # a step of nothing is still a step
+        shares += cut(beside.comparisons, beside.ranks, "comparisons")
     return shares
 
 

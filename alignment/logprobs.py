@@ -24,7 +24,7 @@ class TokenScores(NamedTuple):
     logprobs: Float[Tensor, " action"]
     entropies: Float[Tensor, " action"]
     """Of the distribution of the token; without gradient."""
-    normalizers: Float[Tensor, " action"]
+    log_normalizers: Float[Tensor, " action"]
     """Logsumexp of the state's logits over temperature, the logits as the model makes them."""
 
 

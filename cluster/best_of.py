@@ -40,8 +40,9 @@ from cluster.sampling import SEED_STRIDE
 from cluster.scoring import RewardFleet, rewards_of
 from cluster.train import RunFailedError, connected, is_embedded
 
-PATIENCE = 3
-"""A start, a sync and a request may each take placement.timeout_s before anything is answered."""
+PATIENCE = 4
+"""A start, a sync, a request and its score may each take placement.timeout_s before the first
+answer."""
 
 
 class Answers(NamedTuple):

@@ -103,17 +103,21 @@ def check(
 
 
 def reward_source(name: str) -> RewardConfig:
-    """Return the reward that a name stands for: code, a folder, or a model on the hub."""
+    """Return the reward that a name stands for: code, a folder, or a model on the hub.
+
+    A prompt that it fails is left out and told of: the others have been paid for.
+    """
     path = Path(name).expanduser()
     if path.exists():
-        return RewardConfig(model=str(path.resolve()))
-    return RewardConfig(function=name) if IMPORT_PATH.fullmatch(name) else RewardConfig(model=name)
+        return RewardConfig(model=str(path.resolve()), on_error="drop")
+    is_function = IMPORT_PATH.fullmatch(name) is not None
+    return RewardConfig(**{"function" if is_function else "model": name}, on_error="drop")
 
 
 def _settings(place: Path, prompts: str | None, overrides: Sequence[str]) -> RunConfig:
     """Return a run's settings, or for a model the defaults, as far as it has room for them."""
     if (place / CONFIG).is_file():
-        return load_job(place / CONFIG, [ONLY_SAMPLING, *overrides])
+        return load_job(place / CONFIG, [*overrides, ONLY_SAMPLING])
     window = policy_files(str(place)).max_tokens or sys.maxsize
     response = min(MAX_RESPONSE_TOKENS, window // 2)
     prompt = min(int(DataConfig.model_fields["max_prompt_tokens"].default), window - response)
@@ -122,7 +126,7 @@ def _settings(place: Path, prompts: str | None, overrides: Sequence[str]) -> Run
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "settings"
         job.write_text(yaml.safe_dump(settings))
-        return load_job(job, [ONLY_SAMPLING, *overrides])
+        return load_job(job, [*overrides, ONLY_SAMPLING])
 
 
 def _check_reward(source: RewardConfig) -> None:

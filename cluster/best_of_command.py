@@ -12,6 +12,9 @@ from rich.markup import escape
 from actors.errors import InvalidInputError
 from cluster.command_line import RUN_FAILED, Overrides, quiet_libraries, readable_errors
 
+KEPT_OUT = 0.1
+"""Of the prompts, by the advice on data.held_out_fraction: the sets of two fractions are nested."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -177,9 +180,10 @@ def _advise(asked: "Asked", console: Console, *, are_held_out: bool) -> None:
     data = asked.config.data
     if are_held_out:
         console.print(
-            "These prompts were held out: a job that learns from them needs data.held_out_fraction "
-            f"below {data.held_out_fraction:g}, which is the run's, and can no longer be measured "
-            "on them."
+            "These prompts were held out: a job that learns from them can no longer be measured on "
+            f"them. With data.held_out_fraction {data.held_out_fraction:g}, the run's, it would "
+            f"hold them all out again; with {KEPT_OUT * data.held_out_fraction:.2g} it holds out "
+            f"about {KEPT_OUT:.0%} of them."
         )
     if data.system_prompt:
         console.print(f"Such a job needs the same data.system_prompt: {data.system_prompt}")

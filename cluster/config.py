@@ -140,11 +140,7 @@ class RunConfig(FrozenConfig):
             )
         if self.data.path is None and (not self.preferences or self.preferences.path is None):
             raise ValueError("data.path is missing, and no preferences.path stands in for it")
-        if (
-            self.preferences
-            and self.preferences.compares_rollouts
-            and not (self.rewards or self.preferences.is_self_play)
-        ):
+        if self.ranks_rollouts and not self.rewards:
             raise ValueError(
                 "preferences.path is missing, and there are no rewards to compare the policy's own "
                 "responses by; give one of them, or choose preferences.objective: self_play (SPIN)"
@@ -176,12 +172,7 @@ class RunConfig(FrozenConfig):
     @property
     def ranks_rollouts(self) -> bool:
         """Whether rewards say which of the policy's responses are preferred, and nothing else."""
-        preferences = self.preferences
-        return (
-            preferences is not None
-            and preferences.compares_rollouts
-            and not preferences.is_self_play
-        )
+        return self.preferences is not None and self.preferences.ranks_rollouts
 
     @property
     def has_rollouts(self) -> bool:

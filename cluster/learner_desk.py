@@ -265,6 +265,4 @@ class LearnerDesk:
             self._results[index].set_result(dict(metrics))
             self._num_steps += self._tasks[index].kind in STEPS
         if index:  # every rank has fetched it by now; memory stays flat
-            self._tasks[index - 1] = self._tasks[index - 1]._replace(
-                trajectories=self._tasks[index - 1].trajectories.select([])
-            )
+            self._tasks[index - 1] = STOP._replace(kind=self._tasks[index - 1].kind)

@@ -73,7 +73,8 @@ class PreferenceBatches:
         is_policys = self._config.teaches == "policy"
         if self._config.is_self_play:
             ranked = self._self_play(rollouts)
-        elif self._config.compares_rollouts and rewards is not None:
+        elif self._config.ranks_rollouts:
+            assert rewards is not None
             ranked = ranked_by_reward(rollouts, rewards, self._config.objective)
         else:
             ranked = self._drawn(index) if is_policys else NONE
@@ -85,9 +86,8 @@ class PreferenceBatches:
             cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
         return Beside(
             *ranked,
-            # Where no prompt gave any, a stand-in of weight 0 is still divided by their number.
-            num_comparisons=max(num_comparisons, int(is_policys)),
-            num_compared=max(len(ranked.ranks), int(is_policys)),
+            num_comparisons=num_comparisons,
+            num_compared=len(ranked.ranks),
             demonstrations=cloned,
             num_demonstrations=len(cloned),
             num_demonstration_tokens=int(cloned.response_lengths.sum()),

@@ -152,6 +152,7 @@ def _follow(
         task = progress.add_task("starting", total=num_steps)
         for member, step in watched_gang(config, training, run_dir):
             now = f"member {member + 1} of {training.num_members}"
+            now += ", measured on held-out comparisons" if step == num_steps else ""
             progress.update(task, description=now, completed=step)
             if hidden and time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
                 told_at = time.monotonic()

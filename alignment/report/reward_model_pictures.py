@@ -25,7 +25,7 @@ def draw_reliability(found: Calibration) -> Figure:
         min(SMALLEST_POINTS + POINTS_A_PAIR * each.num_pairs, LARGEST_POINTS) for each in found.bins
     ]
     axes.plot(predicted, observed, color=BLUE, linewidth=1.2)
-    axes.scatter(predicted, observed, areas, color=BLUE, label="ensemble, with number of pairs")
+    axes.scatter(predicted, observed, areas, color=BLUE, label="held-out pairs, with their number")
     for each in found.bins:
         axes.annotate(
             f"{each.num_pairs}",

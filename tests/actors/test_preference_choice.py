@@ -182,7 +182,7 @@ def test_kto_measures_the_distance_from_responses_to_other_prompts(folder):
 
 
 def test_a_renewed_reference_is_the_policy_before_the_step(folder):
-    config = PreferencesConfig()
+    config = PreferencesConfig(objective="self_play")
     ours = learner(folder, config)
     ours.perform(task(config, 0, renews_reference=True))
     kept = ours.perform(task(config, 1))
@@ -198,6 +198,12 @@ def test_demonstrations_beside_have_their_weight(folder):
     without = learner(folder, alone).perform(task(alone, 0))
     expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_token"]
     assert figures["learner/loss"] == pytest.approx(expected, abs=1e-6)
+    per_sequence = settings(folder, both)._replace(
+        warm_start=WarmStartConfig(reduction="sum_per_sequence")
+    )
+    ours = Learner(per_sequence, device=CPU, rank=0, world_size=1)
+    expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_sequence"]
+    assert ours.perform(task(both, 0))["learner/loss"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -210,6 +216,11 @@ def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name)
         comparisons=EMPTY, ranks=NONE, mismatched=EMPTY, demonstrations=EMPTY
     )
     assert one.perform(given._replace(beside=beside))["learner/loss"] == 0.0
+    assert torch.equal(weights(one.policy), before)
+    nobody = beside._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
+    figures = one.perform(task(config, 1)._replace(beside=nobody))
+    assert figures["learner/loss"] == 0.0
+    assert not [each for each in figures if "accuracy" in each or "log_ratio" in each]
     assert torch.equal(weights(one.policy), before)
 
 

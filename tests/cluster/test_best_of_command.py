@@ -230,7 +230,7 @@ def test_a_policy_is_sampled_and_its_best_are_kept(tmp_path):
     said, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, said
     assert "3 prompts, 20 responses to each" in said
-    assert "needs data.held_out_fraction below 0.3" in said
+    assert "with 0.03 it holds out about 10% of them" in said
     lines = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
     best = read_demonstrations(tmp_path / "best.jsonl")
     assert [line["reward"] for line in lines] == [each.response.split().count("b") for each in best]

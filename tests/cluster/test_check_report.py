@@ -70,3 +70,18 @@ def test_the_format_of_the_demonstrations_is_named(tmp_path):
     text = console.file.getvalue()
     assert '20 demonstrations as "prompt" (text), "response" (text)' in text
     assert f"{GREEN}b c </s>{PLAIN}" in text
+
+
+def test_rewards_that_only_rank_are_no_objective_of_their_own(tmp_path):
+    save_tiny_job(tmp_path)
+    findings = preflight.check(load_job(tmp_path / "job.yaml"), None, {"CPU": 8.0})
+    ranked = [
+        "preferences={objective: bradley_terry}",
+        "rewards=[{function: 'module:name'}]",
+        "objective.divergence_weight=0",
+    ]
+    console = colored()
+    show(load_job(tmp_path / "job.yaml", ranked), findings, console)
+    text = " ".join(console.file.getvalue().split())
+    assert "of preferences among its own responses, by rewards." in text
+    assert "rewards and" not in text

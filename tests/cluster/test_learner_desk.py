@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -164,3 +166,20 @@ async def test_closing_tells_the_ranks_to_stop():
     task = await waiting
     assert task.kind == "stop"
     assert len(task.trajectories) == len(EMPTY) == 0
+
+
+async def test_a_task_is_forgotten_once_the_next_one_is_done():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    held = []
+    for index in range(3):
+        task = make_task([1])._replace(teacher_states=np.zeros((2, 4), np.float32))
+        held += [weakref.ref(task.teacher_states), weakref.ref(task.rewards)]
+        submitted = asyncio.ensure_future(desk.submit(task))
+        await desk.next_task(0, 0, 1, index)
+        await desk.finished(0, index, {})
+        await submitted
+        del task, submitted
+    gc.collect()
+    assert [reference() is None for reference in held] == [True] * 4 + [False] * 2

@@ -12,6 +12,7 @@ from alignment.trajectories import EMPTY, concatenate, pack
 from cluster.learner_desk import share
 from cluster.preference_batches import PreferenceBatches, mismatched
 from tests.fakes.demonstrations import FakeComparisons, FakeData
+from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.whole_run import World, make_config
 
 PAIRS = {"path": "pairs.jsonl"}
@@ -122,7 +123,14 @@ def test_a_step_of_equal_rewards_compares_nothing_and_is_still_a_step():
     online = batches({}, comparisons=False)
     beside = online.beside(0, ROLLOUTS, np.ones(12, np.float32))
     assert len(beside.comparisons) == 0
-    assert (beside.num_comparisons, beside.num_compared) == (1, 1)
+    assert (beside.num_comparisons, beside.num_compared) == (0, 0)
+
+
+def test_a_single_comparison_has_no_other_prompt_to_be_mismatched_with():
+    kto = batches({"objective": "kahneman_tversky"}, comparisons=False)
+    one = np.asarray([0.0, 1.0] + [0.0] * 10, np.float32)
+    assert kto.beside(0, ROLLOUTS, one).num_mismatched == 0
+    assert kto.beside(0, ROLLOUTS, REWARDS).num_mismatched == 2
 
 
 def test_mismatched_responses_belong_to_the_next_prompt():
@@ -251,6 +259,20 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
     assert undecided == [1.0 - share for share in decided]
 
 
+def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
+    async def run():
+        both = config({}, objective={"divergence_weight": 1.0})
+        discriminator = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
+        async with World(both, tmp_path, **discriminator) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage][-4:] == ["imitate"] * 4
+    assert [rewards for rewards in gang.rewards if len(rewards)] == [[0.0] * 8] * 4
+    assert all(beside.num_comparisons for beside in gang.beside if beside)
+
+
 @pytest.mark.parametrize(
     ("preferences", "complaint"),
     [
@@ -260,6 +282,20 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
         (PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}}, "no like"),
         (PAIRS | SELF_PLAY, "preferences.path is pairs.jsonl, but self_play takes no answers"),
         (SELF_PLAY | {"divergence": "forward_kl"}, "self_play is derived for reverse_kl alone"),
+        (
+            PAIRS | {"objective": "identity", "divergence": "alpha"},
+            "identity is derived for reverse_kl",
+        ),
+        (PAIRS | {"parameters": {"weight": -1.0}}, "at least 0: below it the opposite"),
+        (PAIRS | {"parameters": {"demonstrations": float("nan")}}, "finite number"),
+        (
+            PAIRS | {"objective": "rao_kupper", "parameters": {"threshold": 1.0}},
+            "threshold is 1.0; it must be more than 1",
+        ),
+        (
+            PAIRS | {"objective": "thurstone", "parameters": {"scale": -1.0}},
+            "scale is -1.0; it must be more than 0",
+        ),
         (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
         (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
         (PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}}, "beta would shape"),

@@ -22,6 +22,7 @@ class FakeGang:
         self.incarnation = None
         self.shares = []
         self.beside = []
+        self.rewards = []
         self.rates = []
         self._ranks = []
         self.hold = asyncio.Event()
@@ -68,6 +69,7 @@ class FakeGang:
             self.lineage.append(["prefer", task.beside.comparisons.token_ids.tolist(), 0])
             self.rates.append(task.learning_rate)
         self.beside.append(task.beside)
+        self.rewards.append(task.rewards.tolist() if task.kind == "imitate" else [])
         if task.kind in ("clone", "imitate"):
             versions = task.trajectories.policy_versions[:, 1].tolist()
             ids = task.trajectories.prompt_ids.tolist()
