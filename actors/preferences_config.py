@@ -129,7 +129,7 @@ class PreferencesConfig(FrozenConfig):
 
     def _of_discriminators(self) -> Iterator[str]:
         unused = [name for name in FOR_POLICIES if name in self.parameters]
-        unused += ["divergence"] if "divergence" in self.model_fields_set else []
+        unused += ["divergence"] if self.divergence != "reverse_kl" else []
         if unused:
             yield (
                 f"preferences: {', '.join(unused)} would shape a policy's implicit reward, but "

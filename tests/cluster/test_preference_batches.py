@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from actors.protocols import LearnerTask
 from alignment.trajectories import EMPTY, concatenate, pack
+from cluster.config import RunConfig
 from cluster.learner_desk import share
 from cluster.preference_batches import PreferenceBatches, mismatched
 from tests.fakes.demonstrations import FakeComparisons, FakeData
@@ -305,6 +306,12 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
 def test_choices_that_exclude_one_another_are_refused(preferences, complaint):
     with pytest.raises(ValidationError, match=complaint):
         config(preferences)
+
+
+def test_a_job_as_a_run_writes_it_down_is_the_same_job():
+    taught = config(PAIRS | {"teaches": "discriminator"}, objective={"divergence_weight": 1.0})
+    for each in (taught, config(SELF_PLAY), config({}), config(PAIRS)):
+        assert RunConfig.model_validate(each.model_dump(mode="json")) == each
 
 
 def test_a_job_needs_something_to_learn_from():
