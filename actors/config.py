@@ -85,8 +85,9 @@ class WarmStartConfig(FrozenConfig):
     reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
     """How a step averages; only sum_per_sequence is the forward KL up to a constant factor."""
     td_weight: float = Field(0.0, ge=0.0)
-    """IQ-Learn: weight of the squares of the rewards that the logits imply as soft Q-values (0.1 is
-    small, 1 large); 0 is plain cloning. Needs reduction: sum_per_sequence."""
+    """IQ-Learn: weight of the squares of the rewards that the logits imply as soft Q-values; they
+    can begin at 75 (learner/td_error), and 0.1 then weighs as much as the likelihood. 0 is plain
+    cloning. Needs reduction: sum_per_sequence."""
 
     @model_validator(mode="after")
     def _rewards_are_summed_as_the_likelihood_is(self) -> Self:
