@@ -44,7 +44,7 @@ LIMITS = (
         "rollout/truncated_fraction",
         0.1,
         "{value:.0%} of responses were cut at the length limit. A cut response has no end token, "
-        "which the discriminator sees at once; raise data.max_response_tokens.",
+        "by which a discriminator tells it at once; raise data.max_response_tokens.",
     ),
     Limit(
         "learner/behavior_kl",
@@ -183,8 +183,8 @@ def _likelihood(run: Run, _: Summary) -> Iterator[str]:
     if last > lowest + MAX_NLL_RISE:
         yield (
             f"The held-out negative log-likelihood rose from {lowest:.3f} at step {step} to "
-            f"{last:.3f} nats a token. Some rise is the price of a divergence that seeks modes; a "
-            f"large one means that the policy leaves the expert."
+            f"{last:.3f} nats a token. Some rise is the price of a divergence that seeks modes, or "
+            f"of rewards; a large one means that the policy leaves the expert."
         )
 
 

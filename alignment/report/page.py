@@ -21,18 +21,10 @@ from alignment.report.plots import Plot, write_plots
 from alignment.report.recovery import prompt_account, recoveries
 from alignment.report.reward_model_page import FIGURES, write_reward_model_report
 from alignment.report.run_files import PHASES, Run, Sample, read_run
+from alignment.report.setup_rows import setup_rows
 
 NUM_OPEN_PROMPTS = 12  # the other held-out prompts are folded away
 NOTHING = "\N{EN DASH}"
-
-DIVERGENCES = {
-    "forward_kl": "Forward KL, KL(expert, policy): the policy pays for everything the expert might "
-    "say and it would not, so it spreads out to cover the expert, now and then too far.",
-    "reverse_kl": "Reverse KL, KL(policy, expert): the policy pays for everything it says and the "
-    "expert would not, so it keeps to what is surely right and may lose variety.",
-    "jensen_shannon": "Jensen-Shannon: symmetric between expert and policy and never above "
-    "log 2 = 0.693 nats, a balance between covering the expert and keeping to what is right.",
-}
 
 
 class Tile(NamedTuple):
@@ -111,7 +103,7 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
         sentences=headline(figures).split("\n")[:2],
         is_finished=figures.is_finished,
         tiles=_tiles(figures),
-        setup=_setup(run),
+        setup=setup_rows(run),
         command=f"irlign train {run.path}/config.yaml --run-dir {run.path}",
         phase_labels=[GROUP_LABELS[phase] for phase in phases],
         exchanges=_exchanges(run, phases),
@@ -168,49 +160,6 @@ def _arrow(values: Mapping[str, str]) -> str:
     """Write the first and the last phase that was measured."""
     known = [values[phase] for phase in PHASES if phase in values]
     return known[0] if len(known) == 1 else f"{known[0]} \N{RIGHTWARDS ARROW} {known[-1]}"
-
-
-def _setup(run: Run) -> list[tuple[str, str]]:
-    def get(path: str) -> str:
-        return str(run.setting(path, "?"))
-
-    divergence = get("objective.divergence")
-    lag = get("objective.max_staleness_steps")
-    staleness = "strictly on-policy" if lag == "0" else f"at most {lag} steps stale"
-    rewards = run.setting("rewards") or []
-    rows = [
-        ("Model", get("model.name")),
-        ("Demonstrations", f"{get('data.path')}, {get('data.held_out_fraction')} of them held out"),
-        ("Divergence", DIVERGENCES.get(divergence, divergence)),
-        (
-            "Stage 1: warm start",
-            f"{get('warm_start.steps')} steps of {get('warm_start.prompts_per_step')} "
-            f"demonstrations, learning rate {get('warm_start.learning_rate')}",
-        ),
-        (
-            "Stage 2: imitation",
-            f"{get('objective.steps')} steps of {get('objective.prompts_per_step')} prompts with "
-            f"{get('objective.group_size')} responses each, learning rate "
-            f"{get('objective.learning_rate')}, {staleness}",
-        ),
-        (
-            "Workers",
-            f"{get('rollout.num_workers')} sampling, {get('discriminator.num_workers')} "
-            f"discriminating, {get('learner.num_ranks')} learning",
-        ),
-        ("Seed", get("seed")),
-    ]
-    if rewards:
-        sources = [str(r.get("function") or r.get("model")) for r in rewards if isinstance(r, dict)]
-        rows.insert(3, ("Further rewards", ", ".join(sources)))
-    known = {key: run.manifest.get(key) for key in ("started", "finished", "versions")}
-    return rows + [(key.capitalize(), _plain(value)) for key, value in known.items() if value]
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _exchanges(run: Run, phases: list[str]) -> list[Exchange]:
