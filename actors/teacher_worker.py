@@ -67,7 +67,7 @@ class TeacherWorker:
             [response token] in nats, one trajectory's behind the other's, in their order.
         """
         return self._of_actions(
-            trajectories, lambda batch: self._model(batch, self._temperature)[0]
+            trajectories, lambda batch: self._model(batch, self._temperature)[0].logprobs
         )
 
     def states(self, trajectories: Trajectories) -> NDArray[np.float32]:
