@@ -28,6 +28,7 @@ from actors.weight_store import WeightStore
 from alignment.best_of import Response
 from alignment.trajectories import FinishReason, PolicyVersion, Trajectories
 from cluster.best_of_checks import Asked
+from cluster.command_line import interrupted_by_signals
 from cluster.config import RunConfig
 from cluster.crew import WEIGHTS, Crew, hire
 from cluster.expert_data import Data
@@ -81,6 +82,7 @@ def sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="best-of-", dir=folder) as scratch,
+            interrupted_by_signals(),
             connected(asked.config),
         ):
             if not is_embedded():

@@ -2,10 +2,7 @@
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from alignment.length_baseline import length_baseline, preferred_length
 from alignment.report.reward_model_page import FIGURES, write_reward_model_report
 from alignment.reward_model import learned_likelihood
 from alignment.reward_model_figures import HeldOut, MemberVerdict, held_out_figures
+from cluster.command_line import interrupted_by_signals
 from cluster.config import RunConfig
 from cluster.machine import this_machine
 from cluster.manifest import write_atomically
@@ -57,7 +55,7 @@ def train_reward_model(
     found = check(config, training, run_dir, this_machine()) if is_embedded() else None
     if found is None or num_finished(run_dir, num_members) < num_members:
         try:
-            with _interrupted_by_signals(), connected(config):
+            with interrupted_by_signals(), connected(config):
                 found = found or _checked_on_cluster(config, training, run_dir, console)
                 run_dir.mkdir(parents=True, exist_ok=True)
                 write_record(config, training, run_dir)
@@ -173,15 +171,3 @@ def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:
     name = run_dir if len(figures["members"]) > 1 else member_folder(run_dir, 0)
     console.print(f"Figures: {run_dir / FIGURES}", highlight=False, soft_wrap=True)
     console.print(f'To serve it: rewards: [{{model: "{name}"}}]', highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM, which ends a job on a cluster, do what Ctrl-C does, also in the background."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

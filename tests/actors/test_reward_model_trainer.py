@@ -322,6 +322,7 @@ def main(folder, rank):
         target = folder / likelihood
         save_reward_model(target, trainer.model, source=str(folder / "model"), rank=rank)
         found.append(result)
+    torch.distributed.barrier()  # a rank that leaves while the other still talks to it may abort
     torch.distributed.destroy_process_group()
     if rank == 0:
         torch.save(found, folder / "found.pt")
