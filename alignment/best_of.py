@@ -84,28 +84,13 @@ def _chances(num_samples: int, num_drawn: int) -> list[float]:
     return [math.comb(place, num_drawn - 1) / subsets for place in range(num_samples)]
 
 
-def best_of_rewards(rewards: Float[Tensor, "*prompt sample"]) -> Float[Tensor, "*prompt n"]:
-    """Unbiased estimate of E[largest reward of n samples], for every n from 1 to K.
-
-    It is the mean of the largest over all subsets of n of the K samples: at n = 1 the mean of them
-    all, at n = K the largest. The estimates of one prompt share their samples, so they rise
-    together.
-
-    Args:
-        rewards: of K independent samples of the same policy for the same prompt.
-
-    Returns:
-        The estimate for n at n - 1, in the precision of the rewards.
-    """
-    ordered = rewards.sort(dim=-1).values
-    chances = best_of_chances(rewards.shape[-1]).to(rewards.device)
-    return (ordered.double() @ chances.T).to(rewards.dtype)
-
-
 def value_of_best(
     rewards: Float[Tensor, "prompt sample"], values: Float[Tensor, "prompt sample"], num_drawn: int
 ) -> Float[Tensor, " prompt"]:
     """Unbiased estimate of E[value of the best of n samples], equally good ones drawn by lot.
+
+    It is the mean over all subsets of n of the K samples. The estimates of one prompt share their
+    samples, so those of its rewards rise together with n.
 
     Args:
         rewards: of K independent samples of the same policy for each prompt.

@@ -13,7 +13,6 @@ from alignment.best_of import (
     best_of_chances,
     best_of_figures,
     best_of_kl_bound,
-    best_of_rewards,
     best_over_worst,
     value_of_best,
 )
@@ -44,9 +43,15 @@ def law_of_the_best(policy, rewards, num_samples):
     return best
 
 
+def of_every_number(rewards):
+    """[n - 1] estimate of the largest of n rewards of one prompt."""
+    numbers = range(1, len(rewards) + 1)
+    return torch.cat([value_of_best(rewards[None], rewards[None], n) for n in numbers])
+
+
 @given(rewards=floats64(6))
 def test_estimate_is_the_mean_of_the_largest_over_all_subsets(rewards):
-    found = best_of_rewards(rewards)
+    found = of_every_number(rewards)
     for n in range(1, 7):
         largest = [max(subset) for subset in itertools.combinations(rewards.tolist(), n)]
         assert found[n - 1].item() == pytest.approx(sum(largest) / len(largest), abs=1e-12)
@@ -59,7 +64,7 @@ def test_estimate_is_unbiased(policy, rewards):
     # Expectation over all 3^4 draws of four samples, against that of the best of n of them
     expected = torch.zeros(4, dtype=torch.float64)
     for draws in itertools.product(range(3), repeat=4):
-        expected += policy[list(draws)].prod() * best_of_rewards(rewards[list(draws)])
+        expected += policy[list(draws)].prod() * of_every_number(rewards[list(draws)])
     for n in (1, 2, 3, 4):
         exact = law_of_the_best(policy, rewards, n) @ rewards
         torch.testing.assert_close(expected[n - 1], exact, **EXACT)
@@ -75,11 +80,10 @@ def test_chances_of_many_samples_are_exact():
     assert (chances.diff(dim=1) >= 0).all()
 
 
-def test_prompts_are_estimated_one_by_one_in_their_own_precision():
-    rewards = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 6.0]])
-    expected = torch.tensor([[2.0, 8 / 3, 3.0], [2.0, 4.0, 6.0]])
-    torch.testing.assert_close(best_of_rewards(rewards), expected)
-    assert best_of_rewards(rewards[:, :1]).tolist() == [[1.0], [0.0]]
+def test_prompts_are_estimated_one_by_one():
+    rewards = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 6.0]], dtype=torch.float64)
+    found = [value_of_best(rewards, rewards, n).tolist() for n in (1, 2, 3)]
+    assert found == [[2.0, 2.0], pytest.approx([8 / 3, 4.0]), [3.0, 6.0]]
 
 
 @given(
@@ -96,8 +100,6 @@ def test_the_value_of_the_best_is_its_mean_over_subsets_and_over_ties(rewards, v
     pair = [torch.tensor([each, each[::-1]], dtype=torch.float64) for each in (rewards, values)]
     found = value_of_best(*pair, n)  # the second row is the first one in another order
     assert found.tolist() == pytest.approx([sum(of_subsets) / len(of_subsets)] * 2, abs=1e-12)
-    of_rewards = value_of_best(pair[0], pair[0], n)
-    torch.testing.assert_close(of_rewards, best_of_rewards(pair[0])[:, n - 1])
 
 
 @pytest.mark.parametrize("num_drawn", [0, 4])

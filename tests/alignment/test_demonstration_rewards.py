@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from alignment.best_of import best_of_rewards
+from alignment.best_of import value_of_best
 from tests.benchmarks import demonstration_rewards as study
 from tests.benchmarks.demonstration_rewards_shown import HEADS, draw, show
 
@@ -57,7 +57,9 @@ def test_the_golden_reward_picks_the_best_of_its_samples():
     samples = samples[: study.NUM_SAMPLES]
     found = study.measure(golden, golden, samples)
     drawn = golden[samples]
-    best = (best_of_rewards(drawn)[: study.BEST_OF] - drawn.mean()) / drawn.std()
+    numbers = range(1, study.BEST_OF + 1)
+    best = torch.cat([value_of_best(drawn[None], drawn[None], n) for n in numbers])
+    best = (best - drawn.mean()) / drawn.std()
     assert found.gains == pytest.approx(best.tolist())
     assert found.rank_correlation == pytest.approx(1.0)
     assert study.measure(-golden, golden, samples).rank_correlation == pytest.approx(-1.0)
