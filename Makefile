@@ -17,8 +17,8 @@ $(STAMP): pyproject.toml .ci/setup
 	@touch $@
 
 demo: setup ## Teach a small model the English of the King James Bible: about ten minutes on two cores.
-	@$(BIN)/python deploy/runs/prepare_king_james.py
-	@$(BIN)/irlign train deploy/runs/king_james.yaml --run-dir runs/king-james
+	@$(BIN)/python -m deploy.examples.king_james.prepare
+	@$(BIN)/irlign train deploy/examples/king_james/job.yaml --run-dir runs/king-james
 
 test: lint ## Check everything: style, imports, types, then the fast and the slow tests.
 	$(BIN)/python -m pytest -n auto -m "not ($(NEEDS_PROCESSES))"

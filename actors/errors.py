@@ -32,3 +32,7 @@ class DamagedCheckpointError(RuntimeError):
 
 class CheckpointFailedError(RuntimeError):
     """A checkpoint could not be written; the one before it is whole."""
+
+
+class RunFailedError(RuntimeError):
+    """The run ended with an error; the message says which."""

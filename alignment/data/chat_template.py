@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.turns import Answered, Turn, Turns
+from alignment.data.conversations import Answered, Turn, Turns
 
 PROBE = "(a response)"
 """A response that stands for any: only what the template writes behind it is of interest."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from alignment.data.conversations import Exchange, Turns, exchange_of, transcript_turns
 from alignment.data.demonstrations import Demonstration
 from alignment.data.formats import (
     Format,
@@ -14,7 +15,6 @@ from alignment.data.formats import (
     read_records,
 )
 from alignment.data.rows import Values
-from alignment.data.turns import Exchange, Turns, exchange_of, transcript_turns
 
 SETTING = "preferences.path"
 """What names comparisons in a job file."""

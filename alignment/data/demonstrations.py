@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from alignment.data.conversations import Turns
 from alignment.data.formats import Format, answered_exchange, read_records
 from alignment.data.rows import Values
-from alignment.data.turns import Turns
 
 SETTING = "data.path"
 """What names demonstrations in a job file."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+from alignment.data.conversations import Exchange, Turn, Turns, exchange_of, turns_of
 from alignment.data.rows import Row, Values, read_rows
-from alignment.data.turns import Exchange, Turn, Turns, exchange_of, turns_of
 
 Record = TypeVar("Record")
 Kind = Literal["demonstrations", "pairs", "rankings", "judgements"]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignment.divergences.conjugate import conjugate_by_inversion
 from alignment.divergences.record import MAX_LOGIT, Divergence, Generator
+from alignment.divergences.transforms import conjugate_by_inversion
 
 GRID = torch.linspace(-MAX_LOGIT, MAX_LOGIT, 2001, dtype=torch.float64)
 """Logarithms of the ratios at which a generator is checked: the safe range, a percent apart."""

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from alignment.divergences.conjugate import conjugate_by_inversion
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+from alignment.divergences.transforms import conjugate_by_inversion
 
 
 def forward_kl() -> Divergence:

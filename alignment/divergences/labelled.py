@@ -5,8 +5,8 @@ import math
 import torch
 from torch.nn.functional import logsigmoid, softplus
 
-from alignment.divergences.conjugate import conjugate_by_inversion
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+from alignment.divergences.transforms import conjugate_by_inversion
 
 MAX_CRITIC = 1000.0
 """A critic may lie anywhere, since only its differences count; beyond this float32 gets coarse."""

@@ -3,6 +3,7 @@
 A name with a colon, module:function, is the import path of a convex generator of the user's own.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import signature
@@ -27,6 +28,8 @@ LABELLED: Mapping[str, Callable[..., Divergence]] = {
     "wasserstein": wasserstein,
 }
 """Rewards that are not what their users take them for; the record's caveat says what they are."""
+
+
 DIVERGENCES: Mapping[str, Callable[..., Divergence]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
@@ -88,3 +91,9 @@ def _require_parameters(name: str, accepted: tuple[str, ...], given: Mapping[str
             f"{name} needs the parameter {missing[0]}; give it in divergence_parameters, such as "
             f"{{{missing[0]}: 0.5}}"
         )
+
+
+@functools.cache
+def divergence_record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
+    """Look a divergence up once: a function of the user's own is checked each time."""
+    return divergence(name, **dict(parameters))

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from alignment.divergences.box_cox import box_cox, inverse_box_cox
-from alignment.divergences.conjugate import conjugate_by_inversion
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+from alignment.divergences.transforms import box_cox, conjugate_by_inversion, inverse_box_cox
 
 
 def log_mixture(logits: Tensor, weight: float) -> Tensor:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch.nn.functional import softplus
 
-from alignment.divergences.box_cox import box_cox, inverse_box_cox
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
+from alignment.divergences.transforms import box_cox, inverse_box_cox
 
 MAX_PEARSON_LOGIT = 2.0
 """e^(2 h) is the heaviest tail here; e^4 = 55 already."""

@@ -5,8 +5,8 @@ from typing import Literal, assert_never
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alignment.output import ObjectiveOutput
-from alignment.sequences import require_positive, sequence_lengths
+from alignment.mdp.segments import require_positive, sequence_lengths
+from alignment.objectives.output import ObjectiveOutput
 
 Reduction = Literal["sum_per_sequence", "token_mean", "sequence_mean"]
 

@@ -4,12 +4,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignment.divergences.record import Divergence
-from alignment.output import ObjectiveOutput
-from alignment.preferences.answers import cost_of_answers
-from alignment.preferences.grouped import order_figures, pairs_in_groups
+from alignment.mdp.segments import require_positive, sequence_lengths
+from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import implicit_rewards
+from alignment.preferences.likelihood_loss import cost_of_answers
+from alignment.preferences.ranked_groups import order_figures, pairs_in_groups
 from alignment.preferences.record import PreferenceLikelihood
-from alignment.sequences import require_positive, sequence_lengths
 
 
 def direct_preference(

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from alignment.output import ObjectiveOutput
-from alignment.sequences import require_positive
+from alignment.mdp.segments import require_positive
+from alignment.objectives.output import ObjectiveOutput
 
 
 def distillation(

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alignment.output import ObjectiveOutput
-from alignment.sequences import require_positive
+from alignment.mdp.segments import require_positive
+from alignment.objectives.output import ObjectiveOutput
 
 
 def inverse_q(

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignment.output import ObjectiveOutput
+from alignment.mdp.segments import require_positive
+from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import require_beta
-from alignment.sequences import require_positive
 
 
 def kahneman_tversky(

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alignment.importance import ImportanceLevel, importance_diagnostics, importance_weights
-from alignment.output import ObjectiveOutput
-from alignment.sequences import require_positive, sequence_lengths
+from alignment.credit.importance import ImportanceLevel, importance_diagnostics, importance_weights
+from alignment.mdp.segments import require_positive, sequence_lengths
+from alignment.objectives.output import ObjectiveOutput
 
 CLIP_RANGE = 0.2
 """How far PPO lets a token's ratio move from 1 in the direction of its advantage; the customary

@@ -4,10 +4,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from alignment.output import ObjectiveOutput
-from alignment.preferences.grouped import order_figures, pairs_in_groups
+from alignment.mdp.segments import require_positive
+from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import require_beta
-from alignment.sequences import require_positive
+from alignment.preferences.ranked_groups import order_figures, pairs_in_groups
 
 
 def self_play(

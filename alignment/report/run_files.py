@@ -6,18 +6,19 @@ Whatever cannot be read is left out and told in a note; only a folder that is no
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 
-Record = TypeVar("Record")
+from alignment.data.samples import PHASES, Sample, _read_lines, _read_samples
+
+GROUPS = ("prompts", *PHASES, "expert")
+"""The sets of texts that are compared, in the order in which they are shown."""
+
 
 STAGES = ("warm_start", "discriminator_warm_up", "imitation")
 """In the order in which a run goes through them."""
-PHASES = ("before", "after_warm_start", "after")
-"""When the held-out prompts are answered."""
 
 
 class Row(NamedTuple):
@@ -32,16 +33,6 @@ class Row(NamedTuple):
     """Finite metrics by name."""
     not_finite: tuple[str, ...]
     """Metrics that were infinite or not a number."""
-
-
-class Sample(NamedTuple):
-    """A held-out prompt, answered by the expert and by the policy of one phase."""
-
-    prompt: str
-    expert: str
-    response: str
-    finish_reason: str
-    """STOP, or LENGTH where the response was cut."""
 
 
 class Run(NamedTuple):
@@ -138,41 +129,6 @@ def _row(record: dict[str, Any]) -> Row:
         values=finite,
         not_finite=tuple(name for name in numbers if name not in finite),
     )
-
-
-def _read_samples(path: Path, notes: list[str]) -> dict[str, dict[int, Sample]]:
-    phases: dict[str, dict[int, Sample]] = {phase: {} for phase in PHASES}
-    for phase, prompt_id, sample in _read_lines(path, _sample, notes):
-        phases[phase][prompt_id] = sample
-    return {phase: dict(sorted(samples.items())) for phase, samples in phases.items() if samples}
-
-
-def _sample(record: dict[str, Any]) -> tuple[str, int, Sample]:
-    if record["phase"] not in PHASES:
-        raise ValueError(f"unknown phase {record['phase']}")
-    texts = (str(record[key]) for key in ("prompt", "expert", "response", "finish_reason"))
-    return record["phase"], int(record["prompt_id"]), Sample(*texts)
-
-
-def _read_lines(
-    path: Path, parse: Callable[[dict[str, Any]], Record], notes: list[str]
-) -> list[Record]:
-    """Read JSON lines; leave out a line that cannot be used, and note it."""
-    if not path.is_file():
-        notes.append(f"There is no {path.name} yet.")
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(parse(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            is_torn = number == len(lines)  # written lines end with a newline
-            why = "was torn while it was written" if is_torn else "cannot be used"
-            notes.append(f"Line {number} of {path.name} {why}; it is left out.")
-    return records
 
 
 def _compile_patterns(config: dict[str, Any], notes: list[str]) -> dict[str, re.Pattern[str]]:

@@ -1,7 +1,8 @@
 """Engines for all tests that need one: each takes ten seconds to start."""
 
 import pytest
-from engine_process import EngineProcess
+
+from tests.actors.rollout.engine_process import EngineProcess
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 
 import yaml
 
-JOB = "deploy/runs/king_james.yaml"
+JOB = "deploy/examples/king_james/job.yaml"
 
 
 def main():
@@ -17,7 +17,7 @@ def main():
         job = yaml.safe_load(file)
     model = os.path.normpath(os.path.join(os.path.dirname(JOB), job["model"]["name"]))
     if not os.path.isdir(model):
-        sys.exit(f"{model} is missing; run deploy/runs/prepare_king_james.py first")
+        sys.exit(f"{model} is missing; run deploy/examples/king_james/prepare.py first")
     threads = str(job["learner"]["cpus_per_rank"])
     shape = ["--prompts", "16", "--group-size", "4"]
     for name, options in {

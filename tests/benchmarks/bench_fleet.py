@@ -19,12 +19,12 @@ from pathlib import Path
 import psutil
 import ray
 
-from actors.config import ObjectiveConfig
-from actors.protocols import Canary, Published
-from alignment.trajectories import PolicyVersion
-from cluster.fleet import Fleet
-from cluster.handle import READY
-from cluster.sampling import Draws, Sampler
+from actors.config.objective import ObjectiveConfig
+from actors.messages import Canary, Published
+from alignment.mdp.trajectories import PolicyVersion
+from cluster.driver.sampler import Draws, Sampler
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.members import READY
 from tests.benchmarks.driver_watch import Watch
 from tests.benchmarks.virtual_workers import (
     GROUP_SIZE,

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from actors.config import LearnerConfig, ObjectiveConfig, ReferenceConfig
-from actors.learner import ADAM_BETAS, Learner
-from actors.learner_settings import LearnerSettings
-from actors.protocols import LearnerTask
-from alignment.batching import microbatches
-from alignment.packed_attention import packed_hidden_states
-from alignment.policy import load_policy
-from alignment.trajectories import concatenate, pack
+from actors.config.learner import LearnerConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig
+from actors.learner.learner import ADAM_BETAS, Learner
+from actors.learner.settings import LearnerSettings
+from actors.messages import LearnerTask
+from alignment.mdp.packing import microbatches
+from alignment.mdp.trajectories import concatenate, pack
+from alignment.models.attention import packed_hidden_states
+from alignment.models.policy import load_policy
 
 
 def make_task(arguments, step, vocabulary):

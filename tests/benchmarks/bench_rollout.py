@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.config import RolloutConfig
-from actors.protocols import Canary, RolloutRequest
-from actors.vllm_engine import VllmEngine, engine_environment
-from alignment.trajectories import PolicyVersion
+from actors.config.rollout import RolloutConfig
+from actors.messages import Canary, RolloutRequest
+from actors.rollout.engine import engine_environment
+from actors.rollout.vllm_engine import VllmEngine
+from alignment.mdp.trajectories import PolicyVersion
 
 
 def arguments():
@@ -67,8 +68,8 @@ async def synced_worker(config, model, options, folder):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from actors.rollout_worker import RolloutWorker
-    from actors.weight_store import WeightStore
+    from actors.rollout.worker import RolloutWorker
+    from actors.weights.store import WeightStore
 
     learner = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = torch.arange(10, 26)
@@ -103,7 +104,7 @@ async def run_bare(worker, request):
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from actors.rollout_worker import response_seeds
+    from actors.rollout.worker import response_seeds
 
     engine = worker._engine
     llm_engine = engine._engine

@@ -1,6 +1,6 @@
 """Where a whole step's time goes: a short run of a job, phase by phase.
 
-    python -m tests.benchmarks.bench_step deploy/runs/king_james.yaml
+    python -m tests.benchmarks.bench_step deploy/examples/king_james/job.yaml
 
 Sampling, discriminator, scoring, learning and weight sync are what the driver measures; waiting is
 what is left of the step, so it holds the driver's own time and whatever nobody accounts for.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cluster.telemetry import PHASES
+from cluster.telemetry.metric_catalog import PHASES
 
 SHORT = ("warm_start.steps=3", "discriminator.warm_up_steps=1", "objective.steps=5")
 SKIPPED = 1  # the first step of a stage pays for what is done only once
@@ -22,7 +22,7 @@ SKIPPED = 1  # the first step of a stage pays for what is done only once
 
 def run(job, run_dir):
     overrides = [part for setting in SHORT for part in ("--set", setting)]
-    command = [sys.executable, "-m", "cluster.cli", "train", job, *overrides]
+    command = [sys.executable, "-m", "cluster.cli.main", "train", job, *overrides]
     subprocess.run([*command, "--run-dir", run_dir], check=True, stdout=subprocess.DEVNULL)
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
@@ -40,7 +40,9 @@ def print_table(stage, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("job", nargs="?", type=Path, default=Path("deploy/runs/king_james.yaml"))
+    parser.add_argument(
+        "job", nargs="?", type=Path, default=Path("deploy/examples/king_james/job.yaml")
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = run(arguments.job, Path(folder) / "run")

@@ -24,11 +24,11 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig
 
-from actors.checkpoint_files import checksum_of
-from actors.model_description import parameter_shapes
-from actors.protocols import Canary
-from actors.weight_store import WeightStore
-from alignment.trajectories import PolicyVersion
+from actors.messages import Canary
+from actors.model_files import parameter_shapes
+from actors.weights.checksums import checksum_of
+from actors.weights.store import WeightStore
+from alignment.mdp.trajectories import PolicyVersion
 
 NUM_WORKERS = (1, 2, 4)
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.cluster.chaos_site import EVENTS, Site, account, untimed, write_job
+from tests.scenarios.chaos_cluster import EVENTS, Site, account, untimed, write_job
 
 TIMEOUT_S = 240.0  # also how long a halted worker is waited for
 CALM_STEPS = 6

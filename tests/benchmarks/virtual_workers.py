@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from actors.protocols import RolloutResult
-from alignment.trajectories import Trajectories, concatenate, pack
-from cluster.workers import RayHandle, WorkerHost
+from actors.messages import RolloutResult
+from alignment.mdp.trajectories import Trajectories, concatenate, pack
+from cluster.fleet.ray_worker import RayHandle, WorkerHost
 
 NUM_HOSTS = 4
 GROUP_SIZE = 4

@@ -12,8 +12,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 
-from cluster import jobs
-from cluster.job_file import load_job
+from cluster.config.job_file import load_job
+from cluster.jobs import submission
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -168,7 +168,7 @@ def test_every_worker_sees_the_runs_where_irlign_submit_puts_them():
     claims = {d["metadata"]["name"]: d["spec"] for d in documents("storage.yaml")}
     assert claims["irlign-runs"]["accessModes"] == ["ReadWriteMany"]
     assert claims["irlign-gcs"]["accessModes"] == ["ReadWriteOnce"]
-    place = jobs.RUNS_DIR.replace("~", "/home/ray")
+    place = submission.RUNS_DIR.replace("~", "/home/ray")
     for template in TEMPLATES:
         spec = template["spec"]
         assert {"name": "runs", "mountPath": place} in spec["containers"][0]["volumeMounts"]
@@ -208,12 +208,12 @@ def test_only_the_cluster_the_operator_and_prometheus_reach_its_pods():
 def test_the_groups_have_room_and_labels_for_the_job_that_is_submitted():
     (run,) = documents("rayjob.yaml")
     command = run["spec"]["entrypoint"].split()
-    job = load_job(ROOT / "deploy" / "runs" / Path(command[3]).name)
+    job = load_job(ROOT / "deploy" / "jobs" / Path(command[3]).name)
     assert command[:3] == ["exec", "irlign", "train"]
-    assert command[5] == f"{jobs.RUNS_DIR.replace('~', '/home/ray')}/{job.name}"
-    assert run["spec"]["metadata"] == {jobs.RUN: job.name, jobs.RUN_DIR: command[5]}
+    assert command[5] == f"{submission.RUNS_DIR.replace('~', '/home/ray')}/{job.name}"
+    assert run["spec"]["metadata"] == {submission.RUN: job.name, submission.RUN_DIR: command[5]}
     waits = yaml.safe_load(run["spec"]["runtimeEnvYAML"])["env_vars"]
-    assert waits == {"RAY_JOB_STOP_WAIT_TIME_S": str(jobs.STOP_WAIT_S)}
+    assert waits == {"RAY_JOB_STOP_WAIT_TIME_S": str(submission.STOP_WAIT_S)}
     assert run["spec"]["clusterSelector"] == {"ray.io/cluster": "irlign"}
     wanted = {
         "rollout": job.rollout.num_workers * job.rollout.gpus_per_worker,

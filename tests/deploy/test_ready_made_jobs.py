@@ -8,23 +8,23 @@ from typing import NamedTuple
 import pytest
 
 from actors.errors import InvalidInputError
-from cluster import preflight
-from cluster.capacity import GPUS_PER_NODE, Estimate, Split, estimate
-from cluster.gpu_memory import (
+from cluster.capacity.gpu_allocation import USABLE_MEMORY, Room, best_splits
+from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
+from cluster.capacity.step_cost import Lengths, work_of
+from cluster.capacity.step_time import GPUS_PER_NODE, Estimate, Split, estimate
+from cluster.cli.plan import GUESSED_SHARE
+from cluster.config.job_file import load_job
+from cluster.resources.memory import (
     discriminator_memory,
     key_value_bytes,
     learner_memory,
     rollout_memory,
 )
-from cluster.gpu_split import USABLE_MEMORY, Room, best_splits
-from cluster.job_file import load_job
-from cluster.model_shape import ModelShape
-from cluster.plan_command import GUESSED_SHARE
-from cluster.rates import gpu_of, rates_from_hardware
-from cluster.step_work import Lengths, work_of
+from cluster.resources.model_shape import ModelShape
+from cluster.validation import preflight
 from tests.fakes.tiny_job import save_tiny_tokenizer
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "runs"
+FOLDER = Path(__file__).parents[2] / "deploy" / "jobs"
 
 
 MODELS = {

@@ -9,10 +9,10 @@ import numpy as np
 import ray
 import ray.train
 
-from actors.protocols import LearnerTask
-from alignment.trajectories import EMPTY
-from cluster.learner_desk import LearnerDesk, LearnerRestartedError
-from cluster.learner_host import RayLearnerPort
+from actors.messages import LearnerTask
+from alignment.mdp.trajectories import EMPTY
+from cluster.learner.ray_train_host import RayLearnerPort
+from cluster.learner.task_queue import LearnerDesk, LearnerRestartedError
 
 TIMEOUT_S = 240.0
 STEP_S = 0.05

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alignment.trajectories import concatenate, pack
+from alignment.mdp.trajectories import concatenate, pack
 
 
 class FakeComparisons:

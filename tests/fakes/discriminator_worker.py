@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 
-from alignment.control_discriminators import control_accuracies
-from alignment.replay import PromptGroup
-from alignment.trajectories import EMPTY, concatenate
+from alignment.discriminator.control_classifiers import control_accuracies
+from alignment.discriminator.replay import PromptGroup
+from alignment.mdp.trajectories import EMPTY, concatenate
 
 STEPS_PER_UPDATE = 50
 LEARNING_RATE = 0.5

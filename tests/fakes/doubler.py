@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.fleet import Fleet
+from cluster.fleet.fleet import Fleet
 
 
 class Doubler:

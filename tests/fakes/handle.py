@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import itertools
 
-from cluster.handle import READY, WorkerLostError
+from cluster.fleet.members import READY, WorkerLostError
 
 
 class LocalHandle:

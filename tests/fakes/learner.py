@@ -4,9 +4,9 @@ import asyncio
 import json
 from pathlib import Path
 
-from actors.protocols import Canary, Published
-from alignment.trajectories import PolicyVersion
-from cluster.learner_desk import SupersededError
+from actors.messages import Canary, Published
+from alignment.mdp.trajectories import PolicyVersion
+from cluster.learner.task_queue import SupersededError
 
 
 class FakeGang:

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from actors.errors import InvalidInputError
-from actors.protocols import RolloutResult
-from alignment.trajectories import FinishReason, concatenate, pack
+from actors.messages import RolloutResult
+from alignment.mdp.trajectories import FinishReason, concatenate, pack
 
 PROMPT_S = 0.25
 """What a worker takes to answer a prompt."""

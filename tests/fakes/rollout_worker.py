@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from actors.inference_engine import EngineFailedError, check_prompt
-from actors.protocols import Published, RolloutRequest, RolloutResult
-from actors.weight_store import WeightStore
-from alignment.trajectories import FinishReason, PolicyVersion, concatenate, pack
+from actors.messages import Published, RolloutRequest, RolloutResult
+from actors.rollout.engine import EngineFailedError, check_prompt
+from actors.weights.store import WeightStore
+from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate, pack
 
 
 async def at_once() -> None:

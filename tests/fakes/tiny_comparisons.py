@@ -5,7 +5,7 @@ import random
 from transformers import AutoTokenizer
 
 from alignment.data.comparisons import Comparison
-from alignment.data.tokenized_comparisons import tokenize_comparisons
+from alignment.data.tokenized import tokenize_comparisons
 
 
 def liking(response):

@@ -6,13 +6,14 @@ import json
 import numpy as np
 
 from actors.errors import RewardError
-from cluster.config import RunConfig
-from cluster.driver import Driver, Workforce
-from cluster.fleet import Fleet
-from cluster.learner_desk import LearnerDesk
-from cluster.manifest import load_manifest
-from cluster.preference_batches import PreferenceBatches
-from cluster.scoring import Judges, RewardFleet, Scorer
+from cluster.config.run_config import RunConfig
+from cluster.driver.driver import Driver, Workforce
+from cluster.driver.preference_batches import PreferenceBatches
+from cluster.driver.scorer import Scorer
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.score_requests import Judges, RewardFleet
+from cluster.learner.task_queue import LearnerDesk
+from cluster.run_state.manifest import load_manifest
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.learner import FakeGang

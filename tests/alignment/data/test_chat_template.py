@@ -12,8 +12,8 @@ from alignment.data.chat_template import (
     prompt_token_ids,
 )
 from alignment.data.comparisons import Comparison
+from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
-from alignment.data.turns import Turn
 
 REAL_MODEL = Path(__file__).parents[3] / ".cache/models/SmolLM2-135M-Instruct"
 BEFORE = (Turn("user", "d"), Turn("assistant", "e e"))

@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.data.comparisons import Comparison, answers_of, best_responses, read_comparisons
+from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
 from alignment.data.formats import detected_format
-from alignment.data.turns import Turn
 from tests.alignment.data.written_rows import messages, read_back, sharegpt, write
 
 letters = st.text("abc .\n", min_size=1).filter(str.strip)

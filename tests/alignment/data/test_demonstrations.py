@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration, read_demonstrations
-from alignment.data.turns import Turn
 from tests.alignment.data.written_rows import messages, read_back, sharegpt, write
 
 some_text = st.text(min_size=1).filter(str.strip)

@@ -4,11 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.data.comparisons import Comparison
+from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
-from alignment.data.split import is_held_out
-from alignment.data.tokenized_comparisons import tokenize_comparisons
-from alignment.data.tokenized_demonstrations import tokenize_demonstrations
-from alignment.data.turns import Turn
+from alignment.data.splits import is_held_out
+from alignment.data.tokenized import tokenize_comparisons, tokenize_demonstrations
 from tests.alignment.data.conftest import make_tokenizer
 
 BEFORE = (Turn("user", "d"), Turn("assistant", "e"))

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from alignment.data.demonstrations import Demonstration
-from alignment.data.split import is_held_out
-from alignment.data.tokenized_demonstrations import tokenize_demonstrations
+from alignment.data.splits import is_held_out
+from alignment.data.tokenized import tokenize_demonstrations
 
 ROWS = [Demonstration(p, r) for p, r in [("a", "b c"), ("b", "d"), ("c", "e e e"), ("d e", "a")]]
 LIMITS = {"max_prompt_tokens": 6, "max_response_tokens": 4}

@@ -2,13 +2,13 @@ from typing import get_args
 
 import pytest
 
-from actors import config
+from actors.config import choices
 from alignment.divergences.lookup import DIVERGENCES, LABELLED, divergence
 from tests.alignment.divergences.records import PARAMETERS, RECORDS, over
 
 
 def test_every_divergence_of_the_configuration_exists_under_its_own_name():
-    assert get_args(config.DivergenceName) == tuple(DIVERGENCES)
+    assert get_args(choices.DivergenceName) == tuple(DIVERGENCES)
     assert {record.name for record in RECORDS} == set(DIVERGENCES)
 
 

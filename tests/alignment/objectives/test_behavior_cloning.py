@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
-from alignment.estimators import tabular_action_logprobs, tabular_response_logprobs
 from alignment.objectives.behavior_cloning import behavior_cloning
 from tests.strategies import TABLE, flat_batches, policy_tables
 

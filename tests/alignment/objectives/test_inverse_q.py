@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.estimators import tabular_action_logprobs
+from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.objectives.behavior_cloning import behavior_cloning
 from alignment.objectives.inverse_q import inverse_q
-from tests.alignment.theorems.tabular import EXACT, NUM, probabilities
 from tests.strategies import TABLE, flat_batches, policy_tables
+from tests.theorems.tabular import EXACT, NUM, probabilities
 
 
 def objective(logprobs, normalizers, index, **changes):

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from torch.nn.functional import cross_entropy
 
-from alignment.advantages import group_normalized
+from alignment.credit.advantages import group_normalized
+from alignment.credit.reference_kl import k3_loss
 from alignment.objectives.behavior_cloning import behavior_cloning
 from alignment.objectives.policy_gradient import CLIP_RANGE, policy_gradient
-from alignment.reference_kl import k3_loss
 from tests.strategies import floats64
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}

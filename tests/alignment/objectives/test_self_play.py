@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from torch.nn.functional import softplus
 
-from alignment.discriminator import pairwise_loss
+from alignment.discriminator.losses import pairwise_loss
 from alignment.divergences.lookup import divergence
 from alignment.objectives.direct_preference import direct_preference
 from alignment.objectives.self_play import self_play

@@ -1,0 +1,1 @@
+"""The sections of a job file that configure workers. Imports no torch."""

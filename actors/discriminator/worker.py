@@ -1,0 +1,245 @@
+"""Trains and serves the discriminator: the logit that on-policy imitation turns into a reward."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from actors.config.choices import Level
+from actors.config.preferences import PreferencesConfig
+from actors.config.scorers import DiscriminatorConfig
+from actors.discriminator.checkpoint import load_training, save_training
+from actors.discriminator.loss_choice import require_possible
+from actors.discriminator.model import VerdictModel
+from actors.errors import InvalidInputError
+from actors.messages import Ranked
+from alignment.discriminator.control_classifiers import NUM_CONTROL_GROUPS, control_accuracies
+from alignment.discriminator.labelled_batch import LabelledBatch, labelled
+from alignment.discriminator.losses import group_levels
+from alignment.discriminator.metrics import Judged, discriminator_estimates, fresh_figures
+from alignment.discriminator.regularizers import limit_spectral_norm
+from alignment.discriminator.replay import (
+    PromptGroup,
+    Replay,
+    join_groups,
+    num_replayed_groups,
+    pair_by_prompt,
+)
+from alignment.divergences.record import Divergence
+from alignment.mdp.trajectories import Trajectories
+from alignment.models.scalar_head import ScalarModel, load_backbone, scalar_optimizer
+
+WARM_UP_UPDATES = 5
+"""The learning rate rises linearly over them, while Adam's second moments are still noisy."""
+MAX_GRAD_NORM = 1.0
+"""Gradients are clipped to it: one odd batch must not undo the discriminator."""
+MAX_REPLAYED_GROUPS = 1024
+"""Prompts kept for replay: some ten to a hundred steps, a few MiB of tokens."""
+
+
+class DiscriminatorWorker:
+    """Holds the discriminator, its optimizer and its replay; the port of actors/messages.py.
+
+    It promises that two workers with equal arguments and equal calls hold equal weights, that one
+    which was saved and loaded goes on bit for bit, and that the size of a microbatch changes
+    memory and not the gradient.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: DiscriminatorConfig,
+        *,
+        level: Level,
+        divergence: Divergence,
+        max_tokens_per_microbatch: int,
+        autocast: Literal["bfloat16", "float32"],
+        seed: int,
+        preferences: PreferencesConfig | None = None,
+    ) -> None:
+        """Load the policy's first weights under a head that knows nothing yet.
+
+        Args:
+            model: folder or hub name of the policy.
+            config: how the discriminator is built and trained.
+            level: trajectory for a verdict on each response; token and occupancy for one on each
+                of its prefixes.
+            divergence: whose reward the logit becomes; the variational loss is a bound of it.
+            max_tokens_per_microbatch: what fits in memory at once.
+            autocast: precision of the backbone's matrix products.
+            seed: of the adapters' beginning, of the prompts replayed and of the tokens hidden.
+            preferences: how the logit learns those that update is given.
+
+        Raises:
+            InvalidInputError: if these exclude one another; discriminator_choice says which do.
+        """
+        require_possible(config, level, divergence)
+        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+        self._config, self._preferences = config, preferences
+        device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        backbone = load_backbone(model, config.num_layers)
+        self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(device)
+        self._verdicts = VerdictModel(
+            self._model,
+            config,
+            level=level,
+            divergence=divergence,
+            max_tokens_per_microbatch=max_tokens_per_microbatch,
+            seed=seed,
+        )
+        self._parameters = {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
+        self._optimizer = scalar_optimizer(self._parameters, config.learning_rate)
+        self._replay = Replay(MAX_REPLAYED_GROUPS, seed)
+        self._recent = Replay(NUM_CONTROL_GROUPS, seed)
+        self._num_updates = 0
+
+    def update(
+        self,
+        rollouts: Trajectories,
+        demonstrations: Trajectories,
+        held_out: Trajectories,
+        ranked: Ranked | None = None,
+    ) -> dict[str, float]:
+        """Measure on this fresh batch, then train on it and on replayed rollouts.
+
+        Every key begins with "discriminator/". Before training: what
+        alignment.discriminator.metrics.fresh_figures says, and the control_accuracies of
+        alignment.discriminator.control_classifiers; none of the three has trained on what is
+        measured. At every level these are verdicts on whole responses. With Wasserstein's
+        critic, whose level is arbitrary, only its differences mean something: no accuracy, no
+        calibration, no estimate.
+        With the pairwise loss each group's mean of e^logit is 1, so that at least one rollout of k
+        is on the wrong side of 0, and accuracy is at most 1 - 1 / (2 k).
+
+        Then skipped: 1 if the accuracy (accuracy_held_out, or accuracy_fresh without demonstrations
+        held out) was above max_accuracy and no update was taken; else 0, and of the last update its
+        loss and grad_norm (before clipping), accuracy_trained (on all its rows, by its forward
+        pass) and replayed (its rollouts of earlier steps). Where preferences are learned in the
+        same updates, also preference_loss and preference_accuracy, of the first before its step.
+
+        Args:
+            rollouts: responses of the policy, a group a prompt.
+            demonstrations: one a prompt, of the same prompts.
+            held_out: demonstrations of prompts that are never trained on, possibly none.
+            ranked: responses that annotators compared.
+
+        Returns:
+            The figures above.
+        """
+        fresh = pair_by_prompt(rollouts, demonstrations)
+        figures = fresh_figures(self._judged(labelled(fresh), held_out))
+        unseen = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
+        seen = self._recent.draw(NUM_CONTROL_GROUPS, self._num_updates)
+        figures |= control_accuracies(join_groups(seen), unseen)
+        accuracy = figures.get("accuracy_held_out", figures["accuracy_fresh"])
+        is_skipped = accuracy > self._config.max_accuracy
+        figures["skipped"] = float(is_skipped)
+        if not is_skipped:
+            figures |= self._train(fresh, ranked)
+        self._replay.add(fresh)
+        self._recent.add(fresh)
+        return {f"discriminator/{name}": value for name, value in figures.items()}
+
+    def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
+        """Return logits, high for expert.
+
+        Both classes weigh the same in the loss whatever their counts, so the logit has no offset
+        for the class ratio. The pairwise loss leaves an offset for each prompt, which is taken away
+        by its group here: give all responses of the policy to a prompt at once, at least two.
+
+        Args:
+            trajectories: responses of the policy.
+
+        Returns:
+            [trajectory], or at levels token and occupancy [response token]: on the response up to
+            and including each of its tokens.
+
+        Raises:
+            InvalidInputError: if a prompt has one response only and the loss is pairwise.
+        """
+        logits = self._verdicts.verdicts(trajectories)
+        if self._config.loss != "pairwise" or not len(trajectories):
+            return logits.numpy()
+        prompts, groups, sizes = np.unique(
+            trajectories.prompt_ids, return_inverse=True, return_counts=True
+        )
+        if sizes.min() < 2:
+            raise InvalidInputError(
+                f"prompt {prompts[sizes.argmin()]} has one response; discriminator.loss = pairwise "
+                f"finds a prompt's offset from a group of at least 2"
+            )
+        index = torch.from_numpy(groups)
+        return (logits - group_levels(logits, index)[index]).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights, optimizer, replay and counters; the rest is in the model."""
+        save_training(folder, self._parameters, self._optimizer)
+        np.savez(folder / "replay.npz", **self._replay.state())  # type: ignore[arg-type]
+        np.savez(folder / "recent.npz", **self._recent.state())  # type: ignore[arg-type]
+        (folder / "counters.json").write_text(json.dumps({"num_updates": self._num_updates}))
+
+    def load(self, folder: Path) -> None:
+        """Go on from what save wrote.
+
+        Args:
+            folder: written by a worker with the same arguments; others raise InvalidInputError.
+        """
+        load_training(folder, self._parameters, self._optimizer, self._verdicts.device)
+        for name, replay in (("replay", self._replay), ("recent", self._recent)):
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+                replay.restore(dict(arrays))
+        counters = json.loads((folder / "counters.json").read_text())
+        self._num_updates = int(counters["num_updates"])
+
+    def _judged(self, fresh: LabelledBatch, held_out: Trajectories) -> Judged:
+        """Judge whole responses. Prompts held out have no group: all rollouts stand in for one."""
+        logits = self._verdicts.final(fresh.trajectories)
+        held_out_logits = self._verdicts.final(held_out)
+        if self._config.loss == "pairwise":
+            policy, groups = logits[~fresh.is_expert], fresh.group_index[~fresh.is_expert]
+            held_out_logits = held_out_logits - group_levels(policy, torch.zeros_like(groups))
+            logits = logits - group_levels(policy, groups)[fresh.group_index]
+        return Judged(fresh, logits, held_out_logits)
+
+    def _train(self, fresh: list[PromptGroup], ranked: Ranked | None) -> dict[str, float]:
+        """Take the updates of a step; return the figures of the last."""
+        num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
+        figures: dict[str, float] = {}
+        answers: dict[str, float] = {}
+        for _ in range(self._config.updates_per_step):
+            replayed = self._replay.draw(num_replayed, self._num_updates)
+            batch = labelled([*fresh, *replayed])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss, logits = self._verdicts.accumulate(batch, self._num_updates)
+            if ranked and self._preferences:
+                answers = self._verdicts.accumulate_answers(ranked, self._preferences) | answers
+            trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
+            figures = {
+                "loss": loss,
+                "grad_norm": self._step(),
+                "accuracy_trained": float(trained["accuracy"]),
+                "replayed": float(sum(len(group.rollouts) for group in replayed)),
+            }
+        return figures | answers
+
+    def _step(self) -> float:
+        """Take one optimizer step; return the norm of its gradient before clipping."""
+        grad_norm = nn.utils.clip_grad_norm_(
+            self._parameters.values(), MAX_GRAD_NORM, error_if_nonfinite=True
+        )
+        warm_up = min(1.0, (self._num_updates + 1) / WARM_UP_UPDATES)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * warm_up
+        self._optimizer.step()
+        if self._config.spectral_norm:
+            limit_spectral_norm(self._model.head.weight)
+        self._num_updates += 1
+        return float(grad_norm)

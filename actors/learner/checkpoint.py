@@ -1,0 +1,151 @@
+"""A learner's checkpoint: what it needs to go on, and the policy for everyone else.
+
+FOLDER/learner/         sharded weights, optimizer and reference, for any number of ranks
+FOLDER/learner.json     step and contents, written last: without it the checkpoint is not whole
+FOLDER/policy/          the policy in Hugging Face format
+FOLDER/failed.txt       in place of learner.json: why it could not be written
+"""
+
+import json
+import logging
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+from transformers import AutoTokenizer
+
+from actors.distributed import full_tensors
+from actors.errors import DamagedCheckpointError, InvalidInputError
+from actors.learner.reference_policy import ReferencePolicy
+from actors.weights.checksums import CHECKSUMS, LEARNER_FAILED, LEARNER_IS_WHOLE, damage_of
+from alignment.models.policy import PolicyModel
+
+logger = logging.getLogger(__name__)
+
+MAX_REASON_CHARACTERS = 300
+"""Of the end of an error's text, which says what happened; the rest is where."""
+
+
+def save_checkpoint(
+    folder: Path,
+    policy: PolicyModel,
+    optimizer: Optimizer,
+    reference: ReferencePolicy | None,
+    *,
+    step: int,
+    source: str,
+    rank: int,
+) -> None:
+    """Write a checkpoint; all ranks call it.
+
+    A disk that is full costs the checkpoint, not the learner: what was written of it is deleted,
+    the reason is left in failed.txt, and there is no learner.json.
+
+    Args:
+        folder: to write into; the caller gives it its final name.
+        policy: sharded or not.
+        optimizer: of the policy.
+        reference: None before imitation, or where it has no weight.
+        step: optimizer steps done.
+        source: folder or hub name of the model that training began with.
+        rank: of this process.
+    """
+    contents = {"step": step, "has_reference": reference is not None}
+    try:
+        save(_state(policy, optimizer, reference), checkpoint_id=folder / "learner")
+        export_policy(folder / "policy", policy, source=source, rank=rank)
+        if rank == 0:
+            (folder / LEARNER_IS_WHOLE).write_text(json.dumps(contents))
+    except (OSError, SafetensorError, CheckpointException) as error:
+        # Of saving, either all ranks learn or, after the last collective, only the rank that fails:
+        # they stay in step.
+        logger.warning("checkpoint %s could not be written: %s", folder, error)
+        if rank == 0:
+            _note_failure(folder, error)
+
+
+def _note_failure(folder: Path, error: BaseException) -> None:
+    """Make room, then leave the reason; on a disk that is still full there will be none."""
+    (folder / LEARNER_IS_WHOLE).unlink(missing_ok=True)
+    for part in ("learner", "policy"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    with suppress(OSError):
+        (folder / LEARNER_FAILED).write_text(" ".join(str(error).split())[-MAX_REASON_CHARACTERS:])
+
+
+def restore_checkpoint(
+    folder: Path, policy: PolicyModel, optimizer: Optimizer
+) -> tuple[int, ReferencePolicy | None]:
+    """Read a checkpoint that any number of ranks wrote; all ranks call it.
+
+    Args:
+        folder: of a whole checkpoint.
+        policy: sharded or not; changed in place.
+        optimizer: of the policy; changed in place.
+
+    Returns:
+        Optimizer steps done, and the reference policy if there was one.
+
+    Raises:
+        InvalidInputError: if the checkpoint is not whole.
+        DamagedCheckpointError: if it has checksums and its files are others.
+    """
+    if (folder / CHECKSUMS).exists() and (damage := damage_of(folder, part="learner")):
+        raise DamagedCheckpointError(damage)
+    try:
+        contents = json.loads((folder / LEARNER_IS_WHOLE).read_text())
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"{folder} holds no whole checkpoint ({LEARNER_IS_WHOLE} is missing); name another "
+            "folder"
+        ) from error
+    reference = ReferencePolicy(policy) if contents["has_reference"] else None
+    state = _state(policy, optimizer, reference)
+    load(state, checkpoint_id=folder / "learner")
+    set_state_dict(
+        policy,
+        optimizer,
+        model_state_dict=state["policy"],
+        optim_state_dict=state["optimizer"],
+    )
+    return int(contents["step"]), reference
+
+
+def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) -> None:
+    """Write the policy so that AutoModelForCausalLM.from_pretrained loads it; all ranks call it.
+
+    Args:
+        folder: to write into.
+        policy: sharded or not; written in float32, as it is trained.
+        source: folder or hub name of the model that training began with, for the tokenizer.
+        rank: of this process; rank 0 writes, and holds the whole model in main memory.
+    """
+    tensors = {}
+    for name, tensor in full_tensors(policy, torch.float32):
+        if rank == 0:
+            tensors[name] = tensor.cpu().contiguous()
+    if rank != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    policy.model.config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    policy.model.generation_config.save_pretrained(folder)
+
+
+def _state(
+    policy: PolicyModel, optimizer: Optimizer, reference: ReferencePolicy | None
+) -> dict[str, Any]:
+    """Name everything that is saved; the tensors are the live ones, into which loading writes."""
+    weights, moments = get_state_dict(policy, optimizer)
+    state = {"policy": weights, "optimizer": moments}
+    return state if reference is None else {**state, "reference": dict(reference.tensors)}

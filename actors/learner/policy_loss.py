@@ -1,0 +1,191 @@
+"""Which objective a task asks for, and what it is given.
+
+Everything here is local to a microbatch, because groups are never split over microbatches.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from actors.config.objective import ObjectiveConfig, WarmStartConfig
+from actors.learner.credit import expert_credit, has_logits, reward_advantages
+from actors.messages import LearnerTask
+from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
+from alignment.mdp.packing import PackedBatch
+from alignment.objectives.behavior_cloning import behavior_cloning
+from alignment.objectives.distillation import distillation
+from alignment.objectives.inverse_q import inverse_q
+from alignment.objectives.output import ObjectiveOutput
+from alignment.objectives.policy_gradient import policy_gradient
+
+
+class Scored(NamedTuple):
+    """A microbatch and what all parties think of its responses."""
+
+    batch: PackedBatch
+    logprobs: Tensor
+    """[action] by the policy, in nats, with gradient."""
+    reference_logprobs: Tensor | None
+    """[action] by the reference policy; None where the reference has no weight."""
+    discriminator_logits: Tensor
+    """[sequence], or [action] where prefixes are judged: high for expert, against the policy that
+    sampled."""
+    rewards: Tensor
+    """[sequence] of the reward sources."""
+    state_divergences: Tensor | None = None
+    """[action] between teacher and policy, in nats, with gradient; at level state."""
+    log_normalizers: Tensor | None = None
+    """[action] logsumexp of the logits of each state, in nats, with gradient."""
+
+
+def task_objective(
+    task: LearnerTask,
+    scored: Scored,
+    config: ObjectiveConfig,
+    warm_start: WarmStartConfig,
+) -> ObjectiveOutput:
+    """Compute the objective of a task that takes an optimizer step.
+
+    Args:
+        task: of kind clone or imitate; gives the counts of the whole step.
+        scored: one microbatch of it.
+        config: of imitation.
+        warm_start: how demonstrations are cloned.
+
+    Returns:
+        This microbatch's share of the loss, and diagnostics.
+
+    Raises:
+        ValueError: if the task takes no step.
+    """
+    match task.kind:
+        case "clone":
+            return cloning(
+                scored,
+                warm_start,
+                num_sequences=task.num_sequences,
+                num_action_tokens=task.num_action_tokens,
+            )
+        case "imitate":
+            return imitation(
+                scored,
+                config,
+                num_sequences=task.num_sequences,
+                num_action_tokens=task.num_action_tokens,
+            )
+        case _:
+            raise ValueError(f"a task of kind {task.kind} takes no optimizer step")
+
+
+def cloning(
+    scored: Scored, config: WarmStartConfig, *, num_sequences: int, num_action_tokens: int
+) -> ObjectiveOutput:
+    """Make demonstrations likely, and where the run says so the rewards small that this implies.
+
+    Args:
+        scored: one microbatch of demonstrations.
+        config: how.
+        num_sequences: demonstrations in the optimizer step over all ranks and microbatches.
+        num_action_tokens: response tokens in the same.
+
+    Returns:
+        This microbatch's share of the loss, and the diagnostics of behavior_cloning or inverse_q.
+    """
+    if config.td_weight:
+        assert scored.log_normalizers is not None
+        return inverse_q(
+            scored.logprobs,
+            scored.log_normalizers,
+            scored.batch.sequence_index,
+            td_weight=config.td_weight,
+            num_sequences=num_sequences,
+            num_action_tokens=num_action_tokens,
+        )
+    return behavior_cloning(
+        scored.logprobs,
+        scored.batch.sequence_index,
+        reduction=config.reduction,
+        num_sequences=num_sequences,
+        num_action_tokens=num_action_tokens,
+    )
+
+
+def imitation(
+    scored: Scored,
+    config: ObjectiveConfig,
+    *,
+    num_sequences: int,
+    num_action_tokens: int,
+) -> ObjectiveOutput:
+    """Gradient of a divergence from the expert, of reward sources and of a reference penalty.
+
+    reward = divergence_weight * r(h) + reward sources - coefficient * k1 (where k1 is a reward)
+
+    At level state the divergence is a loss of its own instead of a reward.
+
+    Args:
+        scored: one microbatch, with whole groups.
+        config: the objective of the run.
+        num_sequences: trajectories in the optimizer step over all ranks and microbatches.
+        num_action_tokens: response tokens in the same.
+
+    Returns:
+        This microbatch's share of the loss, and diagnostics whose sums over microbatches are, with
+        those of policy_gradient, expert_credit and distillation: reward_mean, reward_second_moment,
+        and reference_kl, the k1 estimate of KL(policy, reference) in nats a token.
+    """
+    batch = scored.batch
+    rewards, penalty_loss, diagnostics = _penalized(
+        scored, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
+    )
+    loss = config.reference.coefficient * penalty_loss
+    advantages = reward_advantages(batch, rewards, config)
+    if has_logits(config):
+        credit = expert_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
+        advantages, rewards = credit.advantages, credit.rewards
+        num_logits = num_sequences if config.level == "trajectory" else num_action_tokens
+        diagnostics["logit_clipped_fraction"] = credit.num_clipped / num_logits
+        diagnostics["staleness_clipped_fraction"] = credit.num_corrections_clipped / num_logits
+        if credit.effective_sizes is not None:
+            diagnostics["effective_group_fraction"] = credit.effective_sizes.sum() / num_sequences
+    if scored.state_divergences is not None:
+        output = distillation(
+            scored.state_divergences,
+            num_sequences=num_sequences,
+            num_action_tokens=num_action_tokens,
+        )
+        loss = loss + config.divergence_weight * output.loss
+        diagnostics |= output.diagnostics
+    output = policy_gradient(
+        scored.logprobs,
+        batch.behavior_logprobs,
+        advantages,
+        batch.sequence_index,
+        importance=config.importance,
+        max_mean_log_ratio=config.max_mean_log_ratio,
+        num_sequences=num_sequences,
+    )
+    diagnostics |= output.diagnostics
+    diagnostics["reward_mean"] = rewards.sum() / num_sequences
+    diagnostics["reward_second_moment"] = rewards.square().sum() / num_sequences
+    return ObjectiveOutput(loss + output.loss, diagnostics)
+
+
+def _penalized(
+    scored: Scored, config: ObjectiveConfig, *, num_sequences: int, num_action_tokens: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """[sequence] rewards less the penalty, the penalty where it is a loss, and what it was."""
+    batch = scored.batch
+    nothing = scored.logprobs.new_zeros(())
+    if scored.reference_logprobs is None:
+        return scored.rewards, nothing, {}
+    arguments = scored.logprobs, scored.reference_logprobs
+    k1 = k1_penalty(*arguments, batch.sequence_index, batch.num_sequences)
+    diagnostics = {"reference_kl": k1.sum() / num_action_tokens}
+    match config.reference.estimator:
+        case "k1_reward":
+            return scored.rewards - config.reference.coefficient * k1, nothing, diagnostics
+        case "k2_loss":
+            return scored.rewards, k2_loss(*arguments, num_sequences=num_sequences), diagnostics
+        case "k3_loss":
+            return scored.rewards, k3_loss(*arguments, num_sequences=num_sequences), diagnostics

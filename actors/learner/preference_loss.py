@@ -1,0 +1,98 @@
+"""Which objective preferences have, and what lies beside the rollouts of a step."""
+
+from torch import Tensor
+
+from actors.config.objective import WarmStartConfig
+from actors.config.preferences import PreferencesConfig
+from actors.learner.microbatches import Part
+from actors.learner.policy_loss import Scored, cloning
+from actors.messages import Beside
+from alignment.divergences.lookup import divergence_record
+from alignment.mdp.segments import sequence_sums
+from alignment.objectives.direct_preference import direct_preference
+from alignment.objectives.identity_preference import identity_preference
+from alignment.objectives.kahneman_tversky import kahneman_tversky
+from alignment.objectives.output import ObjectiveOutput
+from alignment.objectives.self_play import self_play
+from alignment.preferences.lookup import preference_likelihood
+
+
+def beside_objective(
+    beside: Beside,
+    scored: Scored,
+    part: Part,
+    config: PreferencesConfig,
+    *,
+    warm_start: WarmStartConfig,
+    reference_distance: float,
+) -> ObjectiveOutput:
+    """Compute the objective of a microbatch that lies beside the rollouts of a step.
+
+    Args:
+        beside: gives the counts of the whole step.
+        scored: the microbatch; of comparisons the ranks are its rewards.
+        part: comparisons or demonstrations.
+        config: of the preferences.
+        warm_start: how demonstrations are cloned.
+        reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
+
+    Returns:
+        This microbatch's share of the loss, weighted, and diagnostics.
+    """
+    if part == "demonstrations":
+        output = cloning(
+            scored,
+            warm_start,
+            num_sequences=beside.num_demonstrations,
+            num_action_tokens=beside.num_demonstration_tokens,
+        )
+        return output._replace(loss=config.parameter("demonstrations") * output.loss)
+    output = _direct(scored, config, beside, reference_distance)
+    return output._replace(loss=config.parameter("weight") * output.loss)
+
+
+def _direct(
+    scored: Scored, config: PreferencesConfig, beside: Beside, reference_distance: float
+) -> ObjectiveOutput:
+    """Compute the direct objective of a microbatch of comparisons."""
+    ranks, groups = scored.rewards, scored.batch.group_index
+    ratios, beta = _log_ratios(scored), config.parameter("beta")
+    # Where no prompt gave any, there is a stand-in of weight 0, and its loss is divided by 1.
+    num_comparisons, num_compared = max(beside.num_comparisons, 1), max(beside.num_compared, 1)
+    if config.is_self_play:
+        return self_play(ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons)
+    match config.objective:
+        case "identity":
+            return identity_preference(
+                ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons
+            )
+        case "kahneman_tversky":
+            return kahneman_tversky(
+                ratios,
+                ranks,
+                reference_kl=reference_distance,
+                beta=beta,
+                **config.objective_parameters,
+                num_sequences=num_compared,
+            )
+        case _:
+            return direct_preference(
+                ratios,
+                ranks,
+                groups,
+                likelihood=preference_likelihood(config.objective, **config.objective_parameters),
+                divergence=divergence_record(
+                    config.divergence, tuple(sorted(config.divergence_parameters.items()))
+                ),
+                beta=beta,
+                label_smoothing=config.parameter("label_smoothing"),
+                num_comparisons=num_comparisons,
+            )
+
+
+def _log_ratios(scored: Scored) -> Tensor:
+    """[sequence] log policy - log reference of whole responses, in nats."""
+    assert scored.reference_logprobs is not None
+    differences = scored.logprobs - scored.reference_logprobs
+    batch = scored.batch
+    return sequence_sums(differences, batch.sequence_index, batch.num_sequences)

@@ -1,0 +1,1 @@
+"""Training of one rank of a reward model."""

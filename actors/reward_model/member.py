@@ -1,0 +1,130 @@
+"""A member of an ensemble of reward models, from its first step to its files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from actors.config.reward_model import RewardModelSettings
+from actors.reward_model.files import save_reward_model
+from actors.reward_model.trainer import Report, RewardModelTrainer
+from alignment.data.tokenized import TokenizedComparisons
+from alignment.rewards.evaluation import FEATURES
+
+HELD_OUT = "held_out.json"
+"""In a member's folder: what it says of the held-out rows."""
+FEATURE_ROWS = 4000
+"""Rows whose features are kept: enough to fit a head of a few hundred weights again and again, in
+a file of some ten MiB."""
+HELD_OUT_FEATURE_SHARE = 0.25
+"""Of these rows, at most this share are held-out ones."""
+
+
+def train_member(
+    data: TokenizedComparisons,
+    settings: RewardModelSettings,
+    member: int,
+    run_dir: Path,
+    report: Report,
+    *,
+    device: torch.device,
+    rank: int,
+    world_size: int,
+) -> Path:
+    """Train a member from the beginning, measure it on held-out rows and write it down.
+
+    Args:
+        data: equal on all ranks.
+        settings: equal on all ranks.
+        member: number in the ensemble.
+        run_dir: where it is written; of member 0 the features too.
+        report: told how it goes.
+        device: on which this rank computes.
+        rank: of this process, from 0.
+        world_size: number of ranks.
+
+    Returns:
+        The folder, which the caller gives its final name.
+    """
+    trainer = RewardModelTrainer(
+        data, settings, member, device=device, rank=rank, world_size=world_size
+    )
+    steps = rows_of_steps(data.train_rows, settings, member)
+    for step, rows in enumerate(steps):
+        report(trainer.update(rows, step, len(steps)))
+    outputs, _ = trainer.measure(data.held_out_rows, report)
+    folder = run_dir / f"member-{member}.partial"
+    save_reward_model(folder, trainer.model, source=settings.model, rank=rank)
+    if rank == 0:
+        judged = {
+            "scores": outputs[:, 0].tolist(),
+            "log_scales": outputs[:, 1].tolist() if outputs.shape[1] == 2 else None,
+            "log_tie": float(trainer.log_tie.detach()),
+        }
+        (folder / HELD_OUT).write_text(json.dumps(judged))
+    if member == 0:
+        save_features(run_dir / FEATURES, data, trainer, report, rank)
+    return folder
+
+
+def rows_of_steps(
+    train_rows: NDArray[np.int64], settings: RewardModelSettings, member: int
+) -> list[NDArray[np.int64]]:
+    """Say which rows each step of a member learns from.
+
+    Args:
+        train_rows: of the data.
+        settings: of the training.
+        member: number in the ensemble. One of several draws as many rows as there are, with
+            replacement, once; each epoch is a new order of these.
+
+    Returns:
+        The rows of each step; the last step may have fewer.
+    """
+    rng = np.random.default_rng([settings.seed % 2**64, member])
+    rows = train_rows
+    if settings.num_members > 1:
+        rows = rng.choice(train_rows, len(train_rows))
+    draws = np.concatenate([rng.permutation(rows) for _ in range(settings.num_epochs)])
+    size = settings.comparisons_per_step
+    return np.split(draws, range(size, len(draws), size))
+
+
+def save_features(
+    path: Path,
+    data: TokenizedComparisons,
+    trainer: RewardModelTrainer,
+    report: Report,
+    rank: int,
+) -> None:
+    """Write what the head sees of some rows; all ranks call it, rank 0 writes.
+
+    Args:
+        path: holds features [response, hidden], rows [response] of the data, ranks [response] and
+            is_held_out [response], 0 or 1.
+        data: the rows are spread evenly over each side of it.
+        trainer: of the member.
+        report: told of every microbatch.
+        rank: of this process.
+    """
+    held_out = _spread(data.held_out_rows, int(FEATURE_ROWS * HELD_OUT_FEATURE_SHARE))
+    rows = np.concatenate([held_out, _spread(data.train_rows, FEATURE_ROWS - len(held_out))])
+    _, features = trainer.measure(rows, report, with_features=True)
+    if rank != 0 or features is None:
+        return
+    sizes = np.diff(data.first)[rows]
+    columns = {
+        "features": np.ascontiguousarray(features),
+        "rows": np.repeat(rows, sizes),
+        "ranks": data.select(rows)[1],
+        "is_held_out": np.repeat(np.arange(len(rows)) < len(held_out), sizes).astype(np.uint8),
+    }
+    save_file(columns, path)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return all rows, or so many at even distances."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64)]

@@ -1,0 +1,272 @@
+"""Trains a reward model on what annotators said, on one rank or several.
+
+Losses are divided by the rows of the whole optimizer step, so the gradients of microbatches and
+ranks add up to that of the step, however it was split. Ranks compute in lock-step: one with fewer
+microbatches computes stand-ins of weight 0, so that all take part in every collective.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from actors.config.reward_model import RewardModelSettings
+from actors.distributed import (
+    clip_gradients,
+    largest_over_ranks,
+    shard,
+    sum_over_ranks,
+    sum_rows_over_ranks,
+)
+from alignment.data.tokenized import TokenizedComparisons
+from alignment.learning_rate import cosine_rate
+from alignment.mdp.packing import PackedBatch, microbatches
+from alignment.mdp.trajectories import Trajectories, concatenate, pack
+from alignment.models.scalar_head import (
+    HEAD_RATE_FACTOR,
+    ScalarModel,
+    load_backbone,
+    scalar_optimizer,
+)
+from alignment.preferences.record import PreferenceLikelihood
+from alignment.preferences.reward_model_loss import (
+    Answers,
+    answers_on_rows,
+    count_ties,
+    first_log_tie,
+    learned_likelihood,
+    num_outputs,
+    preference_loss,
+    rows_in_order,
+)
+
+MAX_GRAD_NORM = 1.0
+"""Gradients are clipped to it: one odd batch must not undo the model."""
+
+
+Report = Callable[[Mapping[str, float]], None]
+"""Is told the figures of each step, and nothing while a microbatch is measured: a sign of life."""
+
+
+class Rows(NamedTuple):
+    """Rows of comparisons, the responses of one beside one another."""
+
+    trajectories: Trajectories
+    """prompt_ids count the rows, so that one that was drawn twice is two."""
+    ranks: NDArray[np.float32]
+    """[trajectory]"""
+    sizes: list[int]
+    """[row] responses in each."""
+    strengths: list[float]
+    """[row] 0 where the data give none."""
+
+
+class Share(NamedTuple):
+    """A microbatch and what was said of it, on the trainer's device."""
+
+    batch: PackedBatch
+    answers: Answers
+    weight: float
+    """1; or 0 for a stand-in that only keeps this rank in step with the others."""
+
+
+class RewardModelTrainer:
+    """One rank's part of a member and its optimizer.
+
+        trainer = RewardModelTrainer(data, settings, member, device=..., rank=..., world_size=...)
+        for step, rows in enumerate(steps):
+            figures = trainer.update(rows, step, len(steps))
+        outputs, _ = trainer.measure(data.held_out_rows, report)
+
+    Every method is collective: all ranks call it with the same arguments. It promises that neither
+    the number of ranks nor the size of a microbatch changes what is learned, but for rounding.
+    """
+
+    def __init__(
+        self,
+        data: TokenizedComparisons,
+        settings: RewardModelSettings,
+        member: int,
+        *,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        """Load the model under a head that knows nothing yet, and take this rank's part of it.
+
+        Args:
+            data: equal on all ranks.
+            settings: equal on all ranks.
+            member: number in the ensemble; seeds what is random.
+            device: on which this rank computes.
+            rank: of this process, from 0.
+            world_size: number of ranks; with more than one, a process group must exist.
+        """
+        self._data, self._settings = data, settings
+        self._device, self._rank, self._world_size = device, rank, world_size
+        config = settings.discriminator
+        self.log_tie = nn.Parameter(
+            torch.tensor(first_log_tie(_tie_share(data)), dtype=torch.float64, device=device)
+        )
+        self._likelihood = self._likelihood_with(self.log_tie.detach())
+        model = ScalarModel(
+            load_backbone(settings.model, config.num_layers),
+            config.tuning,
+            settings.learner.autocast,
+            settings.seed + member,
+            num_outputs=num_outputs(self._likelihood),
+            has_bias=False,
+        )
+        self.model = shard(model, device, world_size)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._optimizer = scalar_optimizer(trained, config.learning_rate)
+        peak = config.learning_rate * HEAD_RATE_FACTOR
+        self._optimizer.add_param_group(
+            {"params": [self.log_tie], "weight_decay": 0.0, "peak_lr": peak}
+        )
+
+    def update(self, rows: NDArray[np.int64], step: int, num_steps: int) -> dict[str, float]:
+        """Take one optimizer step.
+
+        Args:
+            rows: of the whole step, at least one.
+            step: number of it, from 0.
+            num_steps: of the member.
+
+        Returns:
+            loss, in nats a row; accuracy, the share of pairs in the right order before the step, a
+            mean over its rows with one (nan if there is none); learning_rate, the backbone's;
+            grad_norm before clipping, of all but a tie parameter.
+
+        Raises:
+            RuntimeError: if the gradient is not finite.
+        """
+        mine = self._rows(rows[self._rank :: self._world_size])
+        scores = np.zeros(len(mine.ranks), np.float32)
+        totals: dict[str, Tensor | float] = {"loss": 0.0}
+        for share in self._shares(mine):
+            likelihood = self._likelihood_with(self.log_tie)
+            outputs = self._outputs(share.batch)
+            loss = preference_loss(outputs, share.answers, likelihood, num_rows=len(rows))
+            # FSDP averages the gradients of the ranks; but losses are shares, which add up.
+            (loss * (share.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
+            totals["loss"] += share.weight * loss.detach()
+            if share.weight:
+                scores[share.batch.trajectory_indices.cpu()] = outputs[:, 0].detach().cpu().numpy()
+        in_order = rows_in_order(scores, mine.ranks, mine.sizes)
+        totals |= {"in_order": np.nansum(in_order), "judged": float(np.isfinite(in_order).sum())}
+        sums = self._summed(totals)
+        return {
+            "loss": sums["loss"],
+            "accuracy": sums["in_order"] / sums["judged"] if sums["judged"] else math.nan,
+            **self._step(step, num_steps),
+        }
+
+    @torch.no_grad()
+    def measure(
+        self, rows: NDArray[np.int64], report: Report, *, with_features: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Judge the responses of some rows.
+
+        Args:
+            rows: of the data.
+            report: told of every microbatch.
+            with_features: whether to return what the head sees.
+
+        Returns:
+            [response, output] score, and log-scale if there is one, equal on all ranks; and
+            [response, hidden] features or None.
+        """
+        sizes = np.diff(self._data.first)[rows]
+        is_mine = np.repeat(np.arange(len(rows)) % self._world_size == self._rank, sizes)
+        place = torch.from_numpy(np.flatnonzero(is_mine))
+        mine = self._rows(rows[self._rank :: self._world_size])
+        seen: list[Tensor] = []
+        handle = self.model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        found: Tensor | None = None
+        for share in self._shares(mine):
+            outputs = self._outputs(share.batch)
+            state = seen.pop()
+            columns = torch.cat([outputs, state], dim=1) if with_features else outputs
+            if found is None:
+                found = columns.new_zeros(len(is_mine), columns.shape[1])
+            if share.weight:
+                found[place[share.batch.trajectory_indices.cpu()].to(found.device)] = columns
+            report({})
+        handle.remove()
+        assert found is not None  # there is a stand-in at least
+        whole = sum_rows_over_ranks(found, self._world_size).cpu().numpy()
+        width = num_outputs(self._likelihood)
+        return whole[:, :width], whole[:, width:] if with_features else None
+
+    def _likelihood_with(self, log_tie: Tensor) -> PreferenceLikelihood:
+        name, parameters = self._settings.likelihood, self._settings.likelihood_parameters
+        return learned_likelihood(name, parameters, log_tie)
+
+    def _outputs(self, batch: PackedBatch) -> Tensor:
+        """[response, output] in the order of the batch."""
+        outputs: Tensor = self.model(batch)
+        return outputs if outputs.ndim == 2 else outputs[:, None]
+
+    def _rows(self, rows: NDArray[np.int64]) -> Rows:
+        trajectories, ranks = self._data.select(rows)
+        sizes = np.diff(self._data.first)[rows]
+        numbers = np.repeat(np.arange(len(rows), dtype=np.int64), sizes)
+        numbered = Trajectories(*trajectories[:5], numbers, trajectories.finish_reasons)
+        strengths = [self._data.rows[row].strength or 0.0 for row in rows]
+        return Rows(numbered, ranks, sizes.tolist(), strengths)
+
+    def _shares(self, rows: Rows) -> list[Share]:
+        """Cut this rank's rows into microbatches; all ranks get equally many, at least one."""
+        limit = self._settings.learner.max_tokens_per_microbatch
+        shares = [
+            Share(moved, answers.of(moved), weight)
+            for part, weight in ((rows, 1.0), (_STAND_IN, 0.0))
+            for answers in [answers_on_rows(*part[1:])]
+            for batch in microbatches(part.trajectories, limit)
+            for moved in [batch.to(self._device)]
+        ]
+        *real, stand_in = shares
+        most = largest_over_ranks(len(real), self._device, self._world_size)
+        return real + [stand_in] * (max(most, 1) - len(real))
+
+    def _summed(self, totals: dict[str, Tensor | float]) -> dict[str, float]:
+        """Sum figures over ranks, and the gradient of log_tie, which is not sharded."""
+        gradient = self.log_tie.grad
+        if gradient is None:
+            return sum_over_ranks(totals, self._device, self._world_size)
+        totals["log_tie"] = gradient / self._world_size
+        sums = sum_over_ranks(totals, self._device, self._world_size)
+        gradient.fill_(sums["log_tie"])
+        return sums
+
+    def _step(self, step: int, num_steps: int) -> dict[str, float]:
+        """Apply the gradient."""
+        norm = clip_gradients(self.model, MAX_GRAD_NORM)
+        if not math.isfinite(norm):
+            raise RuntimeError(
+                f"the gradient of step {step + 1} is not finite; lower discriminator.learning_rate "
+                "or set learner.autocast=float32"
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = cosine_rate(group["peak_lr"], step, num_steps)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        rate = cosine_rate(self._settings.discriminator.learning_rate, step, num_steps)
+        return {"learning_rate": rate, "grad_norm": norm}
+
+
+def _tie_share(data: TokenizedComparisons) -> float:
+    """Share of ties among the training pairs, by Laplace's rule neither 0 nor 1."""
+    ranks, sizes = data.select(data.train_rows)[1], np.diff(data.first)[data.train_rows]
+    num_pairs = int((sizes * (sizes - 1) // 2).sum())
+    return (count_ties(ranks, sizes.tolist()) + 1) / (num_pairs + 2)
+
+
+_STAND_IN = Rows(
+    concatenate([pack([0], [0], prompt_id=0)] * 2), np.asarray([0, 1], np.float32), [2], [0.0]
+)

@@ -1,0 +1,1 @@
+"""Workers that score responses and are not trained."""

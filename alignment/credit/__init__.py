@@ -1,0 +1,1 @@
+"""The reward, advantage and weight of each action."""

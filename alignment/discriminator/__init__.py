@@ -1,0 +1,1 @@
+"""Losses, regularizers and metrics of the discriminator."""

@@ -1,0 +1,1 @@
+"""The token MDP, trajectories and packed batches."""

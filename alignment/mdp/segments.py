@@ -1,0 +1,75 @@
+"""Sums over the actions of each sequence, where many sequences lie one behind another.
+
+Nothing here is padded. A microbatch is a flat array with one entry for each action (a response
+token, the end token included), and sequence_index says to which sequence of the microbatch each
+action belongs, counted from 0.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def sequence_sums(
+    values: Float[Tensor, " action"], sequence_index: Int[Tensor, " action"], num_sequences: int
+) -> Float[Tensor, " sequence"]:
+    """Sum the actions of each sequence; one without actions sums to 0.
+
+    Args:
+        values: one number for each action.
+        sequence_index: which sequence of the microbatch each action belongs to.
+        num_sequences: sequences in this microbatch (not over all ranks).
+
+    Returns:
+        One sum for each sequence, differentiable by values.
+    """
+    return values.new_zeros(num_sequences).index_add(0, sequence_index, values)
+
+
+def sequence_lengths(sequence_index: Int[Tensor, " action"]) -> Int[Tensor, " action"]:
+    """Tell each action how many actions its own sequence has."""
+    return torch.bincount(sequence_index)[sequence_index]
+
+
+def require_positive(**counts: int) -> None:
+    """Refuse to average over nothing.
+
+    Args:
+        counts: global counts by which an objective divides, under the names that the caller knows.
+
+    Raises:
+        ValueError: if one of them is not positive.
+    """
+    for name, count in counts.items():
+        if count <= 0:
+            raise ValueError(
+                f"{name} must be positive, got {count}; "
+                "it counts the whole optimizer step, over all ranks and microbatches"
+            )
+
+
+def prefix_sums(
+    values: Float[Tensor, " action"], sequence_index: Int[Tensor, " action"]
+) -> Float[Tensor, " action"]:
+    """Sum each action's value and those before it in its sequence.
+
+    Args:
+        values: one for each action.
+        sequence_index: which sequence each action belongs to, ascending.
+
+    Returns:
+        One sum for each action. A value that is no number stays in its sequence.
+    """
+    if not len(values):
+        return values
+    position = action_positions(sequence_index)
+    table = values.new_zeros(int(sequence_index[-1]) + 1, int(position.max()) + 1)
+    table[sequence_index, position] = values
+    return table.cumsum(1)[sequence_index, position]
+
+
+def action_positions(sequence_index: Int[Tensor, " action"]) -> Int[Tensor, " action"]:
+    """Tell each action its place in its own sequence, counted from 0; sequence_index ascends."""
+    lengths = torch.bincount(sequence_index)
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(len(sequence_index), device=starts.device) - starts[sequence_index]

@@ -1,0 +1,1 @@
+"""Reward functions, and how good a reward model is."""

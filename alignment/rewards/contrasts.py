@@ -1,0 +1,118 @@
+"""Comparisons made of demonstrations alone: what one policy said is preferred to another's words.
+
+Three contrasts of the initial policy pi_0, the fine-tuned pi_SFT and the expert p. Rejected and
+chosen answer the same prompt independently, so where both could say a and b, the odds of finding a
+chosen and b rejected are the ratio of the two policies at a over that at b. A reward that maximizes
+the Bradley-Terry likelihood is therefore, up to a constant for each prompt:
+
+    init-sft               log pi_SFT - log pi_0, also known in closed form (log_ratio_reward.py)
+    init-demonstrations    log p - log pi_0
+    sft-demonstrations     log p - log pi_SFT
+
+References:
+    Sun & van der Schaar 2024, "Inverse-RLignment", arXiv:2405.15624; the optima are not in there.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from alignment.data.comparisons import Comparison
+from alignment.data.conversations import Turns
+from alignment.data.samples import Sample
+
+Pair = Literal["init-sft", "init-demonstrations", "sft-demonstrations"]
+Answers = Mapping[int, Sample]
+"""Prompt number to what a phase of a run answered."""
+
+PHASE_OF = {"init": "before", "sft": "after_warm_start"}
+"""Side of a pair to the phase of samples.jsonl in which that policy answered."""
+ESTIMATES: dict[Pair, str] = {
+    "init-sft": "log pi_SFT - log pi_0",
+    "init-demonstrations": "log p - log pi_0",
+    "sft-demonstrations": "log p - log pi_SFT",
+}
+"""What a reward learned from each contrast estimates, p the expert."""
+EQUAL, CUT, ONE_SIDED = "both texts are equal", "one was cut at its limit", "only one side answered"
+"""Why a prompt gives no comparison."""
+
+
+class Contrast(NamedTuple):
+    """Comparisons, and what gave none."""
+
+    comparisons: list[Comparison]
+    """In the order of the prompts; chosen first."""
+    left_out: dict[str, int]
+    """Reason to number of prompts; only reasons that occurred."""
+
+
+def phases_of(pair: Pair) -> tuple[str, ...]:
+    """Return the phases of samples.jsonl that a contrast is made of."""
+    return tuple(PHASE_OF[side] for side in pair.split("-") if side in PHASE_OF)
+
+
+def contrast(
+    samples: Mapping[str, Answers], pair: Pair, histories: Mapping[int, Turns] | None = None
+) -> Contrast:
+    """Make a comparison of every prompt that both sides answered.
+
+    Leaving out equal texts does not move the optimum, since they say nothing of score differences.
+    Nor does leaving out what was cut at its limit, which would read as a response that ends there:
+    it scales all probabilities of complete responses to a prompt alike.
+
+    Args:
+        samples: of a run, by phase; both of phases_of(pair).
+        pair: its first side is rejected, its second chosen.
+        histories: prompt number to the turns before the prompt; None where there are none.
+
+    Returns:
+        The comparisons, whose domain is the pair's name.
+    """
+    rejected, chosen = (_texts(samples, pair, side) for side in pair.split("-"))
+    left_out = dict.fromkeys((EQUAL, CUT, ONE_SIDED), 0)
+    comparisons = []
+    for number in sorted({*rejected, *chosen}):
+        if number not in rejected or number not in chosen:
+            left_out[ONE_SIDED] += 1
+            continue
+        worse, better = rejected[number], chosen[number]
+        if "LENGTH" in (worse.finish_reason, better.finish_reason):
+            left_out[CUT] += 1
+        elif worse.response == better.response:
+            left_out[EQUAL] += 1
+        else:
+            history = (histories or {}).get(number, ())
+            texts = (better.response, worse.response)
+            comparisons.append(Comparison(worse.prompt, texts, (0, 1), history, domain=pair))
+    return Contrast(comparisons, {reason: count for reason, count in left_out.items() if count})
+
+
+def rows_of(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:
+    """Return pairs as the values that alignment.data.comparisons.read_comparisons reads.
+
+    Args:
+        comparisons: of two responses each, the preferred one first.
+
+    Returns:
+        A row for each: prompt, chosen, rejected and domain. A prompt is a text or, where any of the
+        comparisons has a history, all of them are messages.
+    """
+    has_history = any(each.history for each in comparisons)
+    rows: list[dict[str, object]] = []
+    for each in comparisons:
+        turns = [*((turn.role, turn.text) for turn in each.history), ("user", each.prompt)]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        chosen, rejected = each.responses
+        row: dict[str, object] = {"prompt": messages if has_history else each.prompt}
+        rows.append(row | {"chosen": chosen, "rejected": rejected, "domain": each.domain})
+    return rows
+
+
+def _texts(samples: Mapping[str, Answers], pair: Pair, side: str) -> Answers:
+    """Return what one side of a pair said to each prompt."""
+    if side in PHASE_OF:
+        return samples[PHASE_OF[side]]
+    answered = samples[phases_of(pair)[0]]
+    return {
+        number: sample._replace(response=sample.expert, finish_reason="STOP")
+        for number, sample in answered.items()
+    }

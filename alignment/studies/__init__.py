@@ -1,0 +1,1 @@
+"""Exact studies of divergences and annotators."""

@@ -1,0 +1,1 @@
+"""The arithmetic of irlign plan: step time and GPU allocation."""

@@ -1,0 +1,122 @@
+"""Which split of the GPUs makes a step shortest, of those that fit the GPUs' memory."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from actors.errors import InvalidInputError
+from cluster.capacity.gpu_rates import Rates
+from cluster.capacity.step_cost import Work
+from cluster.capacity.step_time import Estimate, Split, estimate, phases_of
+from cluster.resources.memory import Memory
+
+USABLE_MEMORY = 0.9
+"""Of a GPU: the rest is lost between allocations."""
+SAME_SHARE = 0.01
+"""Steps whose times differ by less are taken to be as fast: an estimate cannot tell them apart."""
+
+
+class Room(NamedTuple):
+    """What GPUs have room for."""
+
+    num_gpus: int
+    gpu_gib: float = math.inf
+    """Of each, of which USABLE_MEMORY is counted on."""
+    memory: Callable[[Split], Sequence[Memory]] = lambda _split: ()
+    """What one worker of each kind needs in a split."""
+
+    def excess_gib(self, split: Split) -> float:
+        """Return by how much the fullest GPU is too small, at most 0 if all fits."""
+        gib = {each.kind: each.gib for each in self.memory(split)}
+        rollout = gib.pop("rollout", 0.0)
+        if split.sharing == "nothing":
+            fullest = max([rollout, *gib.values()])
+        else:
+            beside = sum(gib.values())
+            fullest = rollout + beside if split.sharing == "all" else max(rollout, beside)
+        return fullest - USABLE_MEMORY * self.gpu_gib
+
+
+def best_splits(work: Work, rates: Rates, max_staleness_steps: int, room: Room) -> list[Estimate]:
+    """Rank the splits of at most so many GPUs.
+
+    First those that are as fast as the fastest, up to SAME_SHARE, by the GPUs that they use; then
+    the others, by their time. So the first is never slower for more GPUs. A number of workers with
+    which their phase is no faster than with fewer is left out, which loses no faster step.
+
+    Args:
+        work: of a step.
+        rates: of one GPU of each kind.
+        max_staleness_steps: most steps by which a trajectory may lag the policy.
+        room: for workers.
+
+    Returns:
+        At least one estimate.
+
+    Raises:
+        InvalidInputError: if nothing fits, with what comes nearest.
+    """
+    fitting = [s for s in _splits(work, rates, room) if room.excess_gib(s) <= 0.0]
+    if not fitting:
+        raise InvalidInputError(_why_nothing_fits(work, room))
+    found = [estimate(work, rates, split, max_staleness_steps) for split in fitting]
+    fast_s = (1.0 + SAME_SHARE) * min(each.step_s for each in found)
+
+    return sorted(found, key=lambda e: (max(e.step_s, fast_s), e.split.num_gpus, e.step_s, e.split))
+
+
+def _splits(work: Work, rates: Rates, room: Room) -> Iterator[Split]:
+    """Yield the splits worth a look, all but the shared ones with ranks that fit."""
+    counts, judge = range(1, room.num_gpus + 1), int(work.is_judged)
+
+    def phases(split: Split) -> tuple[float, ...]:
+        each = phases_of(work, rates, split)
+        return (
+            each.sampling_s + each.sync_s,
+            each.sampling_busy_s + each.sync_s,
+            each.judging_s,
+            each.learning_s,
+        )
+
+    rollouts = _worthwhile(counts, lambda n: phases(Split(n, 1, judge)))
+    judges = _worthwhile(counts, lambda n: phases(Split(1, 1, n))) if judge else [0]
+    fitting = [n for n in counts if room.excess_gib(Split(1, n, judge)) <= 0.0]
+    ranks = _worthwhile(fitting, lambda n: phases(Split(1, n, judge)))
+    for numbers in itertools.product(rollouts, ranks, judges):
+        if sum(numbers) <= room.num_gpus:
+            yield Split(*numbers)
+    yield Split(1, 1, judge, "all")
+    if judge:
+        yield from (Split(n, 1, 1, "judge with learner") for n in rollouts if n < room.num_gpus)
+
+
+def _worthwhile(counts: Iterable[int], figures: Callable[[int], tuple[float, ...]]) -> list[int]:
+    """Return the counts that are better than every smaller one in some figure."""
+    kept: list[int] = []
+    seen: list[tuple[float, ...]] = []
+    for count in counts:
+        new = figures(count)
+        if not any(all(map(float.__le__, old, new)) for old in seen):
+            kept.append(count)
+            seen.append(new)
+    return kept
+
+
+def _why_nothing_fits(work: Work, room: Room) -> str:
+    judge, num_gpus = int(work.is_judged), room.num_gpus
+    possible = [Split(1, 1, judge, "all")]
+    if num_gpus > judge + 1:
+        possible.append(Split(1, num_gpus - judge - 1, judge))
+    if judge and num_gpus > 1:
+        possible.append(Split(num_gpus - 1, 1, 1, "judge with learner"))
+    nearest = min(possible, key=room.excess_gib)
+    parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in room.memory(nearest))
+    places = {"nothing": "a GPU each", "all": "one GPU for all"}
+    where = places.get(nearest.sharing, "the last two on one GPU")
+    return (
+        f"no split of {num_gpus} GPUs fits: at best the workers need, in GiB, {parts} ({where}), "
+        f"and {USABLE_MEMORY:.0%} of {room.gpu_gib:.0f} are counted on; lower "
+        "learner.max_tokens_per_microbatch, rollout.kv_cache_gib or discriminator.num_layers, set "
+        "discriminator.tuning=lora, or give more or larger GPUs"
+    )

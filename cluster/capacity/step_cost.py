@@ -1,0 +1,128 @@
+"""What one step of stage 2 asks for: tokens, sequences and bytes. Read off a job and its model."""
+
+from typing import NamedTuple
+
+from actors.errors import InvalidInputError
+from cluster.config.run_config import RunConfig
+from cluster.resources.memory import GIB, key_value_bytes
+from cluster.resources.model_shape import ModelShape
+
+SAVED_BYTES = 12
+"""A trained parameter of the discriminator where it is shared: float32 weight and two moments."""
+BACKWARD_PASSES = 2
+"""What a backward pass takes, in forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1)."""
+
+
+class Lengths(NamedTuple):
+    """Mean lengths in tokens."""
+
+    prompt: float
+    response: float
+
+
+class Work(NamedTuple):
+    """Of a whole step, unless it says otherwise."""
+
+    num_prompts: int
+    """Drawn; some may be answered by demonstrations."""
+    num_sampled_prompts: int
+    """Answered by the policy."""
+    group_size: int
+    """Responses a prompt."""
+    lengths: Lengths
+    longest_response: int
+    """Tokens at which sampling ends."""
+    max_sequences: int
+    """Responses that an engine extends at once."""
+    max_cached_sequences: float
+    """Responses that its cache of keys and values has room for."""
+    microbatch_tokens: int
+    gathered_bytes: float
+    """What ranks send one another for a microbatch, if there are very many of them."""
+    published_bytes: float
+    is_judged: bool
+    """Whether there is a discriminator or a teacher."""
+    update_passes_tokens: float
+    """Tokens through the discriminator in its update; backward counts as two forward passes."""
+    saved_judge_bytes: float
+    """What the discriminator's workers share after an update, where there are several."""
+
+    @property
+    def sampled_tokens(self) -> float:
+        """Response tokens that the policy samples."""
+        return self.num_sampled_prompts * self.group_size * self.lengths.response
+
+    @property
+    def learnt_tokens(self) -> float:
+        """Tokens in the learner's packed rows: each prompt once, with its responses behind it."""
+        prompt, response = self.lengths
+        num_shown = self.num_prompts - self.num_sampled_prompts  # with one demonstration each
+        return self.sampled_tokens + num_shown * response + self.num_prompts * prompt
+
+
+def work_of(
+    config: RunConfig, shape: ModelShape, judge: ModelShape | None, lengths: Lengths
+) -> Work:
+    """Read a step's work off a job.
+
+        gathered    4 bytes a parameter each time: layers are gathered for forward and for backward,
+                    once more for the reference, and gradients are scattered
+        update      fresh and held-out tokens forward, for the figures; then updates_per_step times
+                    (fresh + replayed) tokens forward and backward. Fresh are the prompts with
+                    responses and demonstrations, replayed r / (1 - r) as many
+
+    Args:
+        config: of the run.
+        shape: of the policy.
+        judge: of the discriminator's layers or of the teacher; None if the run has neither.
+        lengths: of prompts and responses; demonstrations count as responses.
+
+    Returns:
+        The work of a step.
+
+    Raises:
+        InvalidInputError: if the job has no stage 2.
+    """
+    objective, rollout = config.objective, config.rollout
+    if not config.has_rollouts:
+        raise InvalidInputError(
+            f"objective.steps is {objective.steps} and nothing of stage 2 is on-policy, so the run "
+            "has no sampling to plan for; set it to the number of on-policy steps, and give them "
+            "objective.divergence_weight or rewards"
+        )
+    cached = lengths.prompt / objective.group_size + lengths.response
+    number_bytes = 2 if rollout.dtype == "bfloat16" else 4
+    cache_tokens = rollout.kv_cache_gib * GIB / key_value_bytes(shape, number_bytes)
+    num_passes = 4 if config.has_reference else 3
+    is_trained = judge is not None and config.has_discriminator
+    return Work(
+        num_prompts=objective.prompts_per_step,
+        num_sampled_prompts=round(objective.on_policy_fraction * objective.prompts_per_step),
+        group_size=objective.group_size,
+        lengths=lengths,
+        longest_response=config.data.max_response_tokens,
+        max_sequences=rollout.max_sequences,
+        max_cached_sequences=max(cache_tokens / cached, 1.0),
+        microbatch_tokens=config.learner.max_tokens_per_microbatch,
+        gathered_bytes=4.0 * num_passes * shape.num_parameters,
+        published_bytes=float(number_bytes * shape.num_parameters),
+        is_judged=judge is not None,
+        update_passes_tokens=_update_passes_tokens(config, lengths) if is_trained else 0.0,
+        saved_judge_bytes=_saved_bytes(config, judge) if judge and is_trained else 0.0,
+    )
+
+
+def _update_passes_tokens(config: RunConfig, lengths: Lengths) -> float:
+    objective, discriminator = config.objective, config.discriminator
+    group = lengths.prompt + (objective.group_size + 1) * lengths.response
+    fresh = objective.prompts_per_step * group
+    held_out = objective.prompts_per_step * (lengths.prompt + lengths.response)
+    trained = fresh / (1.0 - discriminator.replay_fraction)
+    passes = discriminator.updates_per_step * (1 + BACKWARD_PASSES)
+    return fresh + held_out + passes * trained
+
+
+def _saved_bytes(config: RunConfig, judge: ModelShape) -> float:
+    """Adapters and a head alone are next to nothing."""
+    in_layers = max(judge.num_parameters - judge.table_parameters, 0)
+    return SAVED_BYTES * in_layers if config.discriminator.tuning == "full" else 0.0

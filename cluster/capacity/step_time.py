@@ -1,0 +1,247 @@
+"""How long a step takes with so many workers of each kind: pure arithmetic.
+
+cluster/capacity/step_cost.py says what a step asks for, cluster/capacity/gpu_rates.py how fast a
+GPU is. Let sampling, sync, judging and learning be the seconds of the phases of one step, and S
+max_staleness_steps. At most S + 1 steps are under way at once, and a worker does one thing at a
+time, so a step takes
+
+    max((sampling + sync + judging + learning + overhead) / (S + 1),
+        busy seconds of the busiest kind of worker)
+
+the largest cycle mean in the graph of what waits for what (Baccelli, Cohen, Olsder and Quadrat
+1992, Synchronization and Linearity, theorem 3.28). With S = 0 that is the sum of the phases, with a
+large S the longest of them. The real driver with simulated workers whose service times are constant
+takes that long; where they vary, a step takes longer by what the slowest worker adds.
+
+Left out: checkpoints, evaluation, and the discriminator's warm-up.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from cluster.capacity.gpu_rates import Rates
+from cluster.capacity.step_cost import Work
+
+GPUS_PER_NODE = 8
+"""Within a node ranks are linked, and one fetch of weights serves all workers by the page cache."""
+Sharing = Literal["nothing", "judge with learner", "all"]
+Bound = Literal["sampling", "judging", "learning", "staleness"]
+
+
+class Split(NamedTuple):
+    """Who gets GPUs. An engine, a rank and a judge take one each: none is divided over several."""
+
+    rollouts: int
+    ranks: int
+    judges: int
+    """Discriminator workers or teachers; 0 where the run has neither."""
+    sharing: Sharing = "nothing"
+    """Kinds that lie on one GPU and take turns there; only with one rank and at most one judge."""
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs in use."""
+        if self.sharing == "all":
+            return 1
+        return self.rollouts + self.ranks + self.judges - (self.sharing == "judge with learner")
+
+
+class Phases(NamedTuple):
+    """Seconds of one step, each phase alone."""
+
+    sampling_s: float
+    """From the first request of a step to the last response."""
+    sampling_busy_s: float
+    """Mean over the workers: less than sampling_s where requests do not share out evenly."""
+    iterations_s: float
+    """Of sampling_s, what decoding takes however few responses there are."""
+    sync_s: float
+    """Each worker's fetch of new weights."""
+    judging_s: float
+    """Update of the discriminator and scores, or the teacher's scores."""
+    learning_s: float
+    """The optimizer step and publishing."""
+    gathering_s: float
+    """What ranks send one another: hidden behind computing, unless it takes longer."""
+    publish_s: float
+    overhead_s: float
+    """Of the driver and Ray."""
+
+    @property
+    def chain_s(self) -> float:
+        """All phases one after the other."""
+        in_turn = (self.sampling_s, self.sync_s, self.judging_s, self.learning_s, self.overhead_s)
+        return sum(in_turn)
+
+
+class Estimate(NamedTuple):
+    """What is expected of a split."""
+
+    split: Split
+    phases: Phases
+    step_s: float
+    bound: Bound
+    """What decides the step's time; without overlap, the kind of worker that is longest at work."""
+    tokens_per_s: float
+    """Response tokens sampled, and learnt from."""
+    idle: dict[Bound, float]
+    """What a kind of worker does, to the share of a step in which it waits."""
+
+
+def estimate(work: Work, rates: Rates, split: Split, max_staleness_steps: int) -> Estimate:
+    """Say what a step takes.
+
+    Args:
+        work: of a step.
+        rates: of one GPU of each kind.
+        split: with at least one rollout worker and one rank, and a judge exactly if there is
+            something to judge.
+        max_staleness_steps: most steps by which a trajectory may lag the policy.
+
+    Returns:
+        The estimate.
+    """
+    return overlapped(work, phases_of(work, rates, split), split, max_staleness_steps)
+
+
+def overlapped(work: Work, phases: Phases, split: Split, max_staleness_steps: int) -> Estimate:
+    """Say what a step of such phases takes, by the formula above."""
+    busy: dict[Bound, float] = {"sampling": phases.sampling_busy_s + phases.sync_s}
+    busy |= {"learning": phases.learning_s, "judging": phases.judging_s}
+    longest: Bound = max(busy, key=lambda kind: busy[kind])
+    together_s = {
+        "nothing": busy[longest],
+        "judge with learner": max(busy["sampling"], busy["learning"] + busy["judging"]),
+        "all": phases.chain_s,
+    }[split.sharing]
+    in_turn_s = phases.chain_s / (max_staleness_steps + 1)
+    step_s = max(in_turn_s, together_s)
+    is_on_leash = max_staleness_steps > 0 and in_turn_s > together_s
+    idle = {kind: max(1.0 - seconds / step_s, 0.0) for kind, seconds in busy.items()}
+    return Estimate(
+        split,
+        phases,
+        step_s,
+        "staleness" if is_on_leash else longest,
+        work.sampled_tokens / step_s,
+        idle if split.judges else {kind: idle[kind] for kind in idle if kind != "judging"},
+    )
+
+
+def phases_of(work: Work, rates: Rates, split: Split) -> Phases:
+    """Return the seconds of a step's phases, each alone.
+
+    Ranks compute in lock-step, so a step waits for the one with the most prompts; what they gather
+    goes on meanwhile:
+
+        learning  max(learnt tokens * ceil(prompts / ranks) / prompts / learnt rate, gathering)
+                  + published bytes / publish rate
+    """
+    sampling_s, busy_s, iterations_s = _sampling(work, rates, split.rollouts)
+    learning_s = rank_tokens(work, split.ranks) / rates.learnt_tokens_per_s
+    gathering_s = _gathering_s(work, rates, split.ranks)
+    publish_s = work.published_bytes / rates.publish_bytes_per_s
+    return Phases(
+        sampling_s=sampling_s,
+        sampling_busy_s=busy_s,
+        iterations_s=iterations_s,
+        sync_s=_sync_s(work, rates, split.rollouts),
+        judging_s=_judging_s(work, rates, split.judges),
+        learning_s=max(learning_s, gathering_s) + publish_s,
+        gathering_s=gathering_s,
+        publish_s=publish_s,
+        overhead_s=rates.overhead_s,
+    )
+
+
+def request_prompts(work: Work, num_rollouts: int) -> int:
+    """Return how many prompts a request to a rollout worker holds, as the sampler has it.
+
+    A step's prompts shared out evenly, but no more responses than an engine extends at once.
+    """
+    most = max(1, work.max_sequences // work.group_size)
+    return max(1, min(most, math.ceil(work.num_sampled_prompts / num_rollouts)))
+
+
+def iterations_s(work: Work, rates: Rates, num_prompts: int) -> float:
+    """Return what a request's iterations take: as many as the longest response has tokens.
+
+    Where the cache has no room for all responses, they follow one another:
+
+        max(responses / room, 1) * longest response * seconds of an iteration
+    """
+    rounds = max(num_prompts * work.group_size / work.max_cached_sequences, 1.0)
+    return rounds * work.longest_response * rates.iteration_s
+
+
+def rank_tokens(work: Work, num_ranks: int) -> float:
+    """Return the tokens that the fullest rank learns of a step; prompts are not divided."""
+    return work.learnt_tokens * math.ceil(work.num_prompts / num_ranks) / work.num_prompts
+
+
+def _sampling(work: Work, rates: Rates, num_rollouts: int) -> tuple[float, float, float]:
+    """Return sampling_s, sampling_busy_s and iterations_s of Phases.
+
+    A step is R requests of equal size, but for the last. Each worker does one at a time, so
+
+        request   iterations + prompts * (group * response / sampled rate + prompt / prefilled rate)
+        sampling  ceil(R / workers) requests, the last one counted by its size if it is alone
+        busy      all requests / workers
+    """
+    if not work.num_sampled_prompts:
+        return 0.0, 0.0, 0.0
+    size = request_prompts(work, num_rollouts)
+    num_full, rest = divmod(work.num_sampled_prompts - 1, size)
+    rest += 1  # prompts of the last request: at least one, at most size
+
+    def request_s(num_prompts: int) -> float:
+        prompt, response = work.lengths
+        each_s = work.group_size * response / rates.sampled_tokens_per_s
+        each_s += prompt / rates.prefilled_tokens_per_s
+        return iterations_s(work, rates, num_prompts) + num_prompts * each_s
+
+    rounds, alone = divmod(num_full, num_rollouts)
+    sampling_s = rounds * request_s(size) + (request_s(size) if alone else request_s(rest))
+    busy_s = (num_full * request_s(size) + request_s(rest)) / num_rollouts
+    return sampling_s, busy_s, (rounds + 1) * iterations_s(work, rates, size)
+
+
+def _gathering_s(work: Work, rates: Rates, num_ranks: int) -> float:
+    """Return what ranks send one another, in microbatches of which the fullest rank has the most.
+
+    microbatches * gathered bytes * (1 - 1 / ranks) / link, the network's beyond one node
+    """
+    num_microbatches = math.ceil(rank_tokens(work, num_ranks) / work.microbatch_tokens)
+    is_one_node = num_ranks <= GPUS_PER_NODE
+    link = rates.link_bytes_per_s if is_one_node else rates.network_bytes_per_s
+    return num_microbatches * work.gathered_bytes * (1.0 - 1.0 / num_ranks) / link
+
+
+def _sync_s(work: Work, rates: Rates, num_rollouts: int) -> float:
+    """Return how long a worker fetches: alone, or with one of each other node from the same store.
+
+    max(bytes / fetch rate, nodes * bytes / store rate), the latter with several nodes
+    """
+    num_nodes = math.ceil(num_rollouts / GPUS_PER_NODE)
+    alone_s = work.published_bytes / rates.fetch_bytes_per_s
+    if num_nodes == 1:
+        return alone_s
+    return max(alone_s, num_nodes * work.published_bytes / rates.store_bytes_per_s)
+
+
+def _judging_s(work: Work, rates: Rates, num_judges: int) -> float:
+    """Return the seconds of the discriminator's update and of the scores.
+
+    One worker trains, and hands its weights and moments to the others; all score:
+
+        update tokens / rate + shared bytes (1 / publish rate + 1 / fetch rate)
+        + learnt tokens * ceil(prompts / judges) / prompts / rate
+    """
+    if not work.is_judged:
+        return 0.0
+    handed_on_s = 0.0
+    if num_judges > 1:
+        a_byte_s = 1.0 / rates.publish_bytes_per_s + 1.0 / rates.fetch_bytes_per_s
+        handed_on_s = work.saved_judge_bytes * a_byte_s
+    passes_tokens = work.update_passes_tokens + rank_tokens(work, num_judges)
+    return passes_tokens / rates.judged_tokens_per_s + handed_on_s

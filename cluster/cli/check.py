@@ -1,0 +1,173 @@
+"""What irlign check shows: who gets what, and one conversation as the model will see it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alignment.data import comparisons, demonstrations
+from alignment.data.formats import detected_format
+from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
+from cluster.cli.options import (
+    JobPath,
+    Overrides,
+    quiet_libraries,
+)
+from cluster.config.job_file import load_job
+from cluster.config.run_config import RunConfig
+from cluster.resources.availability import this_machine
+from cluster.resources.placement import RAY_GIB, Plan
+from cluster.validation import preflight
+from cluster.validation.preflight import Findings, show_caveat
+
+
+def check(job: JobPath, overrides: Overrides = None) -> None:
+    """Say what a job would do here, or what is wrong with it. Starts and writes nothing."""
+    pass
+    quiet_libraries()
+    config = load_job(job, overrides or ())
+    show(config, preflight.check(config, None, this_machine()), Console())
+
+
+def show(config: RunConfig, findings: Findings, console: Console) -> None:
+    """Print what the checks found.
+
+    Args:
+        config: the job.
+        findings: of the checks.
+        console: where to.
+    """
+    _show_model(config, findings, console)
+    _show_data(config, findings, console)
+    if findings.comparisons and config.preferences:
+        show_comparisons(findings.comparisons, console, config.preferences.path)
+    console.print(_plan_table(findings.plan))
+    if findings.plan.shares_cpus:
+        console.print("The kinds of workers take turns with the same cores.")
+    show_caveat(config, findings, console)
+    console.print(
+        f"[bold]{config.name}[/] is ready: {config.warm_start.steps} steps of warm start, then "
+        f"{config.objective.steps} of {' and '.join(_second_stage(config))}.",
+        highlight=False,
+    )
+
+
+def _second_stage(config: RunConfig) -> Iterator[str]:
+    """Yield what stage 2 makes of the policy."""
+    if config.objective.divergence_weight:
+        yield config.objective.divergence
+    if config.rewards and not config.ranks_rollouts:
+        yield "rewards"
+    if config.ranks_rollouts:
+        yield "preferences among its own responses, by rewards"
+    elif config.preferences:
+        yield "self-play" if config.preferences.is_self_play else "preferences"
+
+
+def show_comparisons(
+    data: TokenizedComparisons, console: Console, source: str | Path | None = None
+) -> None:
+    """Print how many comparisons there are, of what kind, and one as the model will see it.
+
+    Args:
+        data: the comparisons of the job.
+        console: where to.
+        source: where they were read, to name their format.
+    """
+    read_as = data.answers if source is None else detected_format(source, comparisons.SETTING)
+    _show_counts("[bold]Compared[/]", str(read_as), data, console)
+    for remark in _remarks(data):
+        console.print(f"        {escape(remark)}", highlight=False, soft_wrap=True)
+    console.print("[bold]As the model sees them[/] (the best response is green, others are red):")
+    trajectories, ranks = data.select(data.train_rows[:1])
+    prompt = str(data.tokenizer.decode(trajectories.prompt(0).tolist()))
+    console.print(escape(prompt), highlight=False, soft_wrap=True)
+    for i, rank in enumerate(ranks.tolist()):
+        response = str(data.tokenizer.decode(trajectories.response(i).tolist()))
+        color = "red" if rank else "green"
+        console.print(f"[{color}]{escape(response)}[/]", highlight=False, soft_wrap=True)
+
+
+def _show_model(config: RunConfig, findings: Findings, console: Console) -> None:
+    model = findings.model
+    context = f"{model.max_tokens:,}" if model.max_tokens else "unlimited"
+    console.print(
+        f"[bold]Model[/]   {escape(config.model.name)}\n        {escape(model.architecture)}, "
+        f"{model.size.num_parameters / 1e6:,.1f} million parameters, {model.size.num_layers} "
+        f"layers, context {context}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show_data(config: RunConfig, findings: Findings, console: Console) -> None:
+    data = findings.data
+    if config.data.path is None:
+        read_as = "demonstrations, the best responses of the preferences"
+    else:
+        read_as = str(detected_format(config.data.path, demonstrations.SETTING))
+    _show_counts("[bold]Data[/]", read_as, data, console)
+    row = int(data.train_rows[0])
+    console.print("[bold]As the model sees it[/] (the response is green):")
+    prompt, response = (
+        str(data.tokenizer.decode(part.tolist()))
+        for part in (data.trajectories.prompt(row), data.trajectories.response(row))
+    )
+    console.print(f"{escape(prompt)}[green]{escape(response)}[/]", highlight=False, soft_wrap=True)
+
+
+def _show_counts(
+    heading: str,
+    read_as: str,
+    data: TokenizedDemonstrations | TokenizedComparisons,
+    console: Console,
+) -> None:
+    prompts, responses = data.trajectories.prompt_lengths, data.trajectories.response_lengths
+    console.print(
+        f"{heading}    {len(data.rows):,} {escape(read_as)}\n"
+        f"        {len(data.train_rows):,} to train on, {len(data.held_out_rows):,} held out\n"
+        f"        prompts up to {prompts.max()} tokens (mean {prompts.mean():.0f}), responses up "
+        f"to {responses.max()} (mean {responses.mean():.0f})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _remarks(data: TokenizedComparisons) -> Iterator[str]:
+    """Yield what is worth knowing of some of the rows."""
+    rows = data.rows
+    if data.answers == "judgements":
+        desirable = sum(row.ranks == (0,) for row in rows)
+        yield f"{desirable:,} desirable, {len(rows) - desirable:,} undesirable"
+    if data.answers == "rankings":
+        yield f"up to {max(len(row.ranks) for row in rows)} responses each"
+    counts = {
+        "with a tie": sum(len(set(row.ranks)) < len(row.ranks) for row in rows),
+        "with an empty response": sum("" in map(str.strip, row.responses) for row in rows),
+        "with twice the same response": sum(
+            len(set(row.responses)) < len(row.responses) for row in rows
+        ),
+        "with a strength": sum(row.strength is not None for row in rows),
+    }
+    yield from (f"{count:,} {what}" for what, count in counts.items() if count)
+    domains = {row.domain for row in rows if row.domain is not None}
+    if domains:
+        yield f"{len(domains)} domains"
+
+
+def _plan_table(made: Plan) -> Table:
+    table = Table("worker", "number", "CPUs each", "GPUs each", "memory each, expected")
+    for each in made.workers:
+        table.add_row(
+            each.kind,
+            str(each.num_workers),
+            f"{each.cpus:g}",
+            f"{each.gpus:g}",
+            f"{each.memory_gib:.1f} GiB",
+        )
+    table.add_row("Ray and driver", "", "", "", f"{RAY_GIB:.1f} GiB")
+    table.add_section()
+    table.add_row("together", "", "", "", f"{made.memory_gib:.1f} GiB")
+    return table

@@ -1,0 +1,78 @@
+"""Commands that are imported only when they are called, so that help is instant."""
+
+import ast
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+
+from actors.errors import InvalidInputError, RunFailedError
+
+RUN_FAILED = 1
+"""Exit code of a run that started and ended with an error."""
+BAD_INPUT = 2
+"""Exit code when the input cannot be used; nothing was started then."""
+
+
+class LazyCommand(TyperCommand):
+    """Stands for a command until it is called. Its help is read from the source, not imported.
+
+    Args:
+        name: that users type.
+        target: "module:function" of a command, or "module:app" of a group of commands.
+    """
+
+    def __init__(self, name: str, target: str) -> None:
+        self._module, _, self._attribute = target.partition(":")
+        super().__init__(name, help=self._docstring())
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:  # noqa: ANN401
+        """Import the command and let it parse its own arguments."""
+        command = getattr(import_module(self._module), self._attribute)
+        app = command
+        if not isinstance(command, typer.Typer):
+            app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            app.command(self.name)(command)
+        return typer.main.get_command(app).make_context(info_name, args, *rest, **extra)
+
+    def _docstring(self) -> str | None:
+        """Return the docstring of the function, or that of the module for a group."""
+        spec = find_spec(self._module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"the command {self.name} has no module {self._module}")
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name == self._attribute:
+                return ast.get_docstring(node)
+        return ast.get_docstring(tree)
+
+
+class LazyGroup(TyperGroup):
+    """A group of lazy commands, in which errors become one sentence and an exit code.
+
+    A subclass sets targets.
+    """
+
+    targets: Mapping[str, str] = {}
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(**settings)
+        for name, target in self.targets.items():
+            self.add_command(LazyCommand(name, target), name)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        """Run the command; an error that a user can mend is printed without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (InvalidInputError, RunFailedError) as error:
+            Console(stderr=True).print(
+                f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True
+            )
+            code = BAD_INPUT if isinstance(error, InvalidInputError) else RUN_FAILED
+            raise typer.Exit(code) from None

@@ -1,0 +1,108 @@
+"""The command irlign plan: how to split GPUs between sampling and learning, on paper."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.capacity.gpu_allocation import Room, best_splits
+from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
+from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
+from cluster.capacity.step_cost import Lengths, work_of
+from cluster.capacity.step_time import Split
+from cluster.cli.options import JobPath, Overrides
+from cluster.cli.plan_table import show
+from cluster.config.job_file import load_job
+from cluster.config.run_config import RunConfig
+from cluster.resources import memory
+from cluster.resources.memory import Memory
+from cluster.resources.model_shape import ModelShape, shape_of_files, shape_of_parameters
+
+REPORT_WIDTH = 120
+"""Of what is printed where there is no terminal to ask."""
+GUESSED_SHARE = 0.5
+"""Mean length over the longest, where neither an option nor a run says it."""
+
+
+def plan(
+    job: JobPath,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many there are.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind: h100, h200, a100, l40s or l4.")] = "h100",
+    parameters: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Size of the model, such as 7e9; else its config.json's."),
+    ] = None,
+    rates_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run on such GPUs whose measured rates are taken."),
+    ] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(min=1.0, help="Mean of a prompt; half the longest if not given.")
+    ] = None,
+    response_tokens: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Mean of a response; half the longest if not given."),
+    ] = None,
+) -> None:
+    """Say on paper how to split GPUs between sampling and learning, and how long a step takes."""
+    config = load_job(job, overrides or ())
+    shape, judge = _shapes(config, parameters)
+    lengths = _lengths(config, rates_from, prompt_tokens, response_tokens)
+    work = work_of(config, shape, judge, lengths)
+    rates = rates_from_hardware(gpu, shape, judge, work)
+    if rates_from:
+        rates = rates_from_metrics(rates_from, config, shape, judge, rates)
+    room = Room(gpus, gpu_of(gpu).memory_gib, _memory(config, shape, judge))
+    ranking = best_splits(work, rates, config.objective.max_staleness_steps, room)
+    console = Console()
+    console = console if console.is_terminal else Console(width=REPORT_WIDTH)
+    show(config, work, rates, ranking, room, console)
+
+
+def _shapes(config: RunConfig, parameters: float | None) -> tuple[ModelShape, ModelShape | None]:
+    """Return the shapes of the policy, and of the discriminator's layers or the teacher."""
+    if parameters is not None:
+        shape = shape_of_parameters(parameters)
+    else:
+        shape = shape_of_files(config.model.name)
+    if config.teacher and config.has_teacher:
+        return shape, shape_of_files(config.teacher.model)
+    if config.has_discriminator:
+        return shape, shape.first_layers(config.discriminator.num_layers)
+    return shape, None
+
+
+def _lengths(
+    config: RunConfig, run_dir: Path | None, prompt: float | None, response: float | None
+) -> Lengths:
+    """Return what was given, else what the run had, else half of what the job allows."""
+    longest = config.data.max_prompt_tokens, config.data.max_response_tokens
+    known = Lengths(*(max(math.floor(GUESSED_SHARE * each), 1) for each in longest))
+    if run_dir:
+        known = lengths_from_metrics(run_dir)
+    return Lengths(prompt or known.prompt, response or known.response)
+
+
+def _memory(
+    config: RunConfig, shape: ModelShape, judge: ModelShape | None
+) -> Callable[[Split], Sequence[Memory]]:
+    """Return what says how much memory one worker of each kind needs in a split."""
+    fixed = [memory.rollout_memory(config.rollout, shape)]
+    if judge and config.has_teacher:
+        fixed.append(memory.teacher_memory(judge))
+    elif judge:
+        made = memory.discriminator_memory(config.discriminator, config.learner, judge)
+        fixed.append(made)
+    has_reference = config.has_reference
+
+    def needed(split: Split) -> Sequence[Memory]:
+        rank = memory.learner_memory(
+            config.learner, shape, split.ranks, has_reference=has_reference
+        )
+        return fixed[0], rank, *fixed[1:]
+
+    return needed

@@ -1,0 +1,220 @@
+"""The whole run, from one YAML file. Imports no torch, so that checking a job is instant."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from actors.config.choices import DataSource, FrozenConfig
+from actors.config.learner import LearnerConfig
+from actors.config.objective import ModelConfig, ObjectiveConfig, WarmStartConfig
+from actors.config.preferences import PreferencesConfig
+from actors.config.rollout import RolloutConfig
+from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
+
+MAX_RESPONSE_TOKENS = 256
+"""Of a model that no run has given a limit."""
+
+
+class DataConfig(FrozenConfig):
+    """Demonstrations: prompts and the expert's responses."""
+
+    path: DataSource | None = None
+    """A file or folder, relative to the job file, or hub:owner/name, in any format that `irlign
+    check` detects, as JSON lines of prompt and response. None: of preferences, the best ones."""
+    system_prompt: str | None = None
+    """Opens every conversation, through the model's own chat template."""
+    held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
+    """Share kept for evaluation, chosen by a stable hash of the prompt."""
+    max_prompt_tokens: int = Field(512, gt=0)
+    """A longer prompt, template included, is an error; nothing is cut."""
+    max_response_tokens: int = Field(512, gt=0)
+    """Sampling stops here, and a longer demonstration is an error."""
+
+
+class EvaluationConfig(FrozenConfig):
+    """What is measured on held-out demonstrations, before, during and after."""
+
+    every_steps: int = Field(20, gt=0)
+    """Steps between measurements of the held-out negative log-likelihood."""
+    num_prompts: int = Field(64, gt=0)
+    """Held-out prompts answered before training, after stage 1 and at the end."""
+    patterns: dict[str, str] = Field(default_factory=dict)
+    """Name to regular expression; the report shows the share of responses that match each."""
+
+
+WORKER_KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
+
+
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""What Ray takes for the value of a node's label."""
+
+
+class PlacementConfig(FrozenConfig):
+    """Where workers go."""
+
+    phases_share_cpus: bool = False
+    """True on a small machine without overlap: sampling, scoring and learning take turns with the
+    same cores, so a worker reserves almost none of the CPUs that it computes with."""
+    timeout_s: float = Field(600.0, gt=0.0)
+    """No start of a worker and no request to one may take longer: then it fails and is tried again
+    elsewhere."""
+    when_full: Literal["fail", "wait"] = "fail"
+    """What a run does whose workers find too little free on the cluster: end at once and say what
+    is missing, or wait for it."""
+    lease_s: float | None = Field(None, gt=0.0)
+    """Stop with a checkpoint if nobody has asked after the run for so long, its job process being
+    gone; None lets it go on to its end."""
+    node_labels: dict[str, dict[str, LabelValue]] = Field(default_factory=dict)
+    """Kind of worker (rollout, discriminator, teacher, reward, learner) to the labels that a node
+    must have for it; a kind not named here goes anywhere."""
+
+    @field_validator("node_labels")
+    @classmethod
+    def _kinds_are_known(
+        cls, labels: dict[str, dict[str, LabelValue]]
+    ) -> dict[str, dict[str, LabelValue]]:
+        for kind in sorted(labels.keys() - set(WORKER_KINDS)):
+            close = get_close_matches(kind, WORKER_KINDS, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(
+                f"unknown kind of worker {kind!r}; {hint}choose among {', '.join(WORKER_KINDS)}"
+            )
+        return labels
+
+
+class AutoscaleConfig(FrozenConfig):
+    """Between which bounds the number of rollout workers follows the learner's appetite."""
+
+    min_workers: int = Field(1, gt=0)
+    """Never fewer rollout workers."""
+    max_workers: int = Field(gt=0)
+    """Never more."""
+
+
+class RunConfig(FrozenConfig):
+    """Everything needed to start or resume a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Names the run directory and the run's actors on the cluster."""
+    seed: int = 0
+    """Of every random choice."""
+    model: ModelConfig
+    data: DataConfig
+    warm_start: WarmStartConfig = WarmStartConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    teacher: TeacherConfig | None = None
+    rewards: tuple[RewardConfig, ...] = ()
+    preferences: PreferencesConfig | None = None
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    placement: PlacementConfig = PlacementConfig()
+    autoscale: AutoscaleConfig | None = None
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where each step's figures go beside metrics.jsonl; mlflow and wandb where installed."""
+
+    @model_validator(mode="after")
+    def _a_group_fits_a_microbatch(self) -> Self:
+        prompt, response = self.data.max_prompt_tokens, self.data.max_response_tokens
+        is_self_play = self.preferences is not None and self.preferences.is_self_play
+        num_responses = self.objective.group_size + is_self_play  # the demonstration beside them
+        needed = prompt + num_responses * response
+        limit = self.learner.max_tokens_per_microbatch
+        if self.objective.steps and needed > limit:
+            raise ValueError(
+                f"a prompt and its group take up to {prompt} + {num_responses} x "
+                f"{response} = {needed} tokens, more than learner.max_tokens_per_microbatch = "
+                f"{limit}; raise that, or lower objective.group_size or data.max_response_tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_learn_from(self) -> Self:
+        if self.objective.steps and not self.has_policy_gradient and not self.preferences:
+            raise ValueError(
+                "objective.divergence_weight is 0 and there are neither rewards nor preferences; "
+                "give one of them, or set objective.steps to 0"
+            )
+        if self.data.path is None and (not self.preferences or self.preferences.path is None):
+            raise ValueError("data.path is missing, and no preferences.path stands in for it")
+        if self.ranks_rollouts and not self.rewards:
+            raise ValueError(
+                "preferences.path is missing, and there are no rewards to compare the policy's own "
+                "responses by; give one of them, or choose preferences.objective: self_play (SPIN)"
+            )
+        teaches = self.preferences.teaches if self.preferences else "policy"
+        if teaches == "discriminator" and self.objective.steps and not self.has_discriminator:
+            raise ValueError(
+                "preferences.teaches: discriminator, and the run has none; set "
+                "objective.divergence_weight above 0 and no teacher, or teaches: policy"
+            )
+        if self.objective.level == "state" and self.teacher is None:
+            raise ValueError(
+                "objective.level: state compares full next-token distributions, so the expert must "
+                "be a model; set teacher.model, or another level"
+            )
+        if self.objective.on_policy_fraction < 1.0 and self.rewards:
+            raise ValueError(
+                f"objective.on_policy_fraction = {self.objective.on_policy_fraction} and rewards "
+                "exclude each other: rewards need the policy's own samples; set it to 1"
+            )
+        return self
+
+    @property
+    def has_policy_gradient(self) -> bool:
+        """Whether stage 2 samples to be rewarded."""
+        is_rewarded = len(self.rewards) > 0 and not self.ranks_rollouts
+        return self.objective.steps > 0 and (self.objective.divergence_weight > 0 or is_rewarded)
+
+    @property
+    def ranks_rollouts(self) -> bool:
+        """Whether rewards say which of the policy's responses are preferred, and nothing else."""
+        return self.preferences is not None and self.preferences.ranks_rollouts
+
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether stage 2 samples at all."""
+        compares_rollouts = self.preferences is not None and self.preferences.compares_rollouts
+        return self.has_policy_gradient or (compares_rollouts and self.objective.steps > 0)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether stage 2 keeps the policy that entered it."""
+        has_log_ratios = self.preferences is not None and self.preferences.teaches == "policy"
+        return self.objective.reference.coefficient > 0 or has_log_ratios
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the run asks one: there is one, and a stage that needs it."""
+        return self.teacher is not None and self.objective.steps > 0
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether the run trains one: the expert is given by demonstrations alone."""
+        wants_divergence = self.objective.steps > 0 and self.objective.divergence_weight > 0
+        return wants_divergence and self.teacher is None
+
+
+def data_paths(config: RunConfig) -> dict[str, Path]:
+    """Return the files and folders that a job reads its data from, by the section that says so."""
+    named = {"data": config.data.path}
+    if config.preferences:
+        named["preferences"] = config.preferences.path
+    return {section: path for section, path in named.items() if isinstance(path, Path)}
+
+
+def import_paths(config: RunConfig) -> dict[str, str]:
+    """Return the code that a job names, by setting: each module:name."""
+    named = {
+        f"rewards.{index}.function": source.function
+        for index, source in enumerate(config.rewards)
+        if source.function
+    }
+    divergences = {"objective.divergence": config.objective.divergence}
+    if config.preferences:
+        divergences["preferences.divergence"] = config.preferences.divergence
+    named |= {setting: name for setting, name in divergences.items() if ":" in name}
+    return named

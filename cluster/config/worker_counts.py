@@ -1,0 +1,55 @@
+"""The kinds of workers that a job has, by their fleets' names, and how many of each."""
+
+from collections.abc import Mapping
+
+from actors.config.scorers import RewardConfig
+from cluster.config.run_config import RunConfig
+
+ROLLOUT = "rollout"
+DISCRIMINATOR = "discriminator"
+
+
+def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
+    """Name each reward source after its model or function, with a number if names repeat."""
+    named: dict[str, RewardConfig] = {}
+    for source in sources:
+        full = source.model or str(source.function)
+        name = full.rstrip("/").replace(":", "/").rsplit("/", maxsplit=1)[-1]
+        named[name if name not in named else f"{name}-{len(named)}"] = source
+    return named
+
+
+def job_sizes(config: RunConfig) -> dict[str, int]:
+    """Return the kinds of workers that a run has, named as its fleets, and how many by its job."""
+    sizes = {ROLLOUT: config.rollout.num_workers}
+    if config.has_discriminator:
+        sizes[DISCRIMINATOR] = config.discriminator.num_workers
+    if config.teacher and config.has_teacher:
+        sizes["teacher"] = config.discriminator.num_workers
+    rewards = reward_names(config.rewards)
+    return sizes | {name: source.num_workers for name, source in rewards.items()}
+
+
+def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
+    """Return a job with these numbers of workers instead of its own.
+
+    Args:
+        config: the job.
+        wanted: workers by kind; other kinds stay as they are.
+
+    Returns:
+        The job; unlike a job file it may want 0 rollout workers.
+    """
+    changes: dict[str, object] = {}
+    for kind in (ROLLOUT, DISCRIMINATOR, "teacher"):
+        if kind in wanted:
+            section = getattr(config, kind)
+            changes[kind] = section.model_copy(update={"num_workers": wanted[kind]})
+
+    def source(name: str, reward: RewardConfig) -> RewardConfig:
+        number = wanted.get(name, reward.num_workers)
+        return reward.model_copy(update={"num_workers": number})
+
+    named = reward_names(config.rewards)
+    changes["rewards"] = tuple(source(name, reward) for name, reward in named.items())
+    return config.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""The training loop of one run, and the actor around it."""

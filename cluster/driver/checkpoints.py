@@ -1,0 +1,163 @@
+"""What of a run outlives its processes, and how it is gone back to after whatever happened."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from actors.errors import CheckpointFailedError
+from actors.weights.checksums import LEARNER_FAILED, LEARNER_IS_WHOLE, damage_of, write_checksums
+from cluster.fleet import failure_policy
+from cluster.fleet.failure_policy import Decision
+from cluster.fleet.fleet import Fleet
+from cluster.run_state.files import METRICS, SAMPLES, keep_lines
+from cluster.run_state.journal import Journal
+from cluster.run_state.manifest import (
+    Event,
+    Manifest,
+    Position,
+    checkpoint_folder,
+    commit_checkpoint,
+    gone_back,
+    partial_folder,
+    save_manifest,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RunRecord:
+    """Owns a run's manifest and its checkpoints.
+
+        record = RunRecord(run_dir, manifest, journal)
+        folder = await record.restore({"before": 0, "after": 100})
+        record.event("something happened")
+        folder = await record.checkpoint(position, learner_saves, discriminator)
+
+    A checkpoint is written beside the others and counts from the moment the manifest names it, so
+    whatever fails on the way, the one before is whole.
+    """
+
+    def __init__(self, run_dir: Path, manifest: Manifest, journal: Journal) -> None:
+        self.manifest = manifest
+        self._run_dir, self._journal = run_dir, journal
+        self._failed_checkpoints = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """The newest checkpoint's folder, or None at the beginning of the run."""
+        return checkpoint_folder(self._run_dir, self.manifest)
+
+    def is_at(self, iteration: int) -> bool:
+        """Whether the newest checkpoint stands at this iteration."""
+        return self.folder is not None and self.manifest.iteration == iteration
+
+    def take_up(self) -> None:
+        """Say on disk that this driver has the run now, and no earlier one."""
+        self.save(num_starts=self.manifest.num_starts + 1)
+
+    def save(self, **changes: object) -> None:
+        """Change the manifest, here and on disk."""
+        self.manifest = self.manifest.model_copy(update=changes)
+        save_manifest(self._run_dir, self.manifest)
+
+    def event(self, what: str, **changes: object) -> None:
+        """Note something that happened, in manifest and report, with what it changes there."""
+        event = Event(time_s=round(self._journal.elapsed_s, 1), what=what)
+        try:
+            self.save(events=[*self.manifest.events, event], **changes)
+        except OSError as error:  # a full disk; the event is saved with the next change
+            logger.warning("%s; not saved yet: %s", what, error)
+
+    async def restore(self, phase_ends: Mapping[str, int]) -> Path | None:
+        """Go to the newest checkpoint whose files are whole, and take back what was noted since.
+
+        Steps that will be repeated leave metrics.jsonl, and phases that will be sampled again leave
+        samples.jsonl, so that both hold everything once.
+
+        Args:
+            phase_ends: after which iteration each phase of samples.jsonl is sampled.
+
+        Returns:
+            The checkpoint's folder, or None at the beginning of the run.
+
+        Raises:
+            DamagedCheckpointError: if no checkpoint is whole. What else is raised, is passed on.
+        """
+        while self.folder and (damage := await asyncio.to_thread(damage_of, self.folder)):
+            logger.error("%s", damage)
+            self.manifest = gone_back(self.manifest, damage)
+            self.event(f"{damage}; the run goes back to step {self.manifest.step}")
+        end = self.manifest.iteration
+        phases = [phase for phase in self.manifest.phases_sampled if phase_ends[phase] <= end]
+        is_finished = self.manifest.is_finished and "after" in phases
+        # First the manifest: what the files then hold in excess is taken out the next time.
+        self.save(phases_sampled=phases, is_finished=is_finished)
+
+        def is_behind(row: dict[str, Any]) -> bool:
+            return bool(row["step"] <= end and (row["step"] or "before" in phases))
+
+        keep_lines(self._run_dir / METRICS, is_behind)
+        keep_lines(self._run_dir / SAMPLES, lambda row: row["phase"] in phases)
+        return self.folder
+
+    async def checkpoint(
+        self,
+        position: Position,
+        learner_saves: Callable[[Path], Awaitable[object]],
+        discriminator: Fleet | None,
+    ) -> Path | None:
+        """Have all who hold state write it, then make it the newest checkpoint.
+
+        Args:
+            position: of the run.
+            learner_saves: has the learner write into a folder.
+            discriminator: writes weights, optimizer and replay, if there is one.
+
+        Returns:
+            Its folder, or None if it could not be written, which is an event.
+
+        Raises:
+            CheckpointFailedError: if too many in a row could not be written. What the learner and
+                the discriminator's fleet raise otherwise is passed on.
+        """
+        partial = partial_folder(self._run_dir, position.iteration)
+        try:
+            partial.mkdir(parents=True)
+            await _fill(partial, learner_saves, discriminator)
+            self.manifest = commit_checkpoint(self._run_dir, partial, self.manifest, position)
+        except (CheckpointFailedError, OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            self._note_failure(position, error)
+            return None
+        self._failed_checkpoints = 0
+        return self.folder
+
+    def _note_failure(self, position: Position, error: Exception) -> None:
+        self._failed_checkpoints += 1
+        failures = self._failed_checkpoints
+        if failure_policy.after_failed_checkpoint(failures) is Decision.STOP:
+            raise CheckpointFailedError(
+                f"{failures} checkpoints in a row could not be written; the last error: {error}"
+            ) from error
+        self.event(f"the checkpoint of step {position.step} could not be written ({error})")
+
+
+async def _fill(
+    folder: Path,
+    learner_saves: Callable[[Path], Awaitable[object]],
+    discriminator: Fleet | None,
+) -> None:
+    """Have everything written that a checkpoint holds, and its checksums last."""
+    await learner_saves(folder)
+    if not (folder / LEARNER_IS_WHOLE).exists():
+        note = folder / LEARNER_FAILED
+        reason = note.read_text() if note.exists() else "the learner left no reason"
+        raise CheckpointFailedError(reason)
+    if discriminator:
+        await discriminator.request("save", folder / "discriminator", lead_only=True)
+    await asyncio.to_thread(write_checksums, folder)

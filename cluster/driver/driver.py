@@ -1,0 +1,301 @@
+"""The run: sample, score, learn, sync, from a manifest on. Knows neither Ray nor torch.
+
+Three stages follow one another. In warm_start the learner clones demonstrations; in
+discriminator_warm_up the discriminator alone learns, from the policy's samples; in imitation every
+step samples, trains the discriminator, scores, and updates the policy. An iteration is one loop of
+any of them, so iterations count optimizer steps and the discriminator's warm-up together.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from actors.messages import LearnerTask, Published
+from alignment.data.dataset_protocols import Data
+from alignment.learning_rate import cosine_rate
+from alignment.mdp.trajectories import EMPTY, Trajectories, no_scores
+from cluster.config.run_config import RunConfig
+from cluster.driver.checkpoints import RunRecord
+from cluster.driver.evaluation import HeldOut
+from cluster.driver.pipeline import Imitation
+from cluster.driver.preference_batches import PreferenceBatches
+from cluster.driver.prompt_ledger import Settled
+from cluster.driver.rollout_metrics import with_step_time
+from cluster.driver.sampler import Draws, Sampler
+from cluster.driver.scorer import Scorer
+from cluster.fleet.fleet import Fleet
+from cluster.learner.task_queue import LearnerDesk, LearnerRestartedError
+from cluster.run_state.journal import Journal
+from cluster.run_state.manifest import Manifest, Position
+from cluster.run_state.status import Progress, Stage
+
+
+class Workforce(NamedTuple):
+    """All that the driver commands, and what it has them learn beside rollouts."""
+
+    rollout: Fleet
+    scorer: Scorer
+    desk: LearnerDesk
+    batches: PreferenceBatches
+
+
+class Driver:
+    """Owns the run: its position, its manifest, and what the workers do next."""
+
+    def __init__(
+        self, config: RunConfig, run_dir: Path, data: Data, workforce: Workforce, manifest: Manifest
+    ) -> None:
+        """Take up a run where its manifest says.
+
+        Args:
+            config: of the run.
+            run_dir: exists already and holds config.yaml.
+            data: the demonstrations.
+            workforce: fleets of the wanted sizes, and the learner's desk.
+            manifest: of the newest checkpoint, or a new one.
+        """
+        self._config, self._data = config, data
+        self._rollout, self._scorer, self._desk, self._batches = workforce
+        self._journal = Journal(run_dir, manifest.newest_s)
+        self.record = RunRecord(run_dir, manifest, self._journal)
+        self._held_out = HeldOut(
+            self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
+        )
+        self._stop_requested = False
+        self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
+        self.progress = Progress(num_iterations=self._num_iterations)
+        self._take_position()
+
+    @property
+    def _warm_up_end(self) -> int:
+        has_warm_up = self._scorer.discriminator is not None and self._config.objective.steps > 0
+        steps = self._config.discriminator.warm_up_steps if has_warm_up else 0
+        return self._config.warm_start.steps + steps
+
+    @property
+    def _num_iterations(self) -> int:
+        return self._warm_up_end + self._config.objective.steps
+
+    def request_stop(self) -> None:
+        """Finish the step under way, write a checkpoint, and return from run."""
+        self._stop_requested = True
+
+    def event(self, what: str, **changes: object) -> None:
+        """Note something that happened, in manifest and report, with what it changes there."""
+        self.record.event(what, **changes)
+
+    def prompts(self) -> dict[str, int]:
+        """Return how many prompts are running and sampled, and were trained on, by the ledger."""
+        return self._sampler.ledger.counts() if self._sampler else {}
+
+    def published(self, published: Published) -> None:
+        """Have every rollout worker fetch these weights before it samples again."""
+        self._rollout.announce(published)
+
+    async def run(self) -> bool:
+        """Run to the end, or until a stop is requested; a restarted learner sends it back.
+
+        Returns:
+            Whether the run is finished. Either way a checkpoint holds where it stands.
+        """
+        self.record.take_up()
+        await self._restore()
+        if self.record.folder:
+            self.event(f"the run is taken up at step {self._step}")
+        while True:
+            try:
+                return await self._run()
+            except LearnerRestartedError:
+                lost = f"the learner was restarted at step {self._step}"
+                await self._restore()
+                self.event(f"{lost}; the run goes on from step {self._step}")
+
+    def _take_position(self) -> None:
+        saved, folder = self.record.manifest, self.record.folder
+        self._step, self._iteration = saved.step, saved.iteration
+        self.progress.iteration = self._iteration
+        self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
+        self._settled = Settled(saved.trained_draws, saved.dropped_draws)
+        self._scorer.scales = saved.reward_scales
+        self._sampler: Sampler | None = None
+        self._desk.set_checkpoint(str(folder) if folder else None)
+
+    async def _restore(self) -> None:
+        ends = {"before": 0, "after_warm_start": self._config.warm_start.steps}
+        folder = await self.record.restore(ends | {"after": self._num_iterations})
+        self._take_position()
+        discriminator = self._scorer.discriminator
+        if discriminator and folder and (folder / "discriminator").exists():
+            discriminator.announce((self._step, self._desk.incarnation, folder / "discriminator"))
+
+    async def _run(self) -> bool:
+        self.progress.enter("starting", "starting workers")
+        self.record.save(incarnation=await self._desk.trust_gang())
+        await self._desk.submit(self._task("hold", publish=True))
+        await self._observe("before")
+        await self._clone()
+        if not self._stop_requested:
+            await self._observe("after_warm_start")
+            await self._imitate()
+        while not self.record.is_at(self._iteration):
+            await self._checkpoint()
+        if self._stop_requested:
+            return False
+        await self._observe("after")
+        self.record.save(is_finished=True)
+        self.progress.enter("finished", "")
+        self.progress.is_finished = True
+        return True
+
+    async def _clone(self) -> None:
+        stage = self._config.warm_start
+        if self._iteration < stage.steps:
+            self.progress.enter("warm_start", "learning")
+        while self._iteration < stage.steps and not self._stop_requested:
+            self.progress.show("learning")
+            self._iteration_began = time.monotonic()
+            tickets = self._draws.take(stage.prompts_per_step)
+            rows = np.asarray([ticket.prompt_id for ticket in tickets], np.int64)
+            is_last = self._iteration + 1 == stage.steps
+            task = self._task(
+                "clone",
+                self._data.demonstrations(rows),
+                learning_rate=cosine_rate(stage.learning_rate, self._iteration, stage.steps),
+                publish=is_last,
+            )
+            metrics = await self._desk.submit(task)
+            metrics["time/learning_s"] = time.monotonic() - self._iteration_began
+            self._step += 1
+            self._settled = self._settled._replace(trained=self._settled.trained + len(tickets))
+            await self._end_iteration("warm_start", metrics, ends_stage=is_last)
+
+    async def _imitate(self) -> None:
+        if self._iteration >= self._num_iterations:
+            return
+        self._sampler = self._new_sampler()
+        if self.record.folder is None:  # there must be one to set a discriminator back to
+            await self._checkpoint()
+        stage = Imitation(
+            self._config,
+            (self._sampler, self._scorer, self._desk),
+            self._batches,
+            self.progress.show,
+            self.event,
+        )
+        try:
+            self._iteration_began = time.monotonic()
+            while self._iteration < self._warm_up_end and not self._stop_requested:
+                self.progress.enter("discriminator_warm_up", "sampling")
+                index = self._iteration - self._config.warm_start.steps
+                metrics = await stage.warm_up_step(index)
+                await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
+            if not self._stop_requested:
+                self.progress.enter("imitation", "sampling")
+                await stage.steps(
+                    first_version=self._step,
+                    first=self._iteration - self._warm_up_end,
+                    count=self._num_iterations - self._iteration,
+                    num_warm_ups=self._warm_up_end - self._config.warm_start.steps,
+                    end_step=self._end_imitation_step,
+                )
+        finally:
+            stage.close()
+
+    def _new_sampler(self) -> Sampler:
+        return Sampler(
+            *(self._rollout, self._draws, self._data, self._config.objective),
+            num_steps=self._num_iterations - self._iteration,
+            max_sequences=self._config.rollout.max_sequences,
+            seed=self._config.seed,
+        )
+
+    async def _end_imitation_step(self, metrics: dict[str, float]) -> bool:
+        self._step += 1
+        ends_stage = self._iteration + 1 == self._num_iterations
+        await self._end_iteration("imitation", metrics, ends_stage=ends_stage)
+        return not self._stop_requested
+
+    async def _end_iteration(
+        self, stage: Stage, metrics: dict[str, float], *, ends_stage: bool
+    ) -> None:
+        metrics = with_step_time(metrics, time.monotonic() - self._iteration_began)
+        self._iteration += 1
+        self.progress.iteration = self._iteration
+        if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
+            self.progress.show("evaluating")
+            metrics |= await self._desk.submit(self._task("evaluate", self._held_out.batch()))
+        self._journal.metrics(self._iteration, stage, metrics)
+        self.on_step(metrics)
+        every = self._config.learner.checkpoint_every_steps
+        if ends_stage or self._iteration % every == 0:
+            await self._checkpoint()
+        self._iteration_began = time.monotonic()
+
+    def _task(
+        self,
+        kind: Literal["clone", "evaluate", "hold"],
+        batch: Trajectories = EMPTY,
+        *,
+        learning_rate: float = 0.0,
+        publish: bool = False,
+        checkpoint: Path | None = None,
+    ) -> LearnerTask:
+        return LearnerTask(
+            kind=kind,
+            step=self._step,
+            learning_rate=learning_rate,
+            trajectories=batch,
+            discriminator_logits=no_scores(batch),
+            rewards=no_scores(batch),
+            num_sequences=len(batch),
+            num_action_tokens=int(batch.response_lengths.sum()),
+            publish=publish,
+            checkpoint=str(checkpoint) if checkpoint else None,
+        )
+
+    async def _observe(self, phase: str) -> None:
+        """Answer the held-out prompts, once a phase, for the report."""
+        if phase in self.record.manifest.phases_sampled:
+            return
+        if phase == "before":
+            self.progress.show("evaluating")
+            metrics = await self._desk.submit(self._task("evaluate", self._held_out.batch()))
+            self._journal.metrics(0, "warm_start", metrics)
+        self.progress.show("answering held-out prompts")
+        self._journal.samples(phase, answers := await self._held_out.answers(), self._data)
+        if phase == "after_warm_start":
+            self.record.save(reward_scales=await self._scorer.measure_scales(answers))
+        self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
+
+    async def _checkpoint(self) -> None:
+        """Write a checkpoint; one that cannot be written is an event, and the run goes on."""
+        self.progress.show("writing a checkpoint")
+
+        async def learner_saves(folder: Path) -> None:
+            await self._desk.submit(self._task("hold", checkpoint=folder))
+
+        discriminator = self._scorer.discriminator
+        folder = await self.record.checkpoint(self._position(), learner_saves, discriminator)
+        if folder:
+            self._desk.set_checkpoint(str(folder))
+        if folder and discriminator:
+            discriminator.hold((self._step, self._desk.incarnation, folder / "discriminator"))
+
+    def _position(self) -> Position:
+        """Return where the run stands, every draw of it accounted for."""
+        settled, unfinished = self._settled, self._draws.unfinished()
+        if self._sampler:
+            settled = settled.plus(self._sampler.ledger)
+            unfinished += self._sampler.ledger.unfinished()
+        return Position(
+            step=self._step,
+            iteration=self._iteration,
+            num_draws=self._draws.next_number,
+            unfinished_draws=sorted(unfinished),
+            trained_draws=settled.trained,
+            dropped_draws=dict(settled.dropped),
+            elapsed_s=self._journal.elapsed_s,
+        )

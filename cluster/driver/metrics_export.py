@@ -1,0 +1,76 @@
+"""Exports the state of the driver's run to Ray's metrics."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cluster.fleet.fleet import Fleet
+from cluster.telemetry.metric_catalog import PHASES, REWARD, STEP_METRICS
+from cluster.telemetry.ray_metrics import RAYS, Exporter, MetricClasses
+
+WORKER_STATES = ("waiting", "starting", "syncing", "serving", "draining")
+
+
+class RunExporter:
+    """Exports what the driver knows of its run."""
+
+    def __init__(self, run: str, classes: MetricClasses = RAYS) -> None:
+        self._exporter = Exporter(run, classes)
+        self._rollout_busy_s, self._step_ended = 0.0, time.monotonic()
+
+    def step(self, metrics: Mapping[str, float], rollout: Fleet) -> None:
+        """Export a step's figures, and how well its phases overlapped.
+
+        Args:
+            metrics: of the step, as in metrics.jsonl; names that the catalog lacks are not
+                exported.
+            rollout: the fleet that sampled.
+        """
+        for name, value in metrics.items():
+            if name in STEP_METRICS:
+                self._exporter.put(name, value)
+            elif name.startswith(REWARD):
+                source = name.removeprefix(REWARD)
+                figure = "irlign_reward_errors" if source.endswith("_errors") else "irlign_reward"
+                self._exporter.put(figure, value, source=source.removesuffix("_errors"))
+        now, busy_s = time.monotonic(), rollout.busy_s
+        worked_s, lasted_s = busy_s - self._rollout_busy_s, now - self._step_ended
+        self._rollout_busy_s, self._step_ended = busy_s, now
+        if step_s := metrics.get("time/step_s"):
+            phases_s = sum(metrics.get(f"time/{phase}_s", 0.0) for phase in PHASES)
+            learning_s = metrics.get("time/learning_s", 0.0)
+            self._exporter.put("irlign_overlap", phases_s / step_s)
+            self._exporter.put("irlign_learner_idle", max(1.0 - learning_s / step_s, 0.0))
+            if rollout.wanted and lasted_s > 0:
+                share = worked_s / (rollout.wanted * lasted_s)
+                self._exporter.put("irlign_rollout_efficiency", min(share, 1.0))
+
+    def standing(
+        self,
+        *,
+        step: tuple[int, int],
+        fleets: Sequence[Fleet],
+        prompts: Mapping[str, int],
+        num_events: int,
+        is_paused: bool,
+    ) -> None:
+        """Export where the run stands now.
+
+        Args:
+            step: iterations done, and how many there will be.
+            fleets: of the run.
+            prompts: how many are running and sampled, as the ledger counts them.
+            num_events: so far.
+            is_paused: whether there shall be no rollout workers.
+        """
+        put = self._exporter.put
+        put("irlign_step", step[0])
+        put("irlign_steps_planned", step[1])
+        put("irlign_events", num_events)
+        put("irlign_is_paused", is_paused)
+        put("irlign_running_prompts", prompts.get("running", 0))
+        put("irlign_buffered_prompts", prompts.get("sampled", 0))
+        for fleet in fleets:
+            states = Counter(worker.state for worker in fleet.status())
+            for state in WORKER_STATES:
+                put("irlign_workers", states[state], kind=fleet.kind, state=state)

@@ -1,0 +1,43 @@
+"""Metrics of sampled trajectories, and of the time that a step took."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from alignment.mdp.trajectories import FinishReason
+from cluster.driver.sampler import Sampled
+from cluster.telemetry.metric_catalog import PHASES
+
+
+def rollout_metrics(sampled: Sampled, waited_s: float, step: int) -> dict[str, float]:
+    """Describe what the policy sampled of a step: speed, lengths, truncation, staleness.
+
+    Args:
+        sampled: the step.
+        waited_s: how long the driver waited for it; what no worker was sampling of it went into
+            bringing workers up to date.
+        step: optimizer steps done when it is learnt from.
+
+    Returns:
+        Metrics by name.
+    """
+    is_rollout = sampled.trajectories.policy_versions[:, 0] >= 0
+    batch = sampled.trajectories.select(np.flatnonzero(is_rollout))
+    if not len(batch):
+        return {"time/sampling_s": 0.0}
+    age = step - batch.token_versions[batch.action_mask][:, 1]
+    truncated = batch.finish_reasons == FinishReason.LENGTH
+    return {
+        "rollout/tokens_per_s": float(batch.response_lengths.sum()) / max(sampled.sampling_s, 1e-9),
+        "rollout/response_length": float(batch.response_lengths.mean()),
+        "rollout/truncated_fraction": float(truncated.mean()),
+        "rollout/staleness": float(age.mean()),
+        "time/sampling_s": min(sampled.sampling_s, waited_s),
+        "time/sync_s": max(waited_s - sampled.sampling_s, 0.0),
+    }
+
+
+def with_step_time(metrics: Mapping[str, float], step_s: float) -> dict[str, float]:
+    """Add the whole step's time, and what of it no phase accounts for."""
+    named = sum(metrics.get(f"time/{phase}_s", 0.0) for phase in PHASES)
+    return {**metrics, "time/step_s": step_s, "time/waiting_s": max(step_s - named, 0.0)}

@@ -1,0 +1,188 @@
+"""Scores of a step's trajectories: expert-positive logits and the reward sources' sum.
+
+The logits are a discriminator's estimates or, where the expert is a model, exact: the teacher's
+log-probabilities minus those recorded at sampling.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.config.choices import Level
+from actors.errors import RewardError
+from actors.messages import Ranked
+from alignment.data.dataset_protocols import Data
+from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
+from cluster.fleet.score_requests import Judges, rewards_of, spread
+
+
+class Scores(NamedTuple):
+    """What a step's trajectories are worth."""
+
+    discriminator_logits: NDArray[np.float32]
+    """[trajectory] or [response token], high for expert: as the task for the learner has them."""
+    rewards: NDArray[np.float32]
+    """[trajectory] weighted sum of the reward sources; zeros without any; NaN for a failure."""
+    metrics: dict[str, float]
+    teacher_states: NDArray[np.float32] | None = None
+    """[response token, hidden] at level state."""
+    failures: Mapping[int, str] = {}
+    """Which prompts have no reward and are to be dropped, and why."""
+
+    def select(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> "Scores":
+        """Return the scores of these of the trajectories; the metrics stay those of all."""
+        logits, states = self.discriminator_logits, self.teacher_states
+        return self._replace(
+            discriminator_logits=trajectories.select_values(logits, rows),
+            rewards=self.rewards[rows],
+            teacher_states=None if states is None else trajectories.select_values(states, rows),
+        )
+
+
+def exact_logits(
+    teacher_logprobs: NDArray[np.float32], trajectories: Trajectories, level: Level
+) -> NDArray[np.float32]:
+    """Return log(teacher / sampling policy) of responses, or of every prefix of them.
+
+    Args:
+        teacher_logprobs: [response token] in nats.
+        trajectories: with the log-probabilities recorded at sampling.
+        level: trajectory for one logit a response; token and occupancy for one a prefix.
+
+    Returns:
+        [trajectory] or [response token].
+    """
+    behavior = trajectories.behavior_logprobs[trajectories.action_mask]
+    log_ratios = teacher_logprobs.astype(np.float64) - behavior
+    cuts = np.cumsum(trajectories.response_lengths)[:-1]
+    prefixes = [np.cumsum(part) for part in np.split(log_ratios, cuts)]
+    kept = [part[-1:] for part in prefixes] if level == "trajectory" else prefixes
+    return np.concatenate(kept).astype(np.float32)
+
+
+class Scorer:
+    """Trains the discriminator on each step, then has everything scored."""
+
+    def __init__(self, judges: Judges, data: Data, level: Level, shared_folder: Path) -> None:
+        """Bind the fleets.
+
+        Args:
+            judges: who scores.
+            data: the demonstrations.
+            level: on which the expert is matched.
+            shared_folder: where the training worker leaves its weights for the others.
+        """
+        self.discriminator, self._teacher, self._rewards = judges
+        self._data, self._level = data, level
+        self._shared_folder = shared_folder
+        self._num_updates = 0
+        self.scales: dict[str, float] = {}
+        """By which reward sources are divided; one that is not here by 1."""
+
+    async def measure_scales(self, answers: Trajectories) -> dict[str, float]:
+        """Fix the unit of each reward source that stands beside a divergence.
+
+        It is the source's standard deviation on the policy's answers to held-out prompts, measured
+        once and never by batch: a unit that moved with the batch would be another objective at
+        every step. Where all answers are worth the same it is 1.
+
+        Args:
+            answers: of the policy that enters stage 2.
+
+        Returns:
+            The units, which are used from now on; none where there is no divergence.
+        """
+        has_divergence = self.discriminator is not None or self._teacher is not None
+        expert = [self._data.texts(int(row))[1] for row in answers.prompt_ids]
+        self.scales = {}
+        for name, source in self._rewards.items() if has_divergence else ():
+            values, _ = await rewards_of(source, answers, expert)
+            deviation = float(np.nanstd(values.astype(np.float64)))
+            self.scales[name] = deviation if deviation > 0.0 else 1.0
+        return self.scales
+
+    async def update(
+        self, trajectories: Trajectories, ranked: Ranked | None = None
+    ) -> dict[str, float]:
+        """Train the discriminator on fresh rollouts, their prompts' demonstrations, preferences."""
+        if self.discriminator is None:
+            return {}
+        began = time.monotonic()
+        rows = trajectories.prompt_ids[group_starts(trajectories)]
+        metrics: dict[str, float] = await self.discriminator.request(
+            "update",
+            trajectories,
+            self._data.demonstrations(rows),
+            self._held_out(rows),
+            ranked,
+            lead_only=True,
+        )
+        if self.discriminator.wanted > 1:
+            await self.share_weights()
+        return metrics | {"time/discriminator_s": time.monotonic() - began}
+
+    def _held_out(self, rows: NDArray[np.int64]) -> Trajectories:
+        """As many demonstrations, never trained on: others for other rows, and the same again."""
+        known = self._data.held_out_rows
+        if not len(known):
+            return EMPTY
+        chosen = np.random.default_rng(rows.tolist()).choice(
+            known, size=min(len(rows), len(known)), replace=False
+        )
+        return self._data.demonstrations(chosen)
+
+    async def share_weights(self) -> None:
+        """Give the training worker's weights to those that only score."""
+        if self.discriminator is None:
+            return
+        self._num_updates += 1
+        folder = self._shared_folder / f"update-{self._num_updates % 2}"
+        await self.discriminator.request("save", folder, lead_only=True)
+        self.discriminator.hold((self._num_updates, folder))
+
+    async def score(self, trajectories: Trajectories) -> Scores:
+        """Score a step's trajectories by every source there is.
+
+        Returns:
+            The logits, the total of the rewards, each source's mean, and which prompts failed.
+
+        Raises:
+            RewardError: if a reward could not be computed and failure_policy says to stop.
+        """
+        began = time.monotonic()
+        scores = await self._expert_scores(trajectories)
+        total = np.zeros(len(trajectories), np.float32)
+        metrics, failures = dict(scores.metrics), dict[int, str]()
+        expert = [self._data.texts(int(row))[1] for row in trajectories.prompt_ids]
+        for name, source in self._rewards.items():
+            values, failed = await rewards_of(source, trajectories, expert)
+            total += np.float32(source.weight / self.scales.get(name, 1.0)) * values
+            metrics[f"reward/{name}"] = float(np.nanmean(values))
+            if source.on_error == "drop":
+                metrics[f"reward/{name}_errors"] = float(len(failed))
+            failures |= failed
+        if failures and set(trajectories.prompt_ids.tolist()) <= set(failures):
+            first = next(iter(failures.values()))
+            raise RewardError(f"no prompt of the step has all its rewards; the first: {first}")
+        metrics["time/scoring_s"] = time.monotonic() - began
+        return scores._replace(rewards=total, metrics=metrics, failures=failures)
+
+    async def _expert_scores(self, trajectories: Trajectories) -> Scores:
+        """What discriminator or teacher says, the rewards still 0."""
+        zeros = np.zeros(len(trajectories), np.float32)
+        if self.discriminator is not None:
+            logits = await spread(self.discriminator, "score", trajectories)
+            return Scores(logits, zeros, {})
+        if self._teacher is None:
+            return Scores(zeros, zeros, {})
+        if self._level == "state":
+            states = await spread(self._teacher, "states", trajectories)
+            return Scores(zeros, zeros, {}, states)
+        logprobs = await spread(self._teacher, "logprobs", trajectories)
+        reverse_kl = -exact_logits(logprobs, trajectories, "trajectory").mean()
+        logits = exact_logits(logprobs, trajectories, self._level)
+        return Scores(logits, zeros, {"teacher/reverse_kl": float(reverse_kl)})

@@ -1,0 +1,1 @@
+"""Groups of single-process workers: start, sync, retry, drain, replace, scale."""

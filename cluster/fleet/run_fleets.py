@@ -1,0 +1,156 @@
+"""The fleets of a run, of the sizes in its job file."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from actors.errors import WeightMismatchError
+from actors.messages import Published
+from actors.rollout.engine import engine_environment
+from cluster.config.run_config import RunConfig
+from cluster.config.worker_counts import reward_names
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.members import Handle
+from cluster.fleet.ray_worker import start_worker
+from cluster.fleet.score_requests import Judges, RewardFleet
+from cluster.fleet.worker_factories import (
+    build_discriminator_worker,
+    build_reward_source,
+    build_rollout_worker,
+    build_teacher_worker,
+    thread_environment,
+)
+from cluster.run_state.files import WEIGHTS
+
+
+class Place(NamedTuple):
+    """What a worker takes of its node, and what labels the node must have."""
+
+    cpus: float
+    gpus: float
+    labels: dict[str, str] | None
+
+
+class Crew(NamedTuple):
+    """All fleets of a run."""
+
+    rollout: Fleet
+    judges: Judges
+
+    def fleets(self) -> list[Fleet]:
+        """Return every fleet there is."""
+        discriminator, teacher, rewards = self.judges
+        judges = [fleet for fleet in (discriminator, teacher) if fleet]
+        return [self.rollout, *judges, *(source.fleet for source in rewards.values())]
+
+
+def hire(
+    config: RunConfig,
+    run_dir: Path,
+    on_event: Callable[[str], None],
+    on_damage: Callable[[Exception], Awaitable[None]],
+) -> Crew:
+    """Make the fleets a run needs and start their workers.
+
+    Args:
+        config: of the run.
+        run_dir: where its weight store is.
+        on_event: told of every loss and restart.
+        on_damage: has weights published again that are not what they were published as.
+
+    Returns:
+        The fleets; their workers come up meanwhile.
+    """
+    make = functools.partial(_fleet, config, on_event)
+    labels = config.placement.node_labels
+    rollout = make(
+        "rollout",
+        functools.partial(build_rollout_worker, config, run_dir / WEIGHTS),
+        place=Place(
+            config.rollout.cpus_per_worker, config.rollout.gpus_per_worker, labels.get("rollout")
+        ),
+        environment=engine_environment(config.rollout),
+        sync=functools.partial(sync_weights, on_damage),
+        syncs_while_serving=config.rollout.interrupt == "keep",
+    )
+    rollout.scale(config.rollout.num_workers)
+    discriminator, teacher = None, None
+    worker = config.discriminator
+    if config.has_discriminator:
+        discriminator = make(
+            "discriminator",
+            functools.partial(build_discriminator_worker, config),
+            place=Place(
+                worker.cpus_per_worker, worker.gpus_per_worker, labels.get("discriminator")
+            ),
+            environment=thread_environment(worker.cpus_per_worker),
+            sync=lambda handle, version: handle.call("load", version[-1]),
+        )
+        discriminator.scale(worker.num_workers)
+    if config.teacher and config.has_teacher:
+        teacher = make(
+            "teacher",
+            functools.partial(build_teacher_worker, config, config.teacher),
+            place=Place(worker.cpus_per_worker, worker.gpus_per_worker, labels.get("teacher")),
+            environment=thread_environment(worker.cpus_per_worker),
+        )
+        teacher.scale(worker.num_workers)
+    rewards = {}
+    for name, source in reward_names(config.rewards).items():
+        fleet = make(
+            name,
+            functools.partial(build_reward_source, source, config.model.name),
+            place=Place(1.0, 0.0, labels.get("reward")),
+            environment=thread_environment(1.0),
+        )
+        fleet.scale(source.num_workers)
+        rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
+    return Crew(rollout, Judges(discriminator, teacher, rewards))
+
+
+async def sync_weights(
+    on_damage: Callable[[Exception], Awaitable[None]], handle: Handle, published: Published
+) -> None:
+    """Give a rollout worker published weights; damaged ones once more, after their repair.
+
+    Raises:
+        WeightMismatchError: if they are damaged again.
+    """
+    try:
+        await handle.call("sync_weights", published)
+    except WeightMismatchError as damage:
+        await on_damage(damage)
+        await handle.call("sync_weights", published)
+
+
+def _fleet(
+    config: RunConfig,
+    on_event: Callable[[str], None],
+    kind: str,
+    build: Callable[[], Any],
+    *,
+    place: Place,
+    environment: dict[str, str],
+    sync: Callable[[Handle, Any], Any] | None = None,
+    syncs_while_serving: bool = False,
+) -> Fleet:
+    def start(name: str) -> Handle:
+        return start_worker(
+            name,
+            build,
+            cpus=place.cpus,
+            gpus=place.gpus,
+            shares_cpus=config.placement.phases_share_cpus,
+            environment=environment,
+            labels=place.labels,
+        )
+
+    return Fleet(
+        kind,
+        start,
+        timeout_s=config.placement.timeout_s,
+        sync=sync,
+        syncs_while_serving=syncs_while_serving,
+        on_event=on_event,
+    )

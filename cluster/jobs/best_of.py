@@ -1,0 +1,290 @@
+"""What the command irlign best-of does: responses of a policy, scored by a reward, on Ray.
+
+It hires the rollout workers and reward sources of a run without its driver and learner. Weights
+reach the workers as those of a learner do, through a weight store and proven by a canary.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from actors.errors import InvalidInputError, RewardError, RunFailedError
+from actors.messages import Canary, Published, RolloutRequest, RolloutResult
+from actors.weights.canary import CANARY_TOKENS
+from actors.weights.store import WeightStore
+from alignment.data.dataset_protocols import Data
+from alignment.mdp.trajectories import FinishReason, PolicyVersion, Trajectories
+from alignment.rewards.best_of_n import Response
+from cluster.config.run_config import RunConfig
+from cluster.driver.sampler import SEED_STRIDE
+from cluster.fleet.fleet import FleetFailedError
+from cluster.fleet.run_fleets import Crew, hire
+from cluster.fleet.score_requests import RewardFleet, rewards_of
+from cluster.jobs.progress import SECONDS_BETWEEN_LINES
+from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
+from cluster.resources.availability import shortage, this_machine, wait_for_room
+from cluster.resources.placement import Plan, WorkerPlan, reserved_beside_learner
+from cluster.run_state.files import WEIGHTS
+from cluster.validation.best_of import Asked
+
+PATIENCE = 4
+"""A start, a sync, a request and its score may each take placement.timeout_s before the first
+answer."""
+
+
+class Answers(NamedTuple):
+    """Responses with their rewards, and what became of the others."""
+
+    responses: dict[int, list[Response]]
+    """Row to the responses to its prompt; none of a prompt without all of its rewards."""
+    failures: dict[int, str]
+    """Row to the error of its reward, where on_error says to go on."""
+    num_tokens: int
+    """Sampled in all."""
+
+
+def sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
+    """Sample and score on the cluster of RAY_ADDRESS, or on one started for it.
+
+    Args:
+        asked: checked.
+        shared_folder: where the weights are while it lasts; all nodes see it.
+        console: told how it goes.
+
+    Returns:
+        The answers to every prompt.
+
+    Raises:
+        InvalidInputError: if there is no room.
+        RunFailedError: if workers cannot be kept alive, a reward cannot be computed, or nothing is
+            answered in time.
+    """
+    plan = _plan(asked.config)
+    if is_embedded() and (missing := shortage(plan, this_machine())):
+        raise InvalidInputError(f"sampling needs {missing}; lower rollout.num_workers by --set")
+    name = f"best-of-{uuid4().hex[:8]}"  # no actor of a run under way has it
+    asked = asked._replace(config=asked.config.model_copy(update={"name": name}))
+    folder = str(shared_folder.resolve())
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="best-of-", dir=folder) as scratch,
+            interrupted_by_signals(),
+            connected(asked.config),
+        ):
+            if not is_embedded():
+                wait_for_room(asked.config, plan, console)
+            with _progress(console, len(asked.rows) * asked.num_samples) as advance:
+                return asyncio.run(_sample(asked, Path(scratch), console, advance))
+    except RewardError as error:
+        raise RunFailedError(f"a reward cannot be computed: {error}") from error
+    except FleetFailedError as error:
+        raise RunFailedError(str(error)) from error
+
+
+async def _sample(
+    asked: Asked, scratch: Path, console: Console, advance: Callable[[int], None]
+) -> Answers:
+    """Hire, let work, and dismiss, whatever happens meanwhile."""
+
+    async def refuse(damage: Exception) -> None:
+        raise damage
+
+    def tell(what: str) -> None:
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
+
+    crew = hire(asked.config, scratch, tell, refuse)
+    try:
+        published = await asyncio.to_thread(publish, asked, scratch / WEIGHTS)
+        crew.rollout.announce(published)
+        return await answers(asked, crew, advance)
+    finally:
+        await asyncio.gather(*(fleet.close() for fleet in crew.fleets()))
+
+
+def publish(asked: Asked, weights: Path) -> Published:
+    """Put the policy's weights where rollout workers fetch them.
+
+    Args:
+        asked: names the policy.
+        weights: folder of the weight store, made if it is not there.
+
+    Returns:
+        What a worker needs in order to fetch and to prove them.
+
+    Raises:
+        InvalidInputError: if the policy cannot be loaded.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            asked.policy, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, SafetensorError) as error:  # a run deletes old checkpoints
+        raise InvalidInputError(f"{asked.policy} cannot be loaded ({error}); try again") from error
+    limits = asked.config.data
+    room = limits.max_prompt_tokens + limits.max_response_tokens - 1
+    ids = asked.data.trajectories.token_ids[: min(CANARY_TOKENS, room)].tolist()
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    said = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    dtype = getattr(torch, asked.config.rollout.dtype)
+    return WeightStore(weights).publish(
+        PolicyVersion(0, 0),
+        {name: tensor.detach().to(dtype) for name, tensor in model.named_parameters()},
+        Canary(tuple(ids), tuple(said)),
+    )
+
+
+async def answers(asked: Asked, crew: Crew, advance: Callable[[int], None]) -> Answers:
+    """Have a crew that holds the weights answer and score every prompt.
+
+    Args:
+        asked: what.
+        crew: rollout workers and reward sources.
+        advance: told of how many responses more there are rewards.
+
+    Returns:
+        The answers, in the order of the rows.
+
+    Raises:
+        RewardError: if a reward cannot be computed and its on_error is stop, or no prompt has one.
+        FleetFailedError: if workers cannot be kept alive.
+        RunFailedError: if nothing is answered for too long.
+    """
+    found, failures, num_tokens = dict[int, list[Response]](), dict[int, str](), 0
+
+    async def work(request: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
+        result: RolloutResult = await crew.rollout.request("rollout", request)
+        rewards, failed = await _rewards(asked, crew.judges.rewards, result.trajectories)
+        failures.update(failed)
+        advance(len(rewards))
+        return result.trajectories, rewards
+
+    for part, rewards in await _all_in_time(
+        [asyncio.ensure_future(work(request)) for request in requests(asked)],
+        PATIENCE * asked.config.placement.timeout_s,
+    ):
+        num_tokens += int(part.response_lengths.sum())
+        for row, response in _responses(part, rewards, asked.data):
+            found.setdefault(row, []).append(response)
+    if len(failures) == len(found):
+        raise RewardError(f"no prompt has all its rewards; the first: {failures[min(failures)]}")
+    kept = {row: responses for row, responses in found.items() if row not in failures}
+    return Answers(kept, dict(sorted(failures.items())), num_tokens)
+
+
+def requests(asked: Asked) -> Iterator[RolloutRequest]:
+    """Divide the work: whole prompts, as many as an engine extends at once, else a part of one.
+
+    Yields:
+        Requests in the order of the rows, each with a seed of its own.
+    """
+    rollout, rows = asked.config.rollout, asked.rows
+    share = -(-len(rows) // rollout.num_workers)
+    num_prompts = max(1, min(rollout.max_sequences // asked.num_samples, share))
+    at_once = min(asked.num_samples, rollout.max_sequences)
+    number = asked.config.seed * SEED_STRIDE
+    for first in range(0, len(rows), num_prompts):
+        part = rows[first : first + num_prompts].tolist()
+        for begun in range(0, asked.num_samples, at_once):
+            yield RolloutRequest(
+                prompt_ids=tuple(part),
+                prompts=tuple(asked.data.prompt_tokens(row) for row in part),
+                group_size=min(at_once, asked.num_samples - begun),
+                seed=number % 2**31,
+            )
+            number += 1
+
+
+async def _rewards(
+    asked: Asked, sources: Mapping[str, RewardFleet], trajectories: Trajectories
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Return [trajectory] weighed sums of the rewards, and the prompts that failed and why."""
+    total, failures = np.zeros(len(trajectories), np.float32), dict[int, str]()
+    prompt_ids = trajectories.prompt_ids.tolist()
+    expert = [asked.data.texts(row)[1] for row in prompt_ids]
+    for name, source in sources.items():
+        try:
+            values, failed = await rewards_of(source, trajectories, expert)
+        except RewardError as error:
+            if source.on_error == "stop" or not error.prompt_ids:
+                raise
+            # All prompts of this part failed; whether there are others shows at the end.
+            values = np.full(len(trajectories), np.nan, np.float32)
+            failed = dict.fromkeys(prompt_ids, str(error))
+        total += np.float32(source.weight / asked.scales.get(name, 1.0)) * values
+        failures |= failed
+    return total, failures
+
+
+async def _all_in_time(
+    tasks: "Sequence[asyncio.Task[tuple[Trajectories, NDArray[np.float32]]]]", patience_s: float
+) -> list[tuple[Trajectories, NDArray[np.float32]]]:
+    """Wait for all, but no longer than so many seconds for the next one."""
+    pending = set(tasks)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(
+                pending, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                raise RunFailedError(
+                    f"nothing was answered for {patience_s:.0f} s; see that the cluster has room "
+                    "for the workers, or raise placement.timeout_s by --set"
+                )
+            for task in done:
+                task.result()
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _responses(
+    part: Trajectories, rewards: NDArray[np.float32], data: Data
+) -> Iterator[tuple[int, Response]]:
+    """Yield row and response of each trajectory."""
+    ended = zip(part.prompt_ids.tolist(), part.finish_reasons.tolist(), strict=True)
+    for index, (row, reason) in enumerate(ended):
+        tokens, was_cut = part.response(index), reason == FinishReason.LENGTH
+        yield row, Response(data.decode(tokens), float(rewards[index]), len(tokens), was_cut)
+
+
+def _plan(config: RunConfig) -> Plan:
+    """Say what the workers reserve, all of them as one."""
+    needed = reserved_beside_learner(config)
+    one = WorkerPlan("sampling", 1, needed["CPU"], needed["GPU"], 0.0, "rollout.num_workers", None)
+    return Plan((one,), shares_cpus=False)
+
+
+@contextmanager
+def _progress(console: Console, num_responses: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar where there is a terminal, and lines where not."""
+    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    text, hidden = TextColumn("[bold]responses sampled and scored"), not console.is_terminal
+    with Progress(text, *columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=num_responses)
+        num_done, told_at = 0, time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal num_done, told_at
+            num_done += count
+            progress.update(task, completed=num_done)
+            if hidden and time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
+                told_at = time.monotonic()
+                console.print(f"{num_done} of {num_responses} responses", highlight=False)
+
+        yield advance

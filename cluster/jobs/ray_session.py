@@ -1,0 +1,58 @@
+"""The connection of a job process to Ray, and how signals end it."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cluster.config.namespaces import DRIVER, namespace
+from cluster.config.run_config import RunConfig
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a cluster started here: trajectories are small, and weights go through files."""
+
+
+def is_embedded() -> bool:
+    """Whether a cluster has to be started for the run, since none is named."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+@contextmanager
+def connected(config: RunConfig) -> Iterator[None]:
+    """Be connected to a cluster; end one that was started here."""
+    ray.init(
+        address=os.environ.get("RAY_ADDRESS", "local"),
+        namespace=namespace(config.name),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        logging_config=ray.LoggingConfig(encoding="JSON", log_level="WARNING"),
+        object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_running() -> bool:
+    """Whether the namespace that this process is connected to has a driver already."""
+    try:
+        ray.get_actor(DRIVER)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM, which ends a job on a cluster, do what Ctrl-C does, also in the background."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

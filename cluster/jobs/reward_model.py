@@ -1,0 +1,165 @@
+"""What the command irlign reward-model train does: check, train on Ray, measure, tell."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from actors.errors import RunFailedError
+from actors.reward_model.member import HELD_OUT
+from actors.rewards.sources import member_folder
+from alignment.data.tokenized import TokenizedComparisons
+from alignment.preferences.reward_model_loss import learned_likelihood
+from alignment.report.reward_model.page import write_reward_model_report
+from alignment.rewards.evaluation import (
+    FIGURES,
+    MemberVerdict,
+    held_out_figures,
+    held_out_of,
+    length_baseline,
+    preferred_length,
+)
+from cluster.config.reward_model_options import Training, settings_of
+from cluster.config.run_config import RunConfig
+from cluster.jobs.progress import SECONDS_BETWEEN_LINES
+from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
+from cluster.learner.reward_model_host import BEAT, GangFailedError, num_finished, watched_gang
+from cluster.resources.availability import this_machine, wait_for_room
+from cluster.run_state.files import write_atomically
+from cluster.validation.reward_model import Findings, check, write_record
+
+
+def train_reward_model(
+    config: RunConfig, training: Training, run_dir: Path, console: Console
+) -> bool:
+    """Train an ensemble on the cluster of RAY_ADDRESS, or on one started for it.
+
+    Members that are finished are not trained again. SIGINT or SIGTERM ends the ranks at once.
+
+    Args:
+        config: the checked job.
+        training: the command line.
+        run_dir: where everything goes; on a file system that all ranks share.
+        console: told how it goes.
+
+    Returns:
+        Whether all members are finished; if not, it was stopped, and the same call goes on.
+
+    Raises:
+        InvalidInputError: if it cannot run here; nothing was started or written then.
+        RunFailedError: if it failed.
+    """
+    run_dir = run_dir.resolve()
+    num_members = training.num_members
+    found = check(config, training, run_dir, this_machine()) if is_embedded() else None
+    if found is None or num_finished(run_dir, num_members) < num_members:
+        try:
+            with interrupted_by_signals(), connected(config):
+                found = found or _checked_on_cluster(config, training, run_dir, console)
+                run_dir.mkdir(parents=True, exist_ok=True)
+                write_record(config, training, run_dir)
+                if num_finished(run_dir, num_members) < num_members:
+                    _follow(config, training, run_dir, len(found.data.train_rows), console)
+        except GangFailedError as error:
+            raise RunFailedError(f"{error}\nThe run directory {run_dir} can be resumed.") from error
+        except KeyboardInterrupt:
+            done = num_finished(run_dir, num_members)
+            text = f"Stopped with {done} of {num_members} members finished"
+            console.print(f"{text}; the same command goes on from there.", highlight=False)
+            return False
+    figures = write_figures(config, training, run_dir, found.data)
+    _tell(figures, run_dir, console)
+    page = write_reward_model_report(run_dir)
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    return True
+
+
+def write_figures(
+    config: RunConfig, training: Training, run_dir: Path, data: TokenizedComparisons
+) -> dict[str, Any]:
+    """Measure finished members on the held-out rows, and write what was found.
+
+    Args:
+        config: the job.
+        training: the command line.
+        run_dir: holds the members.
+        data: as they learned from.
+
+    Returns:
+        What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,
+        length_baseline, and those of alignment.rewards.evaluation.held_out_figures.
+    """
+    settings = settings_of(config, training)
+    files = (member_folder(run_dir, m) / HELD_OUT for m in range(training.num_members))
+    verdicts = [MemberVerdict(**json.loads(file.read_text())) for file in files]
+    likelihoods = [
+        learned_likelihood(
+            settings.likelihood, settings.likelihood_parameters, torch.tensor(verdict.log_tie)
+        )
+        for verdict in verdicts
+    ]
+    held_out, train = held_out_of(data), data.train_rows
+    trajectories, ranks = data.select(train)
+    sizes = np.diff(data.first)[train].tolist()
+    prefers = preferred_length(trajectories.response_lengths.tolist(), ranks, sizes)
+    figures = {
+        "likelihood": settings.likelihood,
+        "parameters": dict(settings.likelihood_parameters),
+        "answers": data.answers,
+        "num_train": len(data.train_rows),
+        "num_held_out": len(data.held_out_rows),
+        "length_baseline": length_baseline(prefers, held_out),
+        **held_out_figures(held_out, verdicts, likelihoods),
+    }
+    write_atomically(run_dir / FIGURES, json.dumps(figures) + "\n")
+    return figures
+
+
+def _checked_on_cluster(
+    config: RunConfig, training: Training, run_dir: Path, console: Console
+) -> Findings:
+    found = check(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    wait_for_room(config, found.plan, console)
+    return found
+
+
+def _follow(
+    config: RunConfig, training: Training, run_dir: Path, num_train: int, console: Console
+) -> None:
+    """Show how far the ranks are until all members are finished."""
+    num_steps = math.ceil(num_train * training.num_epochs / training.comparisons_per_step)
+    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("[bold]{task.description}")
+    hidden, told_at = not console.is_terminal, -math.inf
+    with Progress(text, *columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("starting", total=num_steps)
+        for member, step in watched_gang(config, training, run_dir):
+            now = f"member {member + 1} of {training.num_members}"
+            now += ", measured on held-out comparisons" if step == num_steps else ""
+            progress.update(task, description=now, completed=step)
+            if hidden and time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
+                told_at = time.monotonic()
+                console.print(f"{now}, step {step} of {num_steps}", highlight=False)
+    (run_dir / BEAT).unlink(missing_ok=True)
+
+
+def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:
+    accuracy, length = figures["accuracy"], figures["length_baseline"]
+    if accuracy["mean"] is not None:
+        console.print(
+            f"Held-out accuracy {accuracy['mean']:.3f} ({accuracy['low']:.3f} to "
+            f"{accuracy['high']:.3f}) on {accuracy['num_rows']} comparisons; the "
+            f"{length['prefers']} response alone would be right in {length['mean']:.3f}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    name = run_dir if len(figures["members"]) > 1 else member_folder(run_dir, 0)
+    console.print(f"Figures: {run_dir / FIGURES}", highlight=False, soft_wrap=True)
+    console.print(f'To serve it: rewards: [{{model: "{name}"}}]', highlight=False, soft_wrap=True)

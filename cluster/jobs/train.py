@@ -1,0 +1,181 @@
+"""The job process: starts or joins a run, shows its progress, passes on a stop, writes the report.
+
+It is thin. Everything that matters is in the driver's actor; this process may die and come back.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import yaml
+from ray.exceptions import GetTimeoutError, RayActorError
+from rich.console import Console
+
+from actors.errors import RunFailedError
+from alignment.report.run.metrics import headline, summary
+from alignment.report.run.page import write_report
+from cluster.config.namespaces import DRIVER, namespace
+from cluster.config.run_config import RunConfig
+from cluster.driver.actor import CONCURRENT_CALLS, DriverHost
+from cluster.jobs.control import leave_address, remove_address
+from cluster.jobs.progress import display
+from cluster.jobs.ray_session import connected, is_embedded, is_running
+from cluster.resources.availability import shortage, this_machine, wait_for_room
+from cluster.run_state.files import write_atomically
+from cluster.run_state.status import Status
+from cluster.validation.preflight import check, show_caveat
+
+POLL_S = 0.5
+
+
+BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
+"""What a cluster may come to have whose nodes follow the workers that wait."""
+
+
+ANSWER_S = 20.0
+
+
+LONGEST_SILENCE_S = 120.0
+"""A driver that cannot be asked for longer than this, restarts included, is given up."""
+
+
+def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
+    """Run a job to its end, on the cluster of RAY_ADDRESS or on one started for it.
+
+    A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run with a
+    checkpoint after the step under way.
+
+    Args:
+        config: the checked job.
+        run_dir: where everything goes.
+        job_path: the job file, named in messages.
+
+    Raises:
+        InvalidInputError: if the job cannot run here; nothing was started or written then.
+        RunFailedError: if the run failed.
+    """
+    console = Console()
+    if is_embedded():
+        show_caveat(config, check(config, run_dir, this_machine()), console)
+    with connected(config):
+        if not is_embedded():
+            _check_on_cluster(config, run_dir, console)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_atomically(run_dir / "config.yaml", settings)
+        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
+        driver = start_driver(config, run_dir)
+        leave_address(run_dir, namespace(config.name))
+        status = follow(driver, console)
+        remove_address(run_dir)
+    if status.error:
+        raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
+    page = write_report(run_dir)
+    console.print(headline(summary(run_dir)), highlight=False, soft_wrap=True)
+    if status.stage != "finished":
+        console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> None:
+    """Refuse a job that cannot run there, or wait until it can; a run that is joined has its room.
+
+    A run that may wait may also ask for nodes that are not there yet.
+    """
+    waits = config.placement.when_full == "wait"
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    findings = check(config, run_dir, BOUNDLESS if waits else there)
+    show_caveat(config, findings, console)
+    if is_running():
+        return
+    if missing := shortage(findings.plan, there):
+        console.print(f"the run needs {missing} in all: workers wait for nodes", highlight=False)
+        return
+    wait_for_room(config, findings.plan, console)
+
+
+def end_what_is_over() -> None:
+    """End a driver that is at its end and only waits to be asked how it went."""
+    if is_running():
+        driver = ray.get_actor(DRIVER)
+        with suppress(RayActorError, GetTimeoutError):  # it has just ended by itself, or restarts
+            if Status(*ray.get(driver.status.remote(), timeout=ANSWER_S)).is_over:
+                ray.kill(driver)
+
+
+def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
+    """Start the run's driver, or join the one that is there."""
+    end_what_is_over()
+    actor_class = ray.remote(DriverHost).options(
+        name=DRIVER,
+        namespace=namespace(config.name),
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=CONCURRENT_CALLS,
+    )
+    return actor_class.remote(config.model_dump_json(), str(run_dir.resolve()))
+
+
+def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
+    """Show a run's progress until it is over, then end its driver.
+
+    Returns:
+        The last status.
+
+    Raises:
+        RunFailedError: if the driver cannot be reached for too long.
+    """
+    shown = display(console)
+    answered_at = time.monotonic()
+    try:
+        with passing_on_signals(driver):
+            while True:
+                try:
+                    status = Status(*ray.get(driver.status.remote(), timeout=LONGEST_SILENCE_S))
+                    answered_at = time.monotonic()
+                except (RayActorError, GetTimeoutError) as error:
+                    _refuse_if_ended_at_once(error)
+                    if time.monotonic() - answered_at > LONGEST_SILENCE_S:
+                        raise RunFailedError(f"the driver does not answer: {error}") from error
+                    time.sleep(POLL_S)
+                    continue
+                shown.show(status)
+                if status.is_over:
+                    ray.kill(driver)
+                    return status
+                time.sleep(POLL_S)
+    finally:
+        shown.close()
+
+
+def _refuse_if_ended_at_once(error: Exception) -> None:
+    """Raise RunFailedError if there is no driver by that name any more: it will not come back."""
+    if not is_running():
+        raise RunFailedError("the run was ended at once, by irlign stop --now") from error
+
+
+@contextmanager
+def passing_on_signals(driver: Any) -> Iterator[None]:  # noqa: ANN401
+    """Turn the first SIGINT or SIGTERM into a graceful stop; a second one ends this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        driver.stop.remote()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Ray Train worker groups of learner ranks."""

@@ -1,0 +1,270 @@
+"""Where the learner's ranks fetch their tasks and the driver hands them in.
+
+Ranks pull, in lock-step; the driver submits whole tasks, and each rank is given its share. A gang
+is all ranks between two starts. When a gang is replaced, every task of the old one ends in
+LearnerRestartedError, and the driver goes back to the checkpoint from which the new gang begins.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+
+from actors.messages import Beside, LearnerStart, LearnerTask
+from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
+
+LONGEST_POLL_S = 20.0
+"""A rank that waits longer for a task is told to ask again, so that its calls stay short."""
+
+
+STEPS = ("clone", "imitate", "prefer")
+"""Kinds of task that take an optimizer step."""
+
+
+NOTHING = np.zeros(0, np.float32)
+
+
+STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
+
+
+REPUBLISH = STOP._replace(kind="republish", publish=True)
+
+
+class LearnerRestartedError(RuntimeError):
+    """The learner began again; what was submitted before is void."""
+
+
+class LearnerFailedError(RuntimeError):
+    """The learner cannot be kept alive; the message holds the last error."""
+
+
+class SupersededError(RuntimeError):
+    """A rank of an old gang asked for work; it must end so that a whole gang can start."""
+
+
+def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
+    """Return a rank's part of a task: every world_size-th group, whole; counts stay global."""
+    rows = _rows_of_rank(task.trajectories, rank, world_size)
+    return task._replace(
+        trajectories=task.trajectories.select(rows),
+        discriminator_logits=task.trajectories.select_values(task.discriminator_logits, rows),
+        rewards=task.rewards[rows],
+        teacher_states=None
+        if task.teacher_states is None
+        else task.trajectories.select_values(task.teacher_states, rows),
+        beside=task.beside and _share_beside(task.beside, rank, world_size),
+    )
+
+
+def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.ndarray:
+    """[row] every world_size-th group, whole."""
+    starts = group_starts(trajectories)
+    ends = np.append(starts, len(trajectories))[1:]
+    mine = [
+        np.arange(start, end)
+        for start, end in zip(starts[rank::world_size], ends[rank::world_size], strict=True)
+    ]
+    return np.concatenate(mine) if mine else np.zeros(0, np.int64)
+
+
+def _share_beside(beside: Beside, rank: int, world_size: int) -> Beside:
+    rows = _rows_of_rank(beside.comparisons, rank, world_size)
+
+    def part(trajectories: Trajectories) -> Trajectories:
+        return trajectories.select(_rows_of_rank(trajectories, rank, world_size))
+
+    return beside._replace(
+        comparisons=beside.comparisons.select(rows),
+        ranks=beside.ranks[rows],
+        demonstrations=part(beside.demonstrations),
+        mismatched=part(beside.mismatched),
+    )
+
+
+class LearnerDesk:
+    """Owns the tasks of the current gang.
+
+    The driver's side: submit. The ranks' side: start, next_task, finished. Both in one event loop.
+    """
+
+    def __init__(self, incarnation: int, timeout_s: float) -> None:
+        """Open the desk.
+
+        Args:
+            incarnation: of the last gang of this run, or -1; the next gang's is one more.
+            timeout_s: how long a rank waits for the rest of its gang.
+        """
+        self.incarnation = incarnation
+        self._timeout_s = timeout_s
+        self._checkpoint: str | None = None
+        self._began_from: str | None = None
+        self._present: set[int] = set()
+        self._world_size = 0
+        self._tasks: list[LearnerTask] = []
+        self._results: list[asyncio.Future[dict[str, float]]] = []
+        self._changed = asyncio.Condition()
+        self._num_gangs = 0
+        self._num_steps = 0
+        self._is_up, self._stop_requested = False, False
+        self._trusted: int | None = None
+        self._failure: LearnerFailedError | None = None
+        self._republishing: asyncio.Future[dict[str, float]] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all gangs so far: tells a learner that works from one that cannot."""
+        return self._num_steps
+
+    def set_checkpoint(self, checkpoint: str | None) -> None:
+        """Say from where the next gang begins."""
+        self._checkpoint = checkpoint
+
+    async def start(self, rank: int, world_size: int) -> LearnerStart:
+        """Take part in the current gang, or begin a new one if this rank was already in it."""
+        async with self._changed:
+            is_other = world_size != self._world_size  # of what is left of one that never came up
+            if self._num_gangs == 0 or self._is_up or rank in self._present or is_other:
+                self._begin_gang()
+                self._world_size = world_size
+            incarnation = self.incarnation
+            self._present.add(rank)
+            if len(self._present) == world_size:
+                self._is_up, self._began_from = True, self._checkpoint
+            self._changed.notify_all()
+
+            def is_settled() -> bool:
+                return self._is_up or self.incarnation != incarnation
+
+            await asyncio.wait_for(self._changed.wait_for(is_settled), self._timeout_s)
+        self._check(incarnation)
+        return LearnerStart(incarnation, self._began_from)
+
+    def _begin_gang(self) -> None:
+        self._num_gangs += 1
+        self.incarnation += 1
+        self._present, self._tasks, self._is_up = set(), [], False
+        self._void(LearnerRestartedError("the learner was restarted"))
+
+    def _void(self, error: Exception) -> None:
+        results, self._results = self._results, []
+        for result in results:
+            if not result.done():
+                result.set_exception(error)
+
+    def _check(self, incarnation: int) -> None:
+        if incarnation != self.incarnation:
+            raise SupersededError(f"gang {incarnation} was replaced by gang {self.incarnation}")
+
+    async def fail(self, reason: str) -> None:
+        """Give up: whatever is submitted, now or later, ends in LearnerFailedError."""
+        self._failure = LearnerFailedError(reason)
+        self._void(self._failure)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Tell the ranks to stop."""
+        self._stop_requested = True
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def trust_gang(self) -> int:
+        """Wait until a whole gang is up that began from the newest checkpoint.
+
+        One that began from an older one, because it came while the newest was being written, is
+        sent away.
+
+        Returns:
+            Its incarnation.
+
+        Raises:
+            LearnerFailedError: if the learner was given up, or does not come up in time.
+        """
+        async with self._changed:
+            ready = self._changed.wait_for(lambda: self._has_fit_gang() or self._failure)
+            try:
+                await asyncio.wait_for(ready, self._timeout_s)
+            except TimeoutError as error:
+                slow = f"no learner came up in {self._timeout_s:.0f} s"
+                raise LearnerFailedError(f"{slow}; raise placement.timeout_s") from error
+        if self._failure:
+            raise self._failure
+        self._trusted = self.incarnation
+        return self.incarnation
+
+    def _has_fit_gang(self) -> bool:
+        if self._is_up and self._began_from != self._checkpoint:
+            self._begin_gang()
+            self._changed.notify_all()
+        return self._is_up
+
+    async def submit(self, task: LearnerTask) -> dict[str, float]:
+        """Have all ranks do a task, after those submitted before.
+
+        Returns:
+            The learner's metrics.
+
+        Raises:
+            LearnerRestartedError: if the trusted gang was replaced, before or meanwhile.
+            LearnerFailedError: if the learner was given up, or is too slow.
+        """
+        result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+        async with self._changed:
+            # Looked at here, for while it waited for the lock the learner may have been lost.
+            if self._failure:
+                raise self._failure
+            if self._trusted != self.incarnation:
+                raise LearnerRestartedError("the learner was restarted")
+            self._tasks.append(task)
+            self._results.append(result)
+            self._changed.notify_all()
+        try:
+            return await asyncio.wait_for(result, self._timeout_s)
+        except TimeoutError as error:
+            slow = f"the learner did not finish a task ({task.kind}) in {self._timeout_s:.0f} s"
+            raise LearnerFailedError(
+                f"{slow}; raise placement.timeout_s if it needs more"
+            ) from error
+
+    async def republish(self) -> None:
+        """Have the newest weights published again; once, however many workers ask meanwhile.
+
+        Raises:
+            LearnerRestartedError: if the gang was replaced; the next one publishes anyway.
+        """
+        if self._republishing is None or self._republishing.done():
+            self._republishing = asyncio.ensure_future(self.submit(REPUBLISH))
+        await asyncio.shield(self._republishing)
+
+    async def next_task(
+        self, incarnation: int, rank: int, world_size: int, index: int
+    ) -> LearnerTask | None:
+        """Return a rank's share of a task, or None if there is none yet: then ask again.
+
+        Raises:
+            SupersededError: if the rank's gang was replaced.
+        """
+        self._check(incarnation)
+
+        def is_settled() -> bool:
+            has_task = len(self._tasks) > index or self._stop_requested
+            return has_task or self.incarnation != incarnation
+
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(is_settled), LONGEST_POLL_S)
+            except TimeoutError:
+                return None
+        self._check(incarnation)
+        if len(self._tasks) <= index:
+            return STOP
+        return share(self._tasks[index], rank, world_size)
+
+    async def finished(self, incarnation: int, index: int, metrics: Mapping[str, float]) -> None:
+        """Note that a task is done. Said again, it changes nothing."""
+        self._check(incarnation)
+        if not self._results[index].done():
+            self._results[index].set_result(dict(metrics))
+            self._num_steps += self._tasks[index].kind in STEPS
+        if index:  # every rank has fetched it by now; memory stays flat
+            self._tasks[index - 1] = STOP._replace(kind=self._tasks[index - 1].kind)

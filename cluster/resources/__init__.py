@@ -1,0 +1,1 @@
+"""What a worker needs, and what a machine or cluster has."""

@@ -1,0 +1,153 @@
+"""Is this run directory free, or this very job's? Looks only: nothing is created here."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from actors.errors import InvalidInputError
+from cluster.config.run_config import RunConfig
+from cluster.run_state.files import CONFIG
+
+POLICY = "checkpoints/step-*/policy"
+"""A run's exported policies; a checkpoint that is still being written has another name."""
+
+
+MAY_DIFFER = (
+    *("warm_start.steps", "objective.steps"),
+    *("evaluation", "trackers", "placement.lease_s", "placement.when_full"),
+)
+"""What a resumed job may change: how far it goes, what is measured, and how it is looked after."""
+
+
+def is_resumed(run_dir: Path, config: RunConfig) -> bool:
+    """Say whether a run directory holds this job already.
+
+    Args:
+        run_dir: of the run, existing or not.
+        config: the job.
+
+    Returns:
+        True if the job was begun there, False if the directory is absent or empty.
+
+    Raises:
+        InvalidInputError: if it belongs to another job, holds something else, or cannot be written.
+    """
+    _check_writable(run_dir)
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return False
+    if not (run_dir / CONFIG).is_file():
+        raise InvalidInputError(
+            f"{run_dir} holds files but no {CONFIG}, so it is no run; choose another --run-dir"
+        )
+    there, here = (dict(_flat(each)) for each in (read_config(run_dir), config))
+    differing = [
+        f"{path} ({there.get(path)} there, {here.get(path)} in the job)"
+        for path in [*there, *(path for path in here if path not in there)]
+        if there.get(path) != here.get(path) and not path.startswith(MAY_DIFFER)
+    ]
+    if differing:
+        raise InvalidInputError(
+            f"{run_dir} belongs to another job, which differs in {', '.join(differing)}; use "
+            "another --run-dir, or set it back to resume"
+        )
+    return True
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """Return the settings with which a run was started.
+
+    Args:
+        run_dir: of the run.
+
+    Returns:
+        Its configuration, paths absolute.
+
+    Raises:
+        InvalidInputError: if there is no run, or another version of this package wrote it.
+    """
+    path = run_dir / CONFIG
+    try:
+        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InvalidInputError(f"{run_dir} is no run: it has no {CONFIG}") from error
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InvalidInputError(
+            f"{path} cannot be read by this version of irlign; use another --run-dir ({error})"
+        ) from error
+
+
+def check_disk(run_dir: Path, needed_gib: float) -> None:
+    """Refuse a disk without room for the checkpoints.
+
+    Args:
+        run_dir: of the run, existing or not.
+        needed_gib: what the run will write.
+
+    Raises:
+        InvalidInputError: if less is free.
+    """
+    free_gib = shutil.disk_usage(_existing(run_dir)).free / 2**30
+    if free_gib < needed_gib:
+        raise InvalidInputError(
+            f"{run_dir} has {free_gib:.1f} GiB of free disk and the checkpoints take "
+            f"{needed_gib:.1f} GiB; free some, or choose another --run-dir"
+        )
+
+
+def _existing(path: Path) -> Path:
+    """Return the path itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _check_writable(run_dir: Path) -> None:
+    place = _existing(run_dir)
+    if not place.is_dir():
+        raise InvalidInputError(f"--run-dir {run_dir}: {place} is a file; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"--run-dir {run_dir}: {place} cannot be written; choose another")
+
+
+def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the dotted path and the value of every setting."""
+    for name in type(model).model_fields:
+        value, path = getattr(model, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from _flat(value, f"{path}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            for index, item in enumerate(value):
+                yield from _flat(item, f"{path}.{index}.")
+        else:
+            yield path, value
+
+
+def newest_policy(place: Path) -> Path:
+    """Return the model folder of a run's newest checkpoint, or the folder itself if it is a model.
+
+    Args:
+        place: a run directory or a model folder.
+
+    Returns:
+        A folder with a model.
+
+    Raises:
+        InvalidInputError: if there is neither.
+    """
+    if (place / "config.json").is_file():
+        return place
+    complete = [
+        policy
+        for policy in place.glob(POLICY)
+        if policy.parent.name.removeprefix("step-").isdecimal()
+        and (policy / "config.json").is_file()
+        and any(policy.glob("*.safetensors"))
+    ]
+    if not complete:
+        raise InvalidInputError(
+            f"{place} has no policy yet: neither a model nor a run with a complete checkpoint"
+        )
+    return max(complete, key=lambda policy: int(policy.parent.name.removeprefix("step-")))

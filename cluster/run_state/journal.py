@@ -1,0 +1,40 @@
+"""What a run writes down while it goes: one line of metrics a step, samples, events."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from alignment.data.dataset_protocols import Texts
+from alignment.mdp.trajectories import FinishReason, Trajectories
+from cluster.run_state.files import METRICS, SAMPLES, append_lines
+
+
+class Journal:
+    """Owns metrics.jsonl and samples.jsonl of a run, and its clock over all starts."""
+
+    def __init__(self, run_dir: Path, elapsed_s: float) -> None:
+        self._run_dir, self._elapsed_s, self._began = run_dir, elapsed_s, time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the run has been running, over all its starts."""
+        return self._elapsed_s + time.monotonic() - self._began
+
+    def metrics(self, iteration: int, stage: str, metrics: Mapping[str, float]) -> None:
+        """Append one step's line."""
+        row: dict[str, object] = {"step": iteration, "stage": stage}
+        row["time_s"] = round(self.elapsed_s, 3)
+        row |= {name: float(f"{value:.7g}") for name, value in metrics.items()}
+        append_lines(self._run_dir / METRICS, [row])
+
+    def samples(self, phase: str, batch: Trajectories, data: Texts) -> None:
+        """Append a phase's responses, beside their prompts and the expert's."""
+        rows: list[dict[str, object]] = []
+        for index in range(len(batch)):
+            prompt_id = int(batch.prompt_ids[index])
+            prompt, expert = data.texts(prompt_id)
+            row: dict[str, object] = {"phase": phase, "prompt_id": prompt_id, "prompt": prompt}
+            row |= {"expert": expert, "response": data.decode(batch.response(index))}
+            row["finish_reason"] = FinishReason(int(batch.finish_reasons[index])).name
+            rows.append(row)
+        append_lines(self._run_dir / SAMPLES, rows)

@@ -1,0 +1,1 @@
+"""Names and export of metrics, logs and trackers."""

@@ -1,0 +1,204 @@
+"""Live charts of runs, in the place of Grafana where there is none: a small web server.
+
+Ray's dashboard shows on its Metrics page what stands at RAY_GRAFANA_HOST, once that answers as
+Grafana does. This server answers so, and draws the panels of the metric catalog from what
+Prometheus has scraped. It reads only, and says what it is on every page.
+"""
+
+import asyncio
+import io
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+from aiohttp import web
+from jinja2 import Environment
+
+from alignment.report.plot_style import COLORS, add_legend, new_figure, plain
+from cluster.telemetry.metric_catalog import PANELS, Panel
+
+MINUTES = 15.0
+STEP_S = 5.0
+"""Between the points of a curve."""
+TIMEOUT_S = 10.0
+REFRESH_S = 10
+OVERVIEW_PANELS = {"24": 0, "41": 1}
+"""Ray's Overview page asks for two panels of its own dashboard by number; it is given these."""
+HEIGHT_INCHES = 2.6
+PAGE = Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>irlign</title>
+<style>
+ body { font: 14px sans-serif; margin: 12px; color: #333; background: #fff }
+ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr));
+        gap: 10px }
+ img { width: 100% } nav a { margin-right: 1em } small { color: #777 }
+</style>
+<nav><b>irlign</b> <a href="?">all runs</a>
+{% for run in runs %}<a href="?run={{ run|urlencode }}">{{ run }}</a>{% endfor %}
+<small>drawn by irlign panels from Prometheus, the last {{ minutes }} minutes</small></nav>
+{% if not runs %}<meta http-equiv="refresh" content="{{ refresh_s }}">
+<p>Prometheus knows of no run yet. A run is seen after its first minute;
+if none appears, look whether Prometheus scrapes this cluster.</p>{% endif %}
+<main>{% for index in indices %}<img alt="{{ titles[index] }}"
+ src="/panel/{{ index }}.svg?run={{ chosen|urlencode }}">{% endfor %}</main>
+<script>
+ setInterval(() => document.querySelectorAll("img").forEach(image => {
+   const url = new URL(image.src); url.searchParams.set("at", Date.now()); image.src = url }),
+   {{ refresh_s }} * 1000)
+</script></html>
+""")
+
+
+class Curve(NamedTuple):
+    """A series over time."""
+
+    label: str
+    points: list[tuple[float, float]]
+    """Seconds since 1970, and the value."""
+
+
+def legend(template: str, tags: Mapping[str, str]) -> str:
+    """Fill a legend such as {{kind}} {{state}} with a series' tags."""
+    for tag, value in tags.items():
+        template = template.replace(f"{{{{{tag}}}}}", value)
+    return template
+
+
+def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
+    """Draw a panel.
+
+    Args:
+        panel: its title and unit.
+        curves: in the order of its legend.
+        now: where the time axis ends, in seconds since 1970.
+        minutes: that it is long.
+
+    Returns:
+        An SVG picture.
+    """
+    figure, axes = new_figure(panel.title, HEIGHT_INCHES)
+    for index, curve in enumerate(curves):
+        points = list(_with_gaps(curve.points))
+        times = [(moment - now) / 60 for moment, _ in points]
+        values = [value for _, value in points]
+        axes.plot(times, values, label=plain(curve.label), color=COLORS[index % len(COLORS)])
+    began = min((points[0][0] for _, points in curves if points), default=now)
+    axes.set_xlim(max(-minutes, min((began - now) / 60, -1.0)), 0)
+    axes.set_xlabel("minutes from now", fontsize=9)
+    axes.set_ylabel(panel.unit, fontsize=9)
+    if not any(curve.points for curve in curves):
+        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#999999")
+    elif len(curves) > 1 or curves[0].label:
+        add_legend(figure)
+    picture = io.StringIO()
+    figure.savefig(picture, format="svg")
+    return picture.getvalue()
+
+
+def _with_gaps(points: list[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Yield points, and no number where some are missing between two of them."""
+    last = points[0][0] if points else 0.0
+    for moment, value in points:
+        if moment - last > 2.5 * STEP_S:
+            yield (last + moment) / 2, math.nan
+        yield moment, value
+        last = moment
+
+
+class Panels:
+    """Answers a browser, and Ray's dashboard."""
+
+    def __init__(self, prometheus: str) -> None:
+        """Draw from the Prometheus at this address."""
+        self._prometheus = prometheus.rstrip("/")
+
+    def app(self) -> web.Application:
+        """Return the web application."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/api/health", self._health),
+                web.get("/panel/{index:[0-9]+}.svg", self._panel),
+                web.get("/d-solo/{tail:.*}", self._page),
+                web.get("/d/{tail:.*}", self._page),
+                web.get("/", self._page),
+            ]
+        )
+        return app
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        """Answer as Grafana does: Ray's dashboard looks at this before it shows anything."""
+        return web.json_response({"database": "ok"})
+
+    async def _page(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("panelId")
+        indices = range(len(PANELS)) if wanted is None else [OVERVIEW_PANELS.get(wanted, 0)]
+        try:
+            labels = await self._ask("label/run/values", {"match[]": "ray_irlign_step"})
+        except aiohttp.ClientError as error:
+            raise web.HTTPBadGateway(text=f"Prometheus does not answer: {error}") from error
+        text = PAGE.render(
+            runs=labels,
+            chosen=request.query.get("run", ""),
+            indices=indices,
+            titles=[panel.title for panel in PANELS],
+            minutes=f"{MINUTES:g}",
+            refresh_s=REFRESH_S,
+        )
+        return web.Response(text=text, content_type="text/html")
+
+    async def _panel(self, request: web.Request) -> web.Response:
+        index = int(request.match_info["index"])
+        if index >= len(PANELS):
+            raise web.HTTPNotFound(text=f"there are {len(PANELS)} panels, from 0 on")
+        panel, now = PANELS[index], time.time()
+        run = request.query.get("run") or ".*"
+        try:
+            answers = await asyncio.gather(
+                *(
+                    self._series(query.replace("$run", _quoted(run)), template, now)
+                    for query, template in panel.queries.items()
+                )
+            )
+        except aiohttp.ClientError as error:
+            raise web.HTTPBadGateway(text=f"Prometheus does not answer: {error}") from error
+        curves = [curve for answer in answers for curve in answer]
+        picture = await asyncio.to_thread(draw, panel, curves, now, MINUTES)
+        return web.Response(text=picture, content_type="image/svg+xml")
+
+    async def _series(self, query: str, template: str, now: float) -> list[Curve]:
+        window = {
+            "query": query,
+            "start": str(now - MINUTES * 60),
+            "end": str(now),
+            "step": str(STEP_S),
+        }
+        found = await self._ask("query_range", window)
+        return [
+            Curve(
+                legend(template, series["metric"]),
+                [(float(moment), float(value)) for moment, value in series["values"]],
+            )
+            for series in found["result"]
+        ]
+
+    async def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401  # JSON
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        url = f"{self._prometheus}/api/v1/{what}"
+        async with (
+            aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
+            session.get(url, params=parameters) as response,
+        ):
+            return (await response.json())["data"]
+
+
+def _quoted(run: str) -> str:
+    """Return a run's name as it stands within quotes of PromQL, whatever a browser sends."""
+    return run.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def serve(prometheus: str, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    web.run_app(Panels(prometheus).app(), host=host, port=port, print=None)

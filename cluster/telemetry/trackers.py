@@ -1,0 +1,171 @@
+"""Sends a run's figures to the trackers that people already use; none of them may stop a run."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.config.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "tensorboard"
+MOST_WAITING = 1000
+"""Steps whose figures a slow tracker may keep in memory."""
+CLOSE_S = 30.0
+"""A tracker that cannot send what is left by then is given up."""
+
+
+class Tracker(Protocol):
+    """One place that figures go to."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step's figures."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
+class TensorBoard:
+    """Event files in the run directory, for `tensorboard --logdir RUN`."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter  # noqa: PLC0415
+
+        del config
+        self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=step + 1)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write a step's figures."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class MLflow:
+    """A run of the experiment irlign, on the server that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
+        import mlflow  # noqa: PLC0415
+
+        del run_dir, step
+        self._mlflow: Any = mlflow
+        mlflow.set_experiment("irlign")
+        mlflow.start_run(run_name=config.name)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step's figures."""
+        self._mlflow.log_metrics(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """End the run."""
+        self._mlflow.end_run()
+
+
+class WeightsAndBiases:
+    """A run of the project irlign, gone on with where one of its name is."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
+        import wandb  # noqa: PLC0415
+
+        del step
+        self._run: Any = wandb.init(
+            project="irlign",
+            name=config.name,
+            id=config.name,
+            resume="allow",
+            dir=str(run_dir),
+            config=config.model_dump(mode="json"),
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step's figures."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+TRACKERS: Mapping[str, Callable[[RunConfig, Path, int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
+
+
+class Trackers:
+    """All trackers of a run, in a thread of their own, so that a slow one delays no step.
+
+    One that fails is told of once, and left alone from then on.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        """Send nothing yet.
+
+        Args:
+            tell: told what went wrong, in that thread.
+        """
+        self._tell = tell
+        self._open: dict[str, Tracker] = {}
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
+        self._thread.start()
+
+    def open(self, names: Sequence[str], config: RunConfig, run_dir: Path, step: int) -> None:
+        """Begin to send to these.
+
+        Args:
+            names: of TRACKERS.
+            config: of the run.
+            run_dir: of the run.
+            step: done before; later ones will come again.
+        """
+        self._put(partial(self._begin, names, config, run_dir, step))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step's figures to all. Where too many wait already, they are dropped."""
+        self._put(partial(self._send, step, dict(metrics)))
+
+    def close(self) -> None:
+        """Send what is left, for as long as that may take."""
+        self._put(None)
+        self._thread.join(CLOSE_S)
+
+    def _put(self, action: Callable[[], None] | None) -> None:
+        try:
+            self._waiting.put_nowait(action)
+        except queue.Full:
+            logger.warning("the trackers cannot keep up; a step's figures are dropped")
+
+    def _work(self) -> None:
+        while action := self._waiting.get():
+            action()
+        for name, tracker in list(self._open.items()):
+            self._guard(name, tracker.close)
+
+    def _begin(self, names: Sequence[str], config: RunConfig, run_dir: Path, step: int) -> None:
+        for name in names:
+            self._guard(name, partial(self._begin_one, name, config, run_dir, step))
+
+    def _begin_one(self, name: str, config: RunConfig, run_dir: Path, step: int) -> None:
+        self._open[name] = TRACKERS[name](config, run_dir, step)
+
+    def _send(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guard(name, partial(tracker.log, step, metrics))
+
+    def _guard(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a tracker raises, the run goes on
+            self._open.pop(name, None)
+            self._tell(f"tracker {name} failed ({error!r}); the run goes on without it")

@@ -1,0 +1,153 @@
+"""Everything that can be known to be wrong with a reward model's job before anything starts."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoConfig
+
+from actors.errors import InvalidInputError
+from actors.reward_model.files import empty_classifier
+from alignment.data.tokenized import TokenizedComparisons
+from cluster.config.datasets import load_comparisons
+from cluster.config.reward_model_options import Training, likelihood_config
+from cluster.config.run_config import RunConfig
+from cluster.resources.availability import shortage
+from cluster.resources.memory import ACTIVATIONS_PER_LAYER, GIB, PROCESS_GIB, TRAINED_BYTES
+from cluster.resources.model_files import ModelSize, policy_files
+from cluster.resources.placement import Plan, WorkerPlan
+from cluster.run_state.directory import check_disk
+from cluster.run_state.files import write_atomically
+from cluster.validation.allowlist import check_trust
+from cluster.validation.preference_data import check_answers, check_microbatch
+from cluster.validation.preflight import check_windows, resources
+
+RECORD = "reward_model_job.json"
+"""In the run directory: what its members were told, so that no other job goes on with them."""
+
+
+class Findings(NamedTuple):
+    """What the checks found out, all of it fit to train."""
+
+    data: TokenizedComparisons
+    plan: Plan
+
+
+def check(
+    config: RunConfig, training: Training, run_dir: Path, cluster: Mapping[str, float]
+) -> Findings:
+    """Check a job against its files, its run directory and a cluster; the cheap checks come first.
+
+    Args:
+        config: the job.
+        training: the command line.
+        run_dir: where members go.
+        cluster: amounts by Ray's names of them: CPU, GPU, and memory in bytes.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InvalidInputError: at the first thing that would fail.
+    """
+    preferences = likelihood_config(config)
+    check_trust(config, run_dir)
+    model = policy_files(config.model.name)
+    check_windows(config, model)
+    _check_record(config, training, run_dir)
+    plan = _plan(config, model.size)
+    if missing := shortage(plan, cluster):
+        raise InvalidInputError(
+            f"the reward model needs {missing}; lower learner.num_ranks, learner.cpus_per_rank or "
+            "learner.gpus_per_rank"
+        )
+    if plan.memory_gib > (there := resources(cluster).memory_gib):
+        raise InvalidInputError(
+            f"the reward model is expected to take {plan.memory_gib:.1f} GiB of memory, Ray "
+            f"included, and the cluster has {there:.1f} GiB; lower discriminator.num_layers or "
+            "learner.max_tokens_per_microbatch, or use a smaller model"
+        )
+    check_disk(run_dir, 4 * model.size.num_parameters * training.num_members / GIB)
+    empty_classifier(AutoConfig.from_pretrained(config.model.name))
+    try:
+        data = load_comparisons(config)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(str(error)) from error
+    assert data  # likelihood_config has seen the path
+    check_answers(data, preferences.objective)
+    check_microbatch(data, config.learner.max_tokens_per_microbatch)
+    return Findings(data, plan)
+
+
+def write_record(config: RunConfig, training: Training, run_dir: Path) -> None:
+    """Note what the members in this directory are told."""
+    text = json.dumps(_record(config, training), indent=1)
+    write_atomically(run_dir / RECORD, text + "\n")
+
+
+def _plan(config: RunConfig, size: ModelSize) -> Plan:
+    """Say what the ranks take: memory as for a learner, with no reference."""
+    learner, discriminator = config.learner, config.discriminator
+    num_layers = discriminator.num_layers or size.num_layers
+    is_trained = discriminator.tuning == "full"
+    state = size.num_parameters * (TRAINED_BYTES if is_trained else 4) / learner.num_ranks
+    activations = ACTIVATIONS_PER_LAYER * num_layers * size.hidden_size
+    tokens = learner.max_tokens_per_microbatch
+    host_gib = 0.0 if learner.gpus_per_rank else (state + activations * tokens) / GIB
+    rank = WorkerPlan(
+        "learner",
+        learner.num_ranks,
+        learner.cpus_per_rank,
+        learner.gpus_per_rank,
+        PROCESS_GIB + host_gib,
+        "learner.num_ranks",
+        "learner.cpus_per_rank",
+    )
+    return Plan((rank,), config.placement.phases_share_cpus)
+
+
+def _record(config: RunConfig, training: Training) -> dict[str, object]:
+    """Return all that a member's weights follow from, by the names that the user knows."""
+    preferences = likelihood_config(config)
+    found: dict[str, object] = {
+        "seed": config.seed,
+        "model.name": config.model.name,
+        "preferences.path": str(preferences.path),
+        "preferences.objective": preferences.objective,
+        "preferences.parameters": preferences.objective_parameters,
+        "learner.autocast": config.learner.autocast,
+        "--epochs": training.num_epochs,
+        "--comparisons-per-step": training.comparisons_per_step,
+        "--members above 1": training.num_members > 1,
+    }
+    for name in ("num_layers", "tuning", "learning_rate"):
+        found[f"discriminator.{name}"] = getattr(config.discriminator, name)
+    for name in type(config.data).model_fields:
+        if name != "path":
+            found[f"data.{name}"] = getattr(config.data, name)
+    return found
+
+
+def _check_record(config: RunConfig, training: Training, run_dir: Path) -> None:
+    """Refuse a directory that holds anything but members of the same job."""
+    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+        return
+    try:
+        there = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{run_dir} holds files but no readable {RECORD}, so it is no reward model's run; "
+            "choose another --run-dir"
+        ) from error
+    here = json.loads(json.dumps(_record(config, training)))
+    differing = [
+        f"{name} ({there.get(name)} there, {here.get(name)} now)"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise InvalidInputError(
+            f"{run_dir} belongs to another job, which differs in {', '.join(differing)}; use "
+            "another --run-dir, or set it back to go on"
+        )

@@ -1,0 +1,172 @@
+"""Reward models on real preferences, against the longer or the shorter response.
+
+    python -m deploy.examples.reward_models.real_preferences --model FOLDER \
+        --pairs harmless=pairs.jsonl --solutions solutions.jsonl --out real_preferences
+
+Each data set trains a head on the frozen backbone as irlign reward-model train does, on Ray, and
+leaves its run with its report in the folder of --out, beside a table in Markdown. --pairs takes any
+comparisons that irlign reads. --solutions takes rows with a question and the solutions of several
+models, each with is_correct; a correct one is preferred to an incorrect one, and the domain is the
+pair of models. Rows with more tokens than --max-tokens, prompt and either response, are left out.
+"""
+
+import argparse
+import json
+import random
+import sys
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from alignment.data.chat_template import conversation_tokens
+from alignment.data.comparisons import Comparison, read_comparisons
+from alignment.models.scalar_head import HEAD_RATE_FACTOR
+from alignment.report.reward_model.measures import calibration, pairs_of
+from alignment.report.reward_model.page import written
+from alignment.rewards.evaluation import FIGURES
+from cluster.config.reward_model_options import Training
+from cluster.config.run_config import RunConfig
+from cluster.jobs.reward_model import train_reward_model
+
+HEAD_RATE = 1e-3
+"""AdamW's peak rate of the head, which alone is trained."""
+COMPARISONS_PER_STEP = 32
+HELD_OUT_FRACTION = 0.25
+PAIRS_A_QUESTION = 2
+HEADS = ("data", "left out", "held-out pairs", "accuracy", "length alone", "ECE (by chance)")
+
+
+def solution_pairs(path, seed=0):
+    """Prefer correct solutions to incorrect ones of the same question, at most two pairs each."""
+    rng, rows = random.Random(seed), []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        given = json.loads(line)
+        models = [name for name, each in given.items() if isinstance(each, dict)]
+        right = [name for name in models if given[name]["is_correct"]]
+        wrong = [name for name in models if not given[name]["is_correct"]]
+        pairs = list(product(right, wrong))
+        for pair in rng.sample(pairs, min(PAIRS_A_QUESTION, len(pairs))):
+            responses = tuple(given[name]["solution"] for name in pair)
+            domain = " / ".join(sorted(pair, key=models.index))
+            rows.append(Comparison(given["question"], responses, (0, 1), domain=domain))
+    return rows
+
+
+def write_short(rows, tokenizer, max_tokens, path):
+    """Write the rows that are short enough.
+
+    Returns how many there are, and the limits that they keep: tokens of a prompt, of a response.
+    """
+    tokens = iter(conversation_tokens(tokenizer, rows, None))
+    longest, lines = (0, 0), []
+    for row in rows:
+        pairs = [next(tokens) for _ in row.responses]
+        sizes = len(pairs[0].prompt), max(len(pair.response) for pair in pairs)
+        if sum(sizes) > max_tokens:
+            continue
+        longest = max(longest[0], sizes[0]), max(longest[1], sizes[1])
+        turns = [{"role": turn.role, "content": turn.text} for turn in row.history]
+        prompt = [*turns, {"role": "user", "content": row.prompt}]
+        line = {"prompt": prompt, "responses": row.responses, "ranks": row.ranks}
+        lines.append(line | ({"domain": row.domain} if row.domain else {}))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return len(lines), longest
+
+
+def job(arguments, name, path, limits):
+    """Return the job of a data set: the backbone stays as it is, the head is trained."""
+    prompt, response = limits
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "model": {"name": str(arguments.model.resolve())},  # ranks have a folder of their own
+            "data": {
+                "held_out_fraction": HELD_OUT_FRACTION,
+                "max_prompt_tokens": prompt,
+                "max_response_tokens": response,
+            },
+            "warm_start": {"steps": 0},
+            "objective": {"steps": 0},
+            "preferences": {"path": str(path)},
+            "discriminator": {
+                "tuning": "frozen",
+                "num_layers": arguments.num_layers,
+                "learning_rate": HEAD_RATE / HEAD_RATE_FACTOR,
+            },
+            "learner": {
+                "autocast": "float32",
+                "cpus_per_rank": arguments.cpus,
+                "max_tokens_per_microbatch": 4 * arguments.max_tokens,
+            },
+        }
+    )
+
+
+def judged(arguments, name, rows, console):
+    """Train on a data set and return its row of the table."""
+    folder = arguments.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    path = folder.resolve() / "pairs.jsonl"
+    num_kept, limits = write_short(rows, tokenizer, arguments.max_tokens, path)
+    left_out = f"{len(rows) - num_kept} of {len(rows)}"
+    console.print(f"{name}: {left_out} rows are left out, longer than {arguments.max_tokens}")
+    if not num_kept:
+        sys.exit(f"no row of {name} is short enough; raise --max-tokens")
+    training = Training(1, arguments.epochs, COMPARISONS_PER_STEP)
+    run_dir = folder / "run"
+    if not train_reward_model(job(arguments, name, path, limits), training, run_dir, console):
+        sys.exit("stopped; the same command goes on")
+    figures = json.loads((run_dir / FIGURES).read_text())
+    length, found = figures["length_baseline"], calibration(pairs_of(figures))
+    return (
+        name,
+        left_out,
+        str(figures["accuracy"]["num_rows"]),
+        written(figures["accuracy"]),
+        f"{written(length)}, {length['prefers']}",
+        f"{found.error:.3f} ({found.error_by_chance:.3f})",
+    )
+
+
+def markdown(rows):
+    """Return the table in Markdown."""
+    lines = [HEADS, ["---"] * len(HEADS), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main(given=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of a language model")
+    parser.add_argument("--pairs", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--solutions", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("real_preferences"))
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--num-layers", type=int, help="of the backbone; all if not given")
+    parser.add_argument("--cpus", type=int, default=1)
+    arguments = parser.parse_args(given)
+    sets = {
+        name: read_comparisons(Path(path))
+        for name, _, path in (pair.partition("=") for pair in arguments.pairs)
+    }
+    if arguments.solutions:
+        sets["solutions"] = solution_pairs(arguments.solutions)
+    if not sets:
+        parser.error("give --pairs or --solutions")
+    console = Console(highlight=False)
+    rows = [judged(arguments, name, each, console) for name, each in sets.items()]
+    table = Table(*HEADS, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    path = arguments.out / "table.md"
+    path.write_text(markdown(rows), encoding="utf-8")
+    console.print(f"Table: {path}")
+
+
+if __name__ == "__main__":
+    main()

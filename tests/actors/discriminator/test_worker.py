@@ -1,0 +1,236 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from actors.errors import InvalidInputError
+from alignment.mdp.trajectories import EMPTY
+from tests.actors.discriminator.trials import batch, make_worker, set_head, weights
+from tests.fakes.tiny_llama import save_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_llama(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_it_learns_to_separate_two_token_distributions_on_fresh_batches(folder, tuning):
+    worker = make_worker(folder, tuning=tuning, replay_fraction=0.25)
+    for step in range(20):
+        worker.update(*batch(step, num_prompts=8), EMPTY)
+    rollouts, demonstrations = batch(1000, num_prompts=32, group_size=1)
+    figures = worker.update(rollouts, demonstrations, EMPTY)
+    assert figures["discriminator/accuracy_fresh"] > 0.9
+    assert (
+        figures["discriminator/logit_expert"] > 0.5 > -0.5 > figures["discriminator/logit_policy"]
+    )
+
+
+def test_exchanging_the_classes_flips_the_logit(folder):
+    one, other = make_worker(folder), make_worker(folder)
+    for step in range(4):
+        rollouts, demonstrations = batch(step, group_size=2)
+        one.update(rollouts, demonstrations, EMPTY)
+        other.update(demonstrations, rollouts, EMPTY)
+    rollouts, _ = batch(99)
+    scores = one.score(rollouts)
+    assert np.abs(scores).min() > 1e-3
+    np.testing.assert_allclose(other.score(rollouts), -scores, rtol=2e-2, atol=2e-3)
+
+
+def test_the_fresh_batch_is_measured_before_training(folder):
+    worker = make_worker(folder)
+    rollouts, demonstrations = batch(0)
+    first = worker.update(rollouts, demonstrations, EMPTY)
+    # Nothing is known yet: all logits are 0, ties count half, D = 1/2 everywhere, JS = 0.
+    assert first["discriminator/accuracy_fresh"] == 0.5
+    assert first["discriminator/calibration_expert"] == 0.5
+    assert first["discriminator/calibration_policy"] == 0.5
+    assert math.isclose(first["discriminator/loss"], 2 * math.log(2), rel_tol=1e-6)
+    assert abs(first["discriminator/jensen_shannon_estimate"]) < 1e-6
+    rollouts, demonstrations = batch(1)
+    expert, policy = worker.score(demonstrations), worker.score(rollouts)
+    second = worker.update(rollouts, demonstrations, EMPTY)
+    assert math.isclose(second["discriminator/logit_expert"], expert.mean(), rel_tol=1e-4)
+    assert math.isclose(second["discriminator/reverse_kl_estimate"], -policy.mean(), rel_tol=1e-4)
+    slope = np.polyfit(rollouts.response_lengths, policy, 1)[0]
+    assert math.isclose(second["discriminator/length_slope"], slope, rel_tol=1e-3, abs_tol=1e-6)
+
+
+def test_several_updates_a_step_measure_the_first_and_report_the_last(folder):
+    worker = make_worker(folder, updates_per_step=3)
+    figures = worker.update(*batch(0), EMPTY)
+    assert figures["discriminator/accuracy_fresh"] == 0.5
+    assert figures["discriminator/loss"] < 2 * math.log(2)
+    assert figures["discriminator/accuracy_trained"] > 0.5
+
+
+def test_replayed_rollouts_are_the_share_that_was_asked(folder):
+    worker = make_worker(folder, replay_fraction=0.25)
+    replayed = [
+        worker.update(*batch(step, num_prompts=6), EMPTY)["discriminator/replayed"]
+        for step in range(3)
+    ]
+    # Two groups of 2 beside 6 fresh ones, a quarter, as soon as anything is stored.
+    assert replayed == [0.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tuning": "full", "autocast": "bfloat16", "token_dropout": 0.3, "spectral_norm": True},
+        {"tuning": "lora", "loss": "pairwise", "updates_per_step": 2},
+        {"level": "token", "token_dropout": 0.3},
+    ],
+    ids=["full", "lora", "token"],
+)
+def test_a_worker_that_was_saved_and_loaded_goes_on_bit_for_bit(folder, tmp_path, settings):
+    settings = settings | {"replay_fraction": 0.5}
+    worker = make_worker(folder, **settings)
+    for step in range(2):
+        worker.update(*batch(step), EMPTY)
+    worker.save(tmp_path / "state")
+    resumed = make_worker(folder, **settings)
+    resumed.update(*batch(50), EMPTY)  # what it knew before is forgotten
+    resumed.load(tmp_path / "state")
+    for step in range(2, 4):
+        assert resumed.update(*batch(step), EMPTY) == worker.update(*batch(step), EMPTY)
+    for name, value in weights(resumed).items():
+        assert torch.equal(value, weights(worker)[name]), name
+    assert not list((tmp_path / "state").glob("*.p*"))  # no pickle, no .pt
+
+
+def test_a_worker_saved_before_its_first_update_goes_on_too(folder, tmp_path):
+    worker = make_worker(folder)
+    worker.save(tmp_path)
+    resumed = make_worker(folder)
+    resumed.update(*batch(9), EMPTY)
+    resumed.load(tmp_path)
+    assert resumed.update(*batch(0), EMPTY) == worker.update(*batch(0), EMPTY)
+
+
+def test_another_discriminators_files_are_refused(folder, tmp_path):
+    make_worker(folder, tuning="lora").save(tmp_path)
+    with pytest.raises(InvalidInputError, match="holds another discriminator"):
+        make_worker(folder, num_layers=1, tuning="lora").load(tmp_path)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
+def test_training_changes_what_tuning_says_and_nothing_else(folder, tuning):
+    worker = make_worker(folder, tuning=tuning)
+    before = weights(worker)
+    for step in range(2):  # the first moves only the head, which is zero
+        worker.update(*batch(step), EMPTY)
+    changed = {
+        name for name, value in weights(worker).items() if not torch.equal(value, before[name])
+    }
+    expected = {
+        "full": {name for name in before if name != "backbone.embed_tokens.weight"},
+        "lora": {name for name in before if name.endswith((".up", ".down"))},
+        "frozen": set(),
+    }[tuning]
+    # The second update gives the random half of an adapter its first gradient at the third.
+    assert changed | {n for n in expected if n.endswith(".down")} == expected | {
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_the_learning_rate_warms_up_over_five_updates(folder):
+    worker = make_worker(folder, learning_rate=1e-3)
+    rates = []
+    for step in range(6):
+        worker.update(*batch(step, num_prompts=1), EMPTY)
+        rates.append([group["lr"] for group in worker._optimizer.param_groups])
+    backbone = [rate[-1] for rate in rates]
+    np.testing.assert_allclose(backbone, [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])
+    np.testing.assert_allclose(rates[-1], [0.03, 0.03, 1e-3, 1e-3])
+
+
+def test_scores_do_not_depend_on_what_is_scored_beside_them(folder):
+    worker = make_worker(folder)
+    worker.update(*batch(0), EMPTY)
+    rollouts, _ = batch(1)
+    together = worker.score(rollouts)
+    assert together.dtype == np.float32
+    order = np.random.default_rng(0).permutation(len(rollouts))
+    np.testing.assert_allclose(worker.score(rollouts.select(order)), together[order], atol=1e-5)
+    alone = [worker.score(rollouts.select([row]))[0] for row in range(4)]
+    np.testing.assert_allclose(alone, together[:4], atol=1e-5)
+    assert worker.score(EMPTY).shape == (0,)
+
+
+def test_prompts_of_one_class_only_are_an_error(folder):
+    rollouts, demonstrations = batch(0)
+    with pytest.raises(ValueError, match="classes must share their prompts"):
+        make_worker(folder).update(rollouts, demonstrations.select([0]), EMPTY)
+
+
+def test_counters_are_saved_as_text(folder, tmp_path):
+    worker = make_worker(folder, updates_per_step=3)
+    worker.update(*batch(0), EMPTY)
+    worker.save(tmp_path)
+    assert json.loads((tmp_path / "counters.json").read_text()) == {"num_updates": 3}
+
+
+def test_an_accurate_discriminator_is_measured_but_not_trained(folder):
+    worker = make_worker(folder, max_accuracy=0.8)
+    figures = {"discriminator/skipped": 0.0}
+    for step in range(60):
+        before = weights(worker)
+        figures = worker.update(*batch(step, num_prompts=8), EMPTY)
+        if figures["discriminator/skipped"]:
+            break
+        assert figures["discriminator/accuracy_fresh"] <= 0.8
+    assert figures["discriminator/accuracy_fresh"] > 0.8
+    assert "discriminator/loss" not in figures
+    for name, value in weights(worker).items():
+        assert torch.equal(value, before[name]), name
+    # Demonstrations held out decide where there are some; those of a mistaken class are mistaken.
+    mistaken = batch(700, num_prompts=8)[0]
+    rollouts, demonstrations = batch(step, num_prompts=8)
+    figures = worker.update(rollouts, demonstrations, mistaken)
+    assert figures["discriminator/accuracy_fresh"] > 0.8
+    assert figures["discriminator/accuracy_held_out"] <= 0.8
+    assert figures["discriminator/skipped"] == 0.0
+
+
+def test_controls_see_what_the_expert_may_be_told_by(folder):
+    worker = make_worker(folder)
+    # Tokens 3 to 8 against 9 to 14, lengths alike; each batch is measured by the ones before.
+    first = worker.update(*batch(0, num_prompts=16), EMPTY)
+    second = worker.update(*batch(1, num_prompts=16), EMPTY)
+    assert first["discriminator/bag_of_words_accuracy"] == 0.5
+    assert second["discriminator/bag_of_words_accuracy"] > 0.95
+    assert abs(second["discriminator/length_accuracy"] - 0.5) < 0.2
+    # The same policy, and demonstrations held out that it might have written.
+    rollouts, demonstrations = batch(2, num_prompts=16)
+    held_out = batch(50, num_prompts=16)[0]
+    third = worker.update(rollouts, demonstrations, held_out)
+    assert abs(third["discriminator/bag_of_words_accuracy"] - 0.5) < 0.1
+
+
+def test_the_heads_norm_stays_at_one_if_that_is_asked(folder):
+    norms = {}
+    for spectral_norm in (True, False):
+        worker = make_worker(folder, spectral_norm=spectral_norm, learning_rate=3e-2)
+        for step in range(3):
+            worker.update(*batch(step), EMPTY)
+        norms[spectral_norm] = worker._model.head.weight.norm().item()
+    assert math.isclose(norms[True], 1.0, rel_tol=1e-5)
+    assert norms[False] > 1.5
+
+
+def test_hidden_tokens_change_training_and_not_what_is_measured(folder):
+    plain, dropping = make_worker(folder), make_worker(folder, token_dropout=0.5)
+    for worker in (plain, dropping):
+        set_head(worker)
+    first = [worker.update(*batch(0), EMPTY) for worker in (plain, dropping)]
+    for name in ("logit_expert", "logit_policy", "accuracy_fresh"):
+        assert first[0][f"discriminator/{name}"] == first[1][f"discriminator/{name}"]
+    assert abs(first[0]["discriminator/loss"] - first[1]["discriminator/loss"]) > 1e-3
+    rollouts, _ = batch(1)
+    np.testing.assert_array_equal(dropping.score(rollouts), dropping.score(rollouts))

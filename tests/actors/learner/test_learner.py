@@ -1,0 +1,518 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from actors.config.learner import LearnerConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig, WarmStartConfig
+from actors.distributed import join_process_group
+from actors.errors import InvalidInputError
+from actors.learner.learner import ADAM_BETAS, Learner
+from actors.learner.settings import LearnerSettings
+from actors.learner.train_loop import train_loop
+from actors.messages import LearnerStart, LearnerTask
+from actors.weights.store import WeightStore
+from alignment.mdp.trajectories import EMPTY, Trajectories, concatenate, pack
+from tests.fakes.tiny_job import save_tiny_tokenizer
+
+VOCABULARY = 96
+# A single rank needs no process group, of which torch's checkpoints warn.
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+CPU = torch.device("cpu")
+NONE = np.zeros(0, np.float32)
+
+
+class ListPort:
+    """The driver's side, from a list of whole tasks; every rank gets some of the groups."""
+
+    def __init__(self, tasks, *, incarnation=0, checkpoint=None):
+        self.tasks, self.start_with = tasks, LearnerStart(incarnation, checkpoint)
+        self.metrics, self.publications = {}, []
+
+    def start(self, rank, world_size):
+        return self.start_with
+
+    def next_task(self, rank, world_size, index):
+        if index == len(self.tasks):
+            return LearnerTask("stop", 0, 0.0, EMPTY, NONE, NONE, 0, 0)
+        task = self.tasks[index]
+        ids = task.trajectories.prompt_ids
+        _, group = np.unique(ids, return_inverse=True)
+        rows = np.flatnonzero(group % world_size == rank)
+        return task._replace(
+            trajectories=task.trajectories.select(rows),
+            discriminator_logits=task.discriminator_logits[rows],
+            rewards=task.rewards[rows],
+        )
+
+    def published(self, published):
+        self.publications.append(published)
+
+    def finished(self, index, metrics):
+        self.metrics[index] = dict(metrics)
+
+
+def task(kind, step, *, groups=5, group_size=1, seed=0, **more):
+    rng = np.random.default_rng(1000 * seed + step)
+    trajectories = concatenate(
+        [
+            pack(
+                prompt,
+                rng.integers(3, VOCABULARY, rng.integers(1, 9)).tolist(),
+                prompt_id=index,
+            )
+            for index in range(groups)
+            for prompt in [rng.integers(3, VOCABULARY, rng.integers(1, 7)).tolist()]
+            for _ in range(group_size)
+        ]
+    )
+    logprobs = rng.normal(-math.log(VOCABULARY), 0.2, len(trajectories.token_ids))
+    behavior = np.where(trajectories.action_mask, logprobs, 0).astype(np.float32)
+    trajectories = Trajectories(trajectories.token_ids, behavior, *tuple(trajectories)[2:])
+    n = len(trajectories)
+    fields = {"learning_rate": 1e-3, **more}
+    return LearnerTask(
+        kind,
+        step,
+        trajectories=trajectories,
+        discriminator_logits=rng.normal(size=n).astype(np.float32),
+        rewards=rng.normal(size=n).astype(np.float32),
+        num_sequences=n,
+        num_action_tokens=int(trajectories.action_mask.sum()),
+        **fields,
+    )
+
+
+def imitate(step, **more):
+    return task("imitate", step, groups=3, group_size=3, **more)
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def tied(request):
+    return request.param
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    return make_model(tmp_path, tied=True)
+
+
+def make_model(tmp_path, *, tied):
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )
+    folder = tmp_path / f"model-{tied}"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+    return folder
+
+
+def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_tokens=64, **more):
+    return LearnerSettings(
+        model=str(model_folder),
+        weights=model_folder.parent / "weights",
+        objective=ObjectiveConfig(
+            reference=ReferenceConfig(coefficient=coefficient, estimator=estimator)
+        ),
+        config=LearnerConfig(autocast="float32", max_tokens_per_microbatch=max_tokens),
+        **{
+            "warm_start": WarmStartConfig(),
+            "temperature": 1.0,
+            "published_dtype": "float32",
+            "context_tokens": 12,
+            **more,
+        },
+    )
+
+
+def run(port, settings):
+    train_loop(port, settings, device=CPU, rank=0, world_size=1)
+    return port
+
+
+def losses(port):
+    return [m["learner/loss"] for m in port.metrics.values()]
+
+
+def plain_nll(model, trajectories, row):
+    """By the model as transformers runs it, one sequence alone, full logits."""
+    prompt, response = trajectories.prompt(row), trajectories.response(row)
+    tokens = torch.tensor([[*prompt, *response]]).long()
+    logprobs = model(tokens).logits[0].log_softmax(dim=-1)
+    states = torch.arange(len(prompt) - 1, tokens.shape[1] - 1)
+    return -logprobs[states, tokens[0, len(prompt) :]]
+
+
+def weights_of(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return dict(model.named_parameters())
+
+
+def assert_same_weights(first, second, **tolerance):
+    first, second = weights_of(first), weights_of(second)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], **tolerance)
+
+
+def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
+    folder = make_model(tmp_path, tied=tied)
+    tasks = [task("clone", step) for step in range(10)]
+    port = run(ListPort(tasks), settings_for(folder, max_tokens=40))
+    model = LlamaForCausalLM.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=ADAM_BETAS, weight_decay=0.0)
+    expected = []
+    for t in tasks:
+        nll = torch.cat([plain_nll(model, t.trajectories, i) for i in range(t.num_sequences)])
+        expected.append(float(nll.mean().detach()))
+        nll.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses(port) == pytest.approx(expected, abs=1e-5)
+
+
+def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
+    warm_start = WarmStartConfig(td_weight=0.4, reduction="sum_per_sequence")
+    t = task("clone", 0)
+    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, warm_start=warm_start)
+    port = run(ListPort([t]), settings)
+    model, loss = LlamaForCausalLM.from_pretrained(model_folder), 0.0
+    for row in range(5):
+        prompt, response = t.trajectories.prompt(row), t.trajectories.response(row)
+        tokens = torch.tensor([[*prompt, *response]]).long()
+        soft_q = model(tokens).logits[0, len(prompt) - 1 : -1] / 0.7
+        values = soft_q.logsumexp(dim=-1)
+        chosen = soft_q[torch.arange(len(response)), tokens[0, len(prompt) :]]
+        rewards = chosen - torch.cat([values[1:], values.new_zeros(1)])
+        loss = loss + ((values - chosen).sum() + 0.1 * rewards.square().sum()) / 5
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert port.metrics[0]["learner/loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert port.metrics[0]["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
+def test_the_size_of_microbatches_changes_nothing(model_folder, estimator):
+    tasks = [imitate(step) for step in range(3)]
+    runs = [
+        run(ListPort(tasks), settings_for(model_folder, estimator=estimator, max_tokens=n))
+        for n in (36, 4096)
+    ]
+    for small, large in zip(runs[0].metrics.values(), runs[1].metrics.values(), strict=True):
+        timed = {"learner/step_s", "learner/tokens_per_s"}
+        assert {k: v for k, v in small.items() if k not in timed} == pytest.approx(
+            {k: v for k, v in large.items() if k not in timed}, abs=1e-5, rel=1e-5
+        )
+    assert runs[0].metrics[0]["learner/reference_kl"] == 0.0  # the policy has not moved yet
+    assert abs(runs[0].metrics[2]["learner/reference_kl"]) > 1e-4
+
+
+def formula(estimator, t, model, reference):
+    """Loss and rewards of three groups of three, one sequence at a time.
+
+    Reverse KL: the reward is half of h = logit + log mu - log pi, the reward source's, and -0.3 k1
+    where that is a reward. With leave-one-out advantages A and truncated token weights w,
+    loss = -1/9 sum A w log pi, plus 0.3/9 times k2 or k3.
+    """
+    terms, rewards, penalty = [], [], 0.0
+    for row in range(9):
+        logprobs = -plain_nll(model, t.trajectories, row)
+        log_rho = -plain_nll(reference, t.trajectories, row).detach() - logprobs
+        start = t.trajectories.starts[row] + t.trajectories.prompt_lengths[row]
+        behavior = t.trajectories.behavior_logprobs[start : start + len(logprobs)]
+        ratio = logprobs.detach() - torch.tensor(behavior)
+        logit = t.discriminator_logits[row] + float((-ratio.sum()).clamp(-5.0, 5.0))
+        rewards.append(0.5 * min(max(logit, -10.0), 10.0) + t.rewards[row])
+        match estimator:
+            case "k1_reward":
+                rewards[-1] += 0.3 * float(log_rho.sum().detach())
+            case "k2_loss":
+                penalty = penalty + 0.3 * (log_rho**2 / 2).sum() / 9
+            case "k3_loss":
+                penalty = penalty + 0.3 * (log_rho.exp() - 1 - log_rho).sum() / 9
+        terms.append((ratio.exp().clamp(max=2.0) * logprobs).sum())
+    r = np.asarray(rewards).reshape(3, 3)
+    advantages = (r - (r.sum(axis=1, keepdims=True) - r) / 2).ravel()
+    products = [float(a) * term for a, term in zip(advantages, terms, strict=True)]
+    return penalty - sum(products) / 9, rewards
+
+
+@pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
+def test_an_imitation_step_is_that_of_the_formula(tmp_path, model_folder, estimator):
+    objective = ObjectiveConfig(
+        divergence="reverse_kl",
+        divergence_weight=0.5,
+        reference=ReferenceConfig(coefficient=0.3, estimator=estimator),
+    )
+    settings = settings_for(model_folder)._replace(objective=objective)
+    # The reference is the policy before the first imitation step, so look at the second.
+    t, checkpoint = imitate(1), tmp_path / "checkpoint"
+    port = run(ListPort([imitate(0, checkpoint=str(checkpoint)), t]), settings)
+    model = LlamaForCausalLM.from_pretrained(checkpoint / "policy")
+    loss, rewards = formula(estimator, t, model, LlamaForCausalLM.from_pretrained(model_folder))
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    metrics = port.metrics[1]
+    assert metrics["learner/loss"] == pytest.approx(float(loss.detach()), rel=1e-4, abs=1e-5)
+    assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert metrics["learner/reward_mean"] == pytest.approx(np.mean(rewards), abs=1e-4)
+    assert metrics["learner/reward_std"] == pytest.approx(np.std(rewards), abs=1e-4)
+
+
+def states_of(folder, trajectories):
+    """[response token, hidden] by the model as transformers runs it, one sequence alone."""
+    model, states = LlamaForCausalLM.from_pretrained(folder), []
+    for row in range(len(trajectories)):
+        prompt, response = trajectories.prompt(row), trajectories.response(row)
+        tokens = torch.tensor([[*prompt, *response]]).long()
+        with torch.no_grad():
+            hidden = model.model(tokens).last_hidden_state[0]
+        states.append(hidden[len(prompt) - 1 : -1])
+    return torch.cat(states).numpy()
+
+
+def test_a_step_at_level_state_descends_the_divergence_from_the_teacher(tmp_path, model_folder):
+    (tmp_path / "teacher").mkdir()
+    torch.manual_seed(2)
+    teacher = LlamaConfig.from_pretrained(model_folder, hidden_size=16, tie_word_embeddings=False)
+    LlamaForCausalLM(teacher).save_pretrained(tmp_path / "teacher")
+    save_tiny_tokenizer(tmp_path / "teacher")
+    objective = ObjectiveConfig(
+        divergence="skew_forward_kl",
+        divergence_parameters={"skew": 0.1},
+        divergence_weight=0.5,
+        level="state",
+        reference=ReferenceConfig(coefficient=0.0),
+    )
+    settings = settings_for(model_folder, teacher=str(tmp_path / "teacher"), max_tokens=40)
+    t = imitate(0)
+    states = states_of(tmp_path / "teacher", t.trajectories)
+    t = t._replace(teacher_states=states, rewards=np.zeros(9, np.float32))
+    port = run(ListPort([t]), settings._replace(objective=objective))
+
+    policy = LlamaForCausalLM.from_pretrained(model_folder)
+    head = LlamaForCausalLM.from_pretrained(tmp_path / "teacher").lm_head.weight.detach()
+    q = torch.cat([full_logprobs(policy, t.trajectories, row) for row in range(9)])
+    p = (torch.from_numpy(states) @ head.T).log_softmax(-1)
+    mixture = (0.1 * p.exp() + 0.9 * q.exp()).log()
+    divergences = (p.exp() * (p - mixture)).sum(-1)
+    loss = 0.5 * divergences.sum() / 9
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1e9)
+    metrics = port.metrics[0]
+    assert metrics["learner/loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert metrics["learner/state_divergence"] == pytest.approx(
+        float(divergences.mean().detach()), rel=1e-4
+    )
+    assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def full_logprobs(model, trajectories, row):
+    prompt, response = trajectories.prompt(row), trajectories.response(row)
+    tokens = torch.tensor([[*prompt, *response]]).long()
+    return model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
+    """A step in which some are rejected equals one of the others alone, whatever N was."""
+    objective = ObjectiveConfig(
+        max_mean_log_ratio=1.0, reference=ReferenceConfig(coefficient=0.0), divergence_weight=0.0
+    )
+    settings = settings_for(model_folder)._replace(objective=objective)
+    t = imitate(0)
+    ratios = []
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        for row in range(9):
+            logprobs = -plain_nll(model, t.trajectories, row)
+            start = t.trajectories.starts[row] + t.trajectories.prompt_lengths[row]
+            behavior = t.trajectories.behavior_logprobs[start : start + len(logprobs)]
+            ratios.append(float((logprobs - torch.tensor(behavior)).mean().abs()))
+    limit = sorted(ratios)[5] + 1e-6  # six of nine are closer
+    strict = objective.model_copy(update={"max_mean_log_ratio": limit})
+    metrics = run(ListPort([t]), settings._replace(objective=strict)).metrics[0]
+    assert metrics["learner/rejected_fraction"] == pytest.approx(3 / 9)
+    # by hand: token weights and leave-one-out advantages as for all nine, the mean over six
+    r = t.rewards.reshape(3, 3)
+    advantages = (r - (r.sum(axis=1, keepdims=True) - r) / 2).ravel()
+    loss = 0.0
+    for row in np.flatnonzero(np.asarray(ratios) < limit):
+        logprobs = -plain_nll(model, t.trajectories, int(row))
+        start = t.trajectories.starts[row] + t.trajectories.prompt_lengths[row]
+        behavior = t.trajectories.behavior_logprobs[start : start + len(logprobs)]
+        weights = (logprobs.detach() - torch.tensor(behavior)).exp().clamp(max=2.0)
+        loss = loss - float(advantages[row]) * (weights * logprobs).sum() / 6
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_evaluation_measures_and_changes_nothing(model_folder):
+    t = task("evaluate", 0)
+    port = run(ListPort([t, task("evaluate", 0)]), settings_for(model_folder, max_tokens=20))
+    with torch.no_grad():
+        model = LlamaForCausalLM.from_pretrained(model_folder)
+        nll = torch.cat([plain_nll(model, t.trajectories, i) for i in range(t.num_sequences)])
+    assert port.metrics[0]["eval/held_out_nll"] == pytest.approx(float(nll.mean()), abs=1e-5)
+    assert port.metrics[0] == port.metrics[1]
+
+
+def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tied):
+    folder = make_model(tmp_path, tied=tied)
+    checkpoint = tmp_path / "checkpoint"
+    tasks = [
+        task("hold", 0, publish=True),
+        task("clone", 0, publish=True, checkpoint=str(checkpoint)),
+    ]
+    port = run(ListPort(tasks, incarnation=3), settings_for(folder, temperature=0.7))
+    assert [p.version for p in port.publications] == [(3, 0), (3, 1)]
+    for published, source in zip(port.publications, (folder, checkpoint / "policy"), strict=True):
+        fetched = WeightStore(folder.parent / "weights").fetch(published)
+        expected = weights_of(source)
+        assert fetched.keys() == expected.keys()
+        assert ("lm_head.weight" in fetched) is not tied
+        assert all(torch.equal(fetched[name], expected[name]) for name in expected)
+        model = AutoModelForCausalLM.from_pretrained(source)
+        tokens = torch.tensor([published.canary.token_ids])
+        assert tokens.shape == (1, 11)  # as many as an engine with a context of 12 can score
+        with torch.no_grad():
+            logprobs = model(tokens).logits[0, :-1].log_softmax(dim=-1)
+        expected_logprobs = logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist()
+        assert published.canary.logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "policy")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_published_precision_is_the_engines(model_folder):
+    settings = settings_for(model_folder, published_dtype="bfloat16")
+    port = run(ListPort([task("hold", 0, publish=True)]), settings)
+    fetched = WeightStore(settings.weights).fetch(port.publications[0])
+    for name, tensor in weights_of(model_folder).items():
+        assert torch.equal(fetched[name], tensor.bfloat16())
+
+
+def test_a_checkpoint_without_its_last_file_is_refused(tmp_path, model_folder):
+    folder = tmp_path / "checkpoint"
+    run(ListPort([task("clone", 0, checkpoint=str(folder))]), settings_for(model_folder))
+    assert json.loads((folder / "learner.json").read_text()) == {"step": 1, "has_reference": False}
+    (folder / "learner.json").unlink()
+    learner = Learner(settings_for(model_folder), device=CPU, rank=0, world_size=1)
+    with pytest.raises(InvalidInputError, match="holds no whole checkpoint"):
+        learner.restore(folder)
+
+
+def test_a_task_for_another_step_is_refused(model_folder):
+    with pytest.raises(RuntimeError, match=r"task clone is for step 4, but .* step 0"):
+        run(ListPort([task("clone", 4)]), settings_for(model_folder))
+
+
+def test_weights_are_published_again_as_they_are_whatever_the_step(model_folder):
+    port = run(ListPort([task("republish", 4, publish=True)]), settings_for(model_folder))
+    assert [published.version.step for published in port.publications] == [0]
+
+
+MIXED = [
+    task("clone", 0, publish=True),  # scoring the canary leaves some weights gathered
+    imitate(1),
+    imitate(2),
+    imitate(3),
+    task("clone", 4, groups=1),  # with two ranks, one has nothing to do
+    imitate(5),
+]
+
+
+def with_two_ranks(runs, folder):
+    """Train in two processes, one run after the other, and return rank 0's metrics of each."""
+    folder.mkdir()
+    torch.save(runs, folder / "runs.pt")
+    root = Path(__file__).parents[3]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
+    return torch.load(folder / "metrics.pt")
+
+
+def main(folder, rank):
+    """Be one of the two processes."""
+    init_method = f"file://{folder}/meeting"
+    join_process_group(CPU, rank, 2, init_method=init_method, timeout_s=60.0)
+    metrics = []
+    for settings, tasks, checkpoint in torch.load(folder / "runs.pt", weights_only=False):
+        port = ListPort(tasks, checkpoint=checkpoint)
+        train_loop(port, settings, device=CPU, rank=rank, world_size=2)
+        metrics.append(port.metrics)
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        torch.save(metrics, folder / "metrics.pt")
+
+
+def comparable(metrics):
+    timed = {"learner/step_s", "learner/tokens_per_s"}
+    return [{k: v for k, v in m.items() if k not in timed} for m in metrics.values()]
+
+
+@pytest.mark.processes
+def test_two_ranks_and_restarts_equal_one_uninterrupted_rank(tmp_path):
+    def saved(name, *steps):
+        return [
+            t._replace(checkpoint=str(tmp_path / f"{name}-{t.step}")) if t.step in steps else t
+            for t in MIXED
+        ]
+
+    all_settings = {
+        name: settings_for(make_model(tmp_path, tied=name == "tied"), max_tokens=40)
+        for name in ("tied", "untied")
+    }
+    runs, ones = [], {}
+    for name, settings in all_settings.items():
+        ones[name] = run(ListPort(saved(f"{name}-one", 2, 5)), settings)
+        runs.append((settings, saved(f"{name}-two", 2, 5), None))
+        checkpoint = str(tmp_path / f"{name}-one-2")
+        runs.append((settings, saved(f"{name}-more", 5)[3:], checkpoint))
+    twos = with_two_ranks(runs, tmp_path / "processes")
+
+    for (name, settings), from_start, resumed in zip(
+        all_settings.items(), twos[::2], twos[1::2], strict=True
+    ):
+        one = comparable(ones[name].metrics)
+        for mine, theirs in zip(one, comparable(from_start), strict=True):
+            assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5)
+        for mine, theirs in zip(one[3:], comparable(resumed), strict=True):
+            assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5)
+        again = ListPort(saved(f"{name}-again", 5)[3:], checkpoint=str(tmp_path / f"{name}-one-2"))
+        assert comparable(run(again, settings).metrics) == one[3:]  # bit for bit
+        fewer = ListPort(saved(f"{name}-fewer", 5)[3:], checkpoint=str(tmp_path / f"{name}-two-2"))
+        run(fewer, settings)
+        final = tmp_path / f"{name}-one-5" / "policy"
+        assert_same_weights(final, tmp_path / f"{name}-again-5" / "policy", atol=0.0, rtol=0.0)
+        for other in ("two", "more", "fewer"):
+            policy = tmp_path / f"{name}-{other}-5" / "policy"
+            assert_same_weights(final, policy, atol=1e-5, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+
+from alignment.discriminator.metrics import (
+    discriminator_estimates,
+    enumerate_responses,
+    tabular_action_logprobs,
+    tabular_response_logprobs,
+)
+from alignment.divergences.lookup import divergence
+from tests.strategies import TABLE, policy_tables
+
+
+def test_all_responses_of_a_tiny_table():
+    table = enumerate_responses(num_tokens=2, end_token=1, max_response_tokens=2)
+    assert table.prefixes == ((), (0,))
+    assert table.responses == ((1,), (0, 1), (0, 0))
+    assert table.prefix_index.tolist() == [0, 0, 1, 0, 1]
+    assert table.tokens.tolist() == [1, 0, 1, 0, 0]
+    assert table.sequence_index.tolist() == [0, 1, 1, 2, 2]
+
+
+def test_hand_computed_response_probabilities():
+    table = enumerate_responses(num_tokens=2, end_token=1, max_response_tokens=2)
+    # Ends with 1/4 at once, else with 2/5
+    logits = torch.tensor([[0.75, 0.25], [0.6, 0.4]], dtype=torch.float64).log()
+    torch.testing.assert_close(
+        tabular_response_logprobs(logits, table).exp(),
+        torch.tensor([0.25, 0.75 * 0.4, 0.75 * 0.6], dtype=torch.float64),
+    )
+    assert tabular_action_logprobs(logits, table)[2].exp().item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("num_tokens", "length", "responses"), [(3, 3, 15), (4, 4, 121)])
+def test_every_response_is_there_once(num_tokens, length, responses):
+    table = enumerate_responses(num_tokens, 0, length)
+    # (V-1)^0 + .. + (V-1)^(L-1) ended ones and (V-1)^L full ones
+    assert len(set(table.responses)) == len(table.responses) == responses
+
+
+@given(logits=policy_tables(sharpness=5.0))
+def test_probabilities_sum_to_one(logits):
+    assert tabular_response_logprobs(logits, TABLE).exp().sum().item() == pytest.approx(1.0)
+
+
+@given(expert=policy_tables(0.7), policy=policy_tables(0.7))
+def test_estimates_of_the_optimal_discriminator_are_the_exact_divergences(expert, policy):
+    # Means over a sample become expectations when each response occurs in exact proportion, so
+    # both distributions are rounded to thousandths first.
+    def counts(logits):
+        p = tabular_response_logprobs(logits, TABLE).exp()
+        n = (1000 * p).round().clamp(min=1).long()
+        return n, n / n.sum().double()
+
+    num_expert, p = counts(expert)
+    num_policy, q = counts(policy)
+    optimal = p.log() - q.log()
+    found = discriminator_estimates(
+        optimal.repeat_interleave(num_expert), optimal.repeat_interleave(num_policy)
+    )
+    for name in ("forward_kl", "reverse_kl", "jensen_shannon"):
+        exact = divergence(name).value(p, q)
+        torch.testing.assert_close(found[f"{name}_estimate"], exact, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(found["calibration_expert"], found["calibration_policy"])
+    # The optimal discriminator is right on both classes: 1/2 + 1/2 total variation
+    accuracy = 0.5 + 0.25 * (p - q).abs().sum()
+    torch.testing.assert_close(found["accuracy"], accuracy, atol=1e-12, rtol=0.0)
+
+
+def test_hand_computed_estimates():
+    found = discriminator_estimates(
+        torch.tensor([math.log(3.0), -math.log(3.0)]), torch.tensor([-math.log(3.0)])
+    )
+    # D = 3/4 and 1/4 on expert responses, 1/4 on the policy's
+    assert found["accuracy"].item() == pytest.approx((0.5 + 1.0) / 2)
+    assert found["logit_expert"].item() == pytest.approx(0.0)
+    assert found["logit_policy"].item() == pytest.approx(-math.log(3.0))
+    assert found["calibration_expert"].item() == pytest.approx(0.5)
+    assert found["calibration_policy"].item() == pytest.approx(0.25)
+    assert found["forward_kl_estimate"].item() == pytest.approx(0.0)
+    assert found["reverse_kl_estimate"].item() == pytest.approx(math.log(3.0))
+    cross_entropies = -(math.log(0.75) + math.log(0.25)) / 2 - math.log(0.75)
+    assert found["jensen_shannon_estimate"].item() == pytest.approx(
+        math.log(2.0) - cross_entropies / 2
+    )
+
+
+def test_a_discriminator_without_an_opinion_is_half_right():
+    found = discriminator_estimates(torch.zeros(3), torch.zeros(5))
+    assert found["accuracy"].item() == 0.5
+    assert found["calibration_expert"].item() == found["calibration_policy"].item() == 0.5
+    assert found["jensen_shannon_estimate"].item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_estimates_of_nothing_are_an_error():
+    with pytest.raises(ValueError, match="expert and policy responses, got 0 and 2"):
+        discriminator_estimates(torch.zeros(0), torch.zeros(2))

@@ -1,0 +1,366 @@
+"""What irlign plan reads, what it makes of it, and what it prints; without torch and a model."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from actors.config.learner import LearnerConfig
+from actors.config.rollout import RolloutConfig
+from actors.config.scorers import DiscriminatorConfig
+from actors.errors import InvalidInputError
+from alignment.mdp.packing import microbatches
+from alignment.mdp.trajectories import pack
+from alignment.models.policy import load_policy
+from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
+from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
+from cluster.capacity.step_cost import Lengths, work_of
+from cluster.capacity.step_time import Phases, Split, overlapped, phases_of
+from cluster.cli.main import app
+from cluster.cli.plan_table import limit_sentence
+from cluster.config.run_config import RunConfig
+from cluster.resources.memory import (
+    GIB,
+    activation_bytes,
+    discriminator_memory,
+    key_value_bytes,
+    learner_memory,
+    rollout_memory,
+)
+from cluster.resources.model_shape import ModelShape, shape_of_files, shape_of_parameters
+from tests.fakes.tiny_llama import save_tiny_llama
+
+LLAMA_2_7B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+}
+LLAMA_3_8B = LLAMA_2_7B | {
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+SMALL = ModelShape(1000, 4, 10, 50, 5, 30, 1)
+
+
+def shape_of(folder, config):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return shape_of_files(str(folder))
+
+
+def make_job(**sections):
+    job = {
+        "name": "big",
+        "model": {"name": "7B"},
+        "data": {"path": "none.jsonl", "max_prompt_tokens": 512, "max_response_tokens": 512},
+        "objective": {"prompts_per_step": 256, "group_size": 4, "max_staleness_steps": 2},
+        "rollout": {"kv_cache_gib": 30, "max_sequences": 256, "gpus_per_worker": 1},
+        "discriminator": {"num_layers": 8},
+        "learner": {"gpus_per_rank": 1},
+    }
+    return job | {name: job.get(name, {}) | values for name, values in sections.items()}
+
+
+def irlign_plan(place, *arguments, **sections):
+    (place / "job.yaml").write_text(yaml.safe_dump(make_job(**sections)))
+    return CliRunner().invoke(app, ["plan", str(place / "job.yaml"), *map(str, arguments)])
+
+
+def test_parameters_of_published_models_are_counted_from_their_configuration(tmp_path):
+    assert shape_of(tmp_path / "2", LLAMA_2_7B).num_parameters == 6_738_415_616
+    assert shape_of(tmp_path / "3", LLAMA_3_8B).num_parameters == 8_030_261_248
+    # Llama 3: 2 x 32 layers x 8 heads x 128, at 2 bytes
+    assert key_value_bytes(shape_of_files(str(tmp_path / "3"))) == 131_072
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_counted_are_those_of_the_model(tmp_path, tied):
+    model = load_policy(save_tiny_llama(tmp_path / "whole", tied=tied))
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert shape_of(tmp_path / "config only", config).num_parameters == count
+    assert shape_of_files(str(tmp_path / "whole")).num_parameters == count
+
+
+def test_what_is_no_dense_decoder_is_refused_with_a_remedy(tmp_path):
+    with pytest.raises(InvalidInputError, match="mixture of experts"):
+        shape_of(tmp_path, LLAMA_2_7B | {"num_local_experts": 8})
+    with pytest.raises(InvalidInputError, match="give --parameters"):
+        shape_of(tmp_path, {"n_embd": 768})
+    with pytest.raises(InvalidInputError, match=r"no model folder \./gone"):
+        shape_of_files("./gone")
+
+
+def test_a_guessed_shape_has_the_parameters_asked_for_and_fits_into_them():
+    shape = shape_of_parameters(7e9)
+    assert (shape.num_parameters, shape.num_layers, shape.hidden_size) == (7 * 10**9, 31, 3968)
+    guessed = 12 * 31 * 3968**2 + shape.table_parameters
+    assert guessed <= 7e9 < 12 * 32 * 4096**2 + 2 * 128_256 * 4096
+    with pytest.raises(InvalidInputError, match=r"at least 3\.3e\+07"):
+        shape_of_parameters(1e7)
+    with pytest.raises(InvalidInputError, match="nan"):
+        shape_of_parameters(math.nan)
+
+
+def test_the_discriminator_keeps_embeddings_and_its_share_of_the_layers():
+    # 1000 parameters, of which 50 x 10 are the table; half of the layers hold 250.
+    assert SMALL.first_layers(2).num_parameters == 750
+    assert SMALL._replace(num_tables=2, num_parameters=1500).first_layers(None) == SMALL
+
+
+def test_memory_by_hand():
+    config = LearnerConfig(max_tokens_per_microbatch=100)
+    rank = learner_memory(config, SMALL, 2, has_reference=True)
+    parts = {name: gib * GIB for name, gib in rank.parts_gib.items()}
+    assert parts["state"] == 20 * 1000 / 2
+    assert parts["casts"] == 2 * 1000  # whole, on every rank
+    assert parts["gathered"] == 4 * (2 * 500 + 3 * 125)
+    assert parts["activations"] == 100 * 4 * (36 * 10 + 8 * 5 + 8 * 30)
+    assert parts["logits"] == 10 * 2**26
+    assert rank.gib == pytest.approx(sum(parts.values()) / GIB)
+    assert "gathered" not in learner_memory(config, SMALL, 1, has_reference=True).parts_gib
+    engine = rollout_memory(RolloutConfig(kv_cache_gib=3.0, max_sequences=8), SMALL).parts_gib
+    assert engine["weights"] * GIB == 2 * (1000 + 50 * 10)
+    assert engine["cache"] == 3.0
+    assert engine["sampler"] * GIB == 12 * 8 * 50
+    backbone = SMALL.first_layers(2)
+    full = discriminator_memory(DiscriminatorConfig(), config, backbone).parts_gib
+    assert full["state"] * GIB == 4 * 500 + 16 * 250
+    lora = discriminator_memory(DiscriminatorConfig(tuning="lora"), config, backbone).parts_gib
+    assert lora["state"] * GIB == 4 * 750
+
+
+def test_activations_and_casts_are_what_autograd_keeps(tmp_path):
+    model = load_policy(save_tiny_llama(tmp_path, num_layers=4))
+    matrices = {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
+    matrices |= {shape[::-1] for shape in matrices}
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def kept_bytes(num_tokens):
+        kept = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = (tensor, storage.nbytes())
+            return tensor
+
+        (batch,) = microbatches(pack([1] * 4, [5] * (num_tokens - 4), prompt_id=0), num_tokens)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            model(batch, 1.0)
+        casts = sum(nbytes for tensor, nbytes in kept.values() if tuple(tensor.shape) in matrices)
+        return casts, sum(nbytes for _, nbytes in kept.values())
+
+    (casts, few), (_, many) = kept_bytes(1000), kept_bytes(3000)
+    shape = shape_of_files(str(tmp_path))
+    # Beside the layers a token has its states before and after the last norm, and its rotations.
+    assert (many - few) / 2000 == pytest.approx(activation_bytes(shape), rel=0.1)
+    assert casts == pytest.approx(2 * shape.num_parameters, rel=0.02)
+
+
+def planned(**sections):
+    config = RunConfig.model_validate(make_job(**sections))
+    shape = shape_of_parameters(7e9)
+    judge = shape.first_layers(config.discriminator.num_layers)
+    return config, shape, judge, work_of(config, shape, judge, Lengths(256.0, 256.0))
+
+
+def test_work_of_a_step_by_hand():
+    _, _, judge, work = planned()
+    assert work.sampled_tokens == 256 * 4 * 256
+    assert work.learnt_tokens == 256 * (256 + 4 * 256)
+    assert work.published_bytes == 14e9
+    assert work.gathered_bytes == 4 * 4 * 7e9  # reference, forward, backward, gradients
+    a_token = 2 * 31 * 992 * 2
+    assert work.max_cached_sequences == pytest.approx(30 * GIB / a_token / (64 + 256))
+    # A group with its demonstration is 256 + 5 x 256. It is judged, then trained on beside a third
+    # as many replayed; demonstrations held out are judged too.
+    group = 256 * 6 * 256
+    assert work.update_passes_tokens == pytest.approx(group + 256 * 512 + 3 * group / 0.75)
+    assert work.saved_judge_bytes == pytest.approx(12 * (judge.num_parameters - 128_256 * 3968))
+    free = planned(objective={"reference": {"coefficient": 0.0}}, discriminator={"tuning": "lora"})
+    assert free[3].gathered_bytes == 3 * 4 * 7e9
+    assert free[3].saved_judge_bytes == 0.0
+    with pytest.raises(InvalidInputError, match=r"objective\.steps is 0"):
+        planned(objective={"steps": 0})
+
+
+def test_rates_are_bound_by_memory_and_by_arithmetic():
+    _, shape, judge, work = planned()
+    rates = rates_from_hardware("h100", shape, judge, work)
+    # 14 GB of weights at 0.7 of 3.35 TB/s take 5.97 ms, and the engine 2 ms.
+    assert rates.iteration_s == pytest.approx(0.00797, rel=1e-3)
+    # 14 GFLOP at 0.3 of 989.4 TFLOP/s take 47.2 us, reading 384 tokens of 123 kB another 20.1 us.
+    assert 1 / rates.sampled_tokens_per_s == pytest.approx(67.3e-6, rel=2e-3)
+    assert rates.prefilled_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 14e9)
+    assert rates.learnt_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 56e9)
+    in_layers = judge.num_parameters - 128_256 * 3968
+    assert rates.judged_tokens_per_s == pytest.approx(0.3 * 989.4e12 / (2 * in_layers))
+    assert rates_from_hardware("l40s", shape, judge, work).network_bytes_per_s == 0.7 * 32e9
+    with pytest.raises(InvalidInputError, match="unknown GPU 'h10'; choose one of h100, h200"):
+        gpu_of("h10")
+
+
+def write_run(run_dir, job, phases, work):
+    """Leave what a run of these phases would have written."""
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(job))
+    computing_s = phases.learning_s - phases.publish_s
+    row = {
+        "rollout/tokens_per_s": work.sampled_tokens / phases.sampling_s,
+        "rollout/response_length": work.lengths.response,
+        "learner/tokens_per_s": work.learnt_tokens / computing_s,
+        "learner/trained_tokens": work.learnt_tokens,
+        "learner/num_action_tokens": work.sampled_tokens,
+        "learner/step_s": computing_s,
+        "time/learning_s": phases.learning_s,
+        "time/discriminator_s": 0.75 * phases.judging_s,
+        "time/scoring_s": 0.25 * phases.judging_s,
+        "time/sync_s": phases.sync_s,
+        "time/waiting_s": phases.overhead_s,
+    }
+    odd = {name: 100 * value for name, value in row.items()}  # the median is not moved by one step
+    rows = [{"stage": "warm_start", "learner/tokens_per_s": 1.0}]
+    rows += [{"stage": "imitation", "step": n} | row for n in range(3)]
+    rows += [{"stage": "imitation", "step": 3} | odd]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+
+
+def test_measured_rates_give_back_the_run_that_was_measured(tmp_path):
+    sizes = {"rollout": {"num_workers": 3}, "learner": {"num_ranks": 5}}
+    config, shape, judge, work = planned(objective={"max_staleness_steps": 0}, **sizes)
+    sheet = rates_from_hardware("h100", shape, judge, work)._replace(link_bytes_per_s=math.inf)
+    real = sheet._replace(
+        sampled_tokens_per_s=3000.0,
+        prefilled_tokens_per_s=math.inf,
+        learnt_tokens_per_s=2000.0,
+        judged_tokens_per_s=50_000.0,
+        publish_bytes_per_s=1e9,
+        fetch_bytes_per_s=3e9,
+        overhead_s=0.3,
+    )
+    split = Split(3, 5, 1)
+    phases = phases_of(work._replace(max_sequences=1000), real, split)
+    job = make_job(
+        objective={"max_staleness_steps": 0},
+        rollout={"max_sequences": 1000} | sizes["rollout"],
+        learner=sizes["learner"],
+    )
+    write_run(tmp_path / "run", job, phases, work)
+    assert lengths_from_metrics(tmp_path / "run") == pytest.approx((256.0, 256.0))
+    found = rates_from_metrics(tmp_path / "run", config, shape, judge, sheet)
+    again = phases_of(work._replace(max_sequences=1000), found, split)
+    assert again == pytest.approx(phases)
+    assert found.learnt_tokens_per_s == pytest.approx(2000.0)
+    assert found.sampled_tokens_per_s == pytest.approx(3000.0)
+    # Of a run with overlap, waiting tells nothing; of another discriminator, its speed neither.
+    write_run(tmp_path / "late", make_job(discriminator={"num_layers": 4}), phases, work)
+    found = rates_from_metrics(tmp_path / "late", config, shape, judge, sheet)
+    kept = ("fetch_bytes_per_s", "overhead_s", "judged_tokens_per_s")
+    assert [getattr(found, name) for name in kept] == [getattr(sheet, name) for name in kept]
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"rollout": {"gpus_per_worker": 0}}, "computed on CPUs"),
+        ({"model": {"name": "8B"}}, "has the model 8B, the job 7B"),
+        ({"autoscale": {"max_workers": 4}}, "changed its number of workers"),
+    ],
+)
+def test_a_run_that_tells_nothing_of_the_job_is_refused(tmp_path, sections, sentence):
+    config, shape, judge, work = planned()
+    sheet = rates_from_hardware("h100", shape, judge, work)
+    write_run(tmp_path / "run", make_job(**sections), phases_of(work, sheet, Split(1, 1, 1)), work)
+    with pytest.raises(InvalidInputError, match=sentence):
+        rates_from_metrics(tmp_path / "run", config, shape, judge, sheet)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"stage": "warm_start"}\n')
+    with pytest.raises(InvalidInputError, match="in any on-policy step"):
+        lengths_from_metrics(tmp_path / "run")
+
+
+def test_the_command_prints_split_settings_memory_sync_and_limit(tmp_path):
+    result = irlign_plan(tmp_path, "--gpus", 64, "--parameters", 7e9)
+    assert result.exit_code == 0, result.stderr
+    for shown in (
+        "big on 64 GPUs: ",
+        "--set learner.num_ranks=",
+        " --set learner.gpus_per_rank=1",
+        "--set discriminator.num_workers=1 --set discriminator.gpus_per_worker=1",
+        "of 71 usable",
+        "Weights of 13.0 GiB are published in 7 s",
+        "What limits it is",
+        "This is arithmetic, not a measurement: rates are from the data sheet of h100",
+        "prompts were taken to have 256 tokens and responses 256",
+    ):
+        assert shown in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]
+    longer = irlign_plan(tmp_path, "--gpus", 1000, "--parameters", 7e9)
+    assert "GPUs makes a step 1% faster." in longer.stdout
+
+
+def test_one_gpu_is_shared_in_parts_that_fill_it(tmp_path):
+    limits = {"data": {"max_prompt_tokens": 64, "max_response_tokens": 64}}
+    small = {"rollout": {"kv_cache_gib": 4}, "learner": {"max_tokens_per_microbatch": 512}}
+    result = irlign_plan(tmp_path, "--gpus", 1, "--parameters", 3e8, **limits, **small)
+    assert result.exit_code == 0, result.stderr
+    assert "rollout.gpus_per_worker=0.5" in result.stdout
+    assert "learner.gpus_per_rank=0.25" in result.stdout
+    assert "discriminator.gpus_per_worker=0.25" in result.stdout
+
+
+def test_the_command_refuses_what_does_not_fit_in_one_sentence(tmp_path):
+    result = irlign_plan(tmp_path, "--gpus", 2, "--parameters", 7e9)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "no split of 2 GPUs fits" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_plan_needs_neither_torch_nor_ray_nor_weights(tmp_path):
+    (tmp_path / "7B").mkdir()
+    (tmp_path / "7B" / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(make_job()))
+    code = (
+        "import sys; from pathlib import Path; from cluster.cli.plan import plan;"
+        f"plan(Path({str(tmp_path / 'job.yaml')!r}), gpus=64);"
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("[]")
+    assert "12.6 GiB" in done.stdout  # 2 bytes of each of 6.7 billion parameters
+
+
+@pytest.mark.parametrize(
+    ("sections", "phases", "sentence"),
+    [
+        ({}, {"learning_s": 30.0, "publish_s": 20.0}, "publishing of weights"),
+        ({}, {"learning_s": 30.0, "gathering_s": 30.0}, "raise learner.max_tokens_per_microbatch"),
+        ({}, {"learning_s": 30.0}, "the learner's computing; more GPUs"),
+        ({}, {"judging_s": 30.0}, "one worker alone trains; lower discriminator.num_layers"),
+        ({}, {"sync_s": 30.0}, "the fetch of weights"),
+        ({}, {"sampling_busy_s": 30.0, "sampling_s": 30.0}, "computing of the rollout workers"),
+        ({}, {"sampling_busy_s": 30.0, "iterations_s": 9.0}, "the longest response"),
+        ({"rollout": {"kv_cache_gib": 5}}, {"sampling_busy_s": 30.0, "iterations_s": 9.0}, "cache"),
+        ({}, {"sync_s": 0.0, "sampling_s": 3.0}, "3 steps under way take 6 s"),
+        ({"objective": {"max_staleness_steps": 0}}, {}, "max_staleness_steps=1 they would overlap"),
+    ],
+)
+def test_the_limit_is_named_with_what_would_help(sections, phases, sentence):
+    config, _, _, work = planned(**sections)
+    plain = dict.fromkeys(Phases._fields, 1.0) | {"gathering_s": 0.0, "publish_s": 0.0}
+    staleness = config.objective.max_staleness_steps
+    found = overlapped(work, Phases(**plain | phases), Split(2, 2, 1), staleness)
+    assert sentence in limit_sentence(work, found, config, num_unused=0)

@@ -1,0 +1,501 @@
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.errors import CheckpointFailedError, DamagedCheckpointError, RewardError
+from actors.messages import Canary
+from actors.weights.store import WeightStore
+from alignment.mdp.trajectories import PolicyVersion
+from cluster.fleet.fleet import FleetFailedError
+from cluster.learner.task_queue import LearnerFailedError
+from cluster.run_state.manifest import RunTakenOverError, load_manifest
+from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
+from tests.fakes.learner import FakeGang
+from tests.fakes.rollout_worker import FakeRolloutWorker
+from tests.fakes.whole_run import World, draws, make_config
+
+
+async def test_a_run_trains_on_every_draw_once_and_is_strictly_on_policy(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        assert await world.driver.run()
+        assert [kind for kind, _, _ in world.gang.lineage] == ["clone"] * 3 + ["imitate"] * 4
+        assert draws(world.gang.lineage) == [number % 12 for number in range(28)]
+        # Each on-policy step samples from exactly the weights of the step before.
+        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6]
+
+
+async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        await world.driver.run()
+        rows = world.lines("metrics.jsonl")
+        assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6, 7]
+        stages = ["warm_start"] * 4 + ["imitation"] * 4
+        assert [row["stage"] for row in rows] == stages
+        for row in rows[4:]:
+            assert row["rollout/staleness"] == 0.0
+            assert row["reward/sum"] > 0
+            assert row["time/step_s"] >= row["time/learning_s"] > 0
+        phases = [row["phase"] for row in world.lines("samples.jsonl")]
+        assert phases == ["before"] * 4 + ["after_warm_start"] * 4 + ["after"] * 4
+        manifest = load_manifest(tmp_path, "test")
+        assert (manifest.step, manifest.iteration, manifest.is_finished) == (7, 7, True)
+        assert (manifest.num_draws, manifest.unfinished_draws) == (28, [])
+        assert (tmp_path / "checkpoints" / manifest.checkpoint / "learner.json").exists()
+        kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert kept == ["step-000005", "step-000007"]
+
+
+async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        seen = []
+        submit = world.desk.submit
+
+        async def note(task):
+            seen.append(task)
+            return await submit(task)
+
+        world.desk.submit = note
+        await world.driver.run()
+        task = next(task for task in seen if task.kind == "imitate")
+        batch = task.trajectories
+        sums = [batch.response(row).sum() for row in range(len(batch))]
+        np.testing.assert_allclose(task.rewards, 0.5 * np.asarray(sums))
+        assert task.num_sequences == 8
+        assert task.num_action_tokens == sum(len(batch.response(row)) for row in range(8))
+
+
+async def test_learning_rates_follow_the_stages(tmp_path):
+    async with World(make_config(objective={"learning_rate": 2.0}), tmp_path) as world:
+        await world.driver.run()
+        np.testing.assert_allclose(world.gang.rates[:3], [0.1, 0.2, 0.3])
+        np.testing.assert_allclose(world.gang.rates[3:], [0.4, 0.8, 1.2, 1.6])
+
+
+async def test_ranks_share_whole_groups(tmp_path):
+    async with World(make_config(), tmp_path, world_size=2) as world:
+        await world.driver.run()
+        sizes = {}
+        for rank, index, size in world.gang.shares:
+            sizes.setdefault(index, {})[rank] = size
+        assert {tuple(sorted(share.items())) for share in sizes.values()} == {
+            ((0, 0), (1, 0)),  # publish and checkpoint carry nothing
+            ((0, 2), (1, 2)),  # clone and evaluate: 4 rows
+            ((0, 4), (1, 4)),  # imitate: 4 groups of 2
+        }
+
+
+@pytest.mark.parametrize("interrupt", ["finish", "keep"])
+@pytest.mark.parametrize("num_workers", [1, 3])
+async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers, interrupt):
+    config = make_config(
+        objective={"steps": 8, "max_staleness_steps": 2}, rollout={"interrupt": interrupt}
+    )
+    async with World(config, tmp_path, num_rollout_workers=num_workers) as world:
+        await world.driver.run()
+        steps = [oldest for _, _, oldest in world.gang.lineage[3:]]
+        lags = [step - oldest for step, oldest in enumerate(steps, start=3)]
+        assert max(lags) <= 2
+        assert max(lags) > 0  # it really ran ahead
+        assert sorted(draws(world.gang.lineage)) == sorted(number % 12 for number in range(44))
+
+
+async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole.mkdir()
+    halves.mkdir()
+    async with World(make_config(), whole) as world:
+        await world.driver.run()
+        expected = world.gang.lineage
+        samples = world.lines("samples.jsonl")
+    for stop_at in (2, 4, 6, None):
+        async with World(make_config(), halves) as world:
+            world.at(stop_at, do=world.driver.request_stop)
+            assert await world.driver.run() is (stop_at is None)
+            lineage = world.gang.lineage
+    assert lineage == expected
+    phases = [(row["phase"], row["prompt_id"]) for row in world.lines("samples.jsonl")]
+    assert phases == [(row["phase"], row["prompt_id"]) for row in samples]
+    assert world.gang.incarnation == 3
+
+
+async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path):
+    config = make_config(objective={"steps": 8})
+    async with World(config, tmp_path) as world:
+        world.at(7, do=world.gang.start)
+        assert await world.driver.run()
+        assert draws(world.gang.lineage) == [number % 12 for number in range(44)]
+        assert world.gang.incarnation == 1
+        manifest = load_manifest(tmp_path, "test")
+        assert manifest.incarnation == 1
+        assert [e.what for e in manifest.events] == [
+            "the learner was restarted at step 7; the run goes on from step 5"
+        ]
+        # Steps 6 and 7 were taken twice, and are noted once.
+        assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(12))
+
+
+async def test_a_discriminator_forgets_the_steps_that_are_repeated(tmp_path):
+    # Without cloning there is no checkpoint but the one at the beginning.
+    config = make_config(
+        warm_start={"steps": 0},
+        objective={"divergence_weight": 1.0},
+        discriminator={"warm_up_steps": 3},
+        learner={"checkpoint_every_steps": 100},
+    )
+    discriminator = LogisticDiscriminatorWorker(16)
+    async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
+        world.at(2, do=world.gang.start)
+        assert await world.driver.run()
+        assert world.gang.incarnation == 1
+        assert discriminator.num_updates == 7
+        assert world.manifest().trained_draws == 28
+
+
+async def test_the_units_of_rewards_are_measured_once_and_kept(tmp_path):
+    config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 1})
+    more = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
+    async with World(config, tmp_path, **more) as world:
+        world.at(6, do=world.driver.request_stop)
+        assert not await world.driver.run()
+        measured = world.manifest().reward_scales
+        assert measured["sum"] > 0.0
+    async with World(config, tmp_path, **more) as world:
+        assert world.scorer.scales == measured
+        assert await world.driver.run()
+        assert world.manifest().reward_scales == measured
+
+
+async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
+    async with World(make_config(), tmp_path, num_rollout_workers=2) as world:
+
+        def kill():
+            for handle in world.rollouts.handles.values():
+                handle.kill()
+
+        world.at(*range(8), do=kill)
+        assert await world.driver.run()
+        assert draws(world.gang.lineage) == [number % 12 for number in range(28)]
+        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6]
+
+
+async def test_a_learner_that_was_given_up_ends_the_run_with_its_error(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        world.gang.hold.clear()
+        run = asyncio.ensure_future(world.driver.run())
+        await asyncio.sleep(0.05)
+        await world.desk.fail("the learner failed 5 times in a row; the last error: no memory")
+        with pytest.raises(LearnerFailedError, match="no memory"):
+            await run
+
+
+@pytest.mark.parametrize("on_error", ["stop", "drop"])
+async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error):
+    # Set to stop, or to drop where the error does not say what: either way the run ends.
+    config = make_config(rewards=[{"function": "tests:sum", "on_error": on_error}])
+    async with World(config, tmp_path) as world:
+        world.reward.fails_on = {7}
+        world.reward.names_prompts = on_error == "stop"
+        with pytest.raises(RewardError, match="prompt 7 has no reward"):
+            await world.driver.run()
+        assert [kind for kind, _, _ in world.gang.lineage] == ["clone"] * 3 + ["imitate"]
+
+
+DROPPING = {"rewards": [{"function": "tests:sum", "on_error": "drop"}]}
+
+
+async def test_a_prompt_without_a_reward_is_dropped_and_accounted_for(tmp_path):
+    async with World(make_config(objective={"steps": 6}, **DROPPING), tmp_path) as world:
+        world.reward.fails_on = {1, 7}
+        assert await world.driver.run()
+        # Draws 12 to 35 are rows 0 to 11, twice: four of them are dropped, the steps are smaller.
+        trained = draws(world.gang.lineage[3:])
+        assert trained == [row for row in [*range(12)] * 2 if row not in {1, 7}]
+        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6, 7, 8]
+        manifest = world.manifest()
+        assert manifest.num_draws == 36
+        assert manifest.trained_draws == 32
+        assert manifest.dropped_draws == {"its reward failed": 4}
+        errors = [row.get("reward/sum_errors") for row in world.lines("metrics.jsonl")[4:]]
+        assert errors == [1, 1, 0, 1, 1, 0]
+        first = "dropped for want of a reward so far: 1; the last: prompt 1 has no reward"
+        assert [event.what for event in manifest.events] == [first]
+
+
+async def test_a_reward_that_no_prompt_of_a_step_has_ends_the_run(tmp_path):
+    async with World(make_config(**DROPPING), tmp_path) as world:
+        world.reward.fails_on = {4, 5, 6, 7}
+        with pytest.raises(RewardError, match="prompt 4 has no reward"):
+            await world.driver.run()
+        assert len(world.gang.lineage) == 4
+
+
+class GangOnFullDisk(FakeGang):
+    """Cannot write these of its checkpoints, counted from 0."""
+
+    failing = ()
+    num_saved = 0
+
+    async def _do(self, task, incarnation, index):
+        if task.checkpoint:
+            if self.num_saved in self.failing:
+                Path(task.checkpoint, "failed.txt").write_text("No space left on device")
+                task = task._replace(checkpoint=None)
+            self.num_saved += 1
+        await super()._do(task, incarnation, index)
+
+
+async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
+    config = make_config(objective={"steps": 18})
+    async with World(config, tmp_path, gang=GangOnFullDisk) as world:
+        world.gang.failing = {1, 2, 4}  # of those at steps 3, 5, 10, 15, 20 and 21
+        kept = []
+        world.at(10, 11, 21, do=lambda: kept.append(os.listdir(tmp_path / "checkpoints")))
+        assert await world.driver.run()
+        assert kept[:2] == [["step-000003"]] * 2  # what was written in vain makes room
+        assert set(kept[2]) == {"step-000003", "step-000015"}
+        manifest = world.manifest()
+        assert (manifest.checkpoint, manifest.is_finished) == ("step-000021", True)
+        assert [event.what for event in manifest.events] == [
+            f"the checkpoint of step {step} could not be written (No space left on device)"
+            for step in (5, 10, 20)
+        ]
+        folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert folders == ["step-000015", "step-000021"]
+
+
+async def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(tmp_path):
+    async with World(make_config(objective={"steps": 20}), tmp_path, gang=GangOnFullDisk) as world:
+        world.gang.failing = range(1, 100)
+        with pytest.raises(CheckpointFailedError, match=r"3 checkpoints in a row .*No space left"):
+            await world.driver.run()
+        assert len(world.gang.lineage) == 15  # checkpoints were due at steps 5, 10 and 15
+    async with World(make_config(objective={"steps": 20}), tmp_path) as world:
+        assert await world.driver.run()
+        assert draws(world.gang.lineage) == [number % 12 for number in range(92)]
+
+
+class DiscriminatorOnFullDisk(LogisticDiscriminatorWorker):
+    """Its second save fails."""
+
+    num_saved = 0
+
+    def save(self, folder):
+        self.num_saved += 1
+        if self.num_saved == 2:
+            raise OSError(28, "No space left on device")
+        super().save(folder)
+
+
+async def test_a_discriminator_that_cannot_be_saved_costs_the_checkpoint(tmp_path):
+    config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 2})
+    discriminator = DiscriminatorOnFullDisk(16)
+    async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
+        assert await world.driver.run()
+        (event,) = world.manifest().events
+        assert event.what.startswith("the checkpoint of step 3 could not be written ([Errno 28]")
+        folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert folders == ["step-000003", "step-000009"]
+
+
+class HostedGang(FakeGang):
+    """Starts again when it cannot read the checkpoint that it was named, as its host has it."""
+
+    async def _guard(self, rank):
+        try:
+            await self._rank(rank)
+        except json.JSONDecodeError:
+            await asyncio.to_thread(int)  # whoever checks the files gets his turn
+            self.start()
+
+
+def damage(run_dir, *folders):
+    for folder in folders:
+        path = run_dir / "checkpoints" / folder / "learner.json"
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+
+
+async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_path):
+    async with World(make_config(objective={"steps": 9}), tmp_path) as world:
+        await world.driver.run()
+        expected = world.gang.lineage
+    assert world.manifest().checkpoint == "step-000012"
+    damage(tmp_path, "step-000012")
+    async with World(make_config(objective={"steps": 9}), tmp_path, gang=HostedGang) as world:
+        assert await world.driver.run()
+        assert world.gang.lineage == expected
+        manifest = world.manifest()
+        event = manifest.events[0]
+        assert "step-000012/learner.json is damaged (checksum" in event.what
+        assert "the run goes back to step 10" in event.what
+        assert (manifest.checkpoint, manifest.is_finished) == ("step-000012", True)
+        assert manifest.previous.checkpoint == "step-000010"
+        # What was noted after step 10 is noted again, in place of what there was.
+        assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
+        phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
+        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+
+
+async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_needed(tmp_path):
+    async with World(make_config(objective={"steps": 9}), tmp_path, gang=HostedGang) as world:
+        world.at(11, do=lambda: (damage(tmp_path, "step-000010"), world.gang.start()))
+        assert await world.driver.run()
+        assert draws(world.gang.lineage) == [number % 12 for number in range(48)]
+        events = world.manifest().events
+        assert "the run goes back to step 5" in events[0].what
+        assert "restarted at step 11; the run goes on from step 5" in events[1].what
+        assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
+
+
+async def test_without_a_whole_checkpoint_the_run_stops_and_says_so(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        await world.driver.run()
+    damage(tmp_path, "step-000005")
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000007")
+    async with World(make_config(), tmp_path) as world:
+        with pytest.raises(DamagedCheckpointError, match=r"step-000005.*is damaged.*start over"):
+            await world.driver.run()
+
+
+async def test_torn_and_excess_lines_are_taken_out_when_a_run_is_taken_up(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        world.at(5, do=world.driver.request_stop)
+        await world.driver.run()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "stage": "imitation"}\n{"step": 7, "sta')
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"phase": "after", "prompt_id": 12}\n')
+    async with World(make_config(), tmp_path) as world:
+        await world.driver.run()
+        rows = world.lines("metrics.jsonl")
+        assert [row["step"] for row in rows] == list(range(8))
+        assert all("learner/loss" in row for row in rows)
+        phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
+        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+
+
+async def test_a_longer_job_goes_on_from_the_end_of_the_shorter(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        await world.driver.run()
+        answers = world.lines("samples.jsonl")[8:]
+    async with World(make_config(objective={"steps": 6}), tmp_path) as world:
+        assert await world.driver.run()
+        assert world.lines("samples.jsonl")[8:] != answers  # by the policy of the new end
+        assert draws(world.gang.lineage) == [number % 12 for number in range(36)]
+        phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
+        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+
+
+async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_tries(tmp_path):
+    store = WeightStore(tmp_path / "weights")
+    published = store.publish(PolicyVersion(0, 0), {"a": torch.ones(2)}, Canary((), ()))
+    content = bytearray(Path(published.path).read_bytes())
+    content[-1] ^= 1
+    Path(published.path).write_bytes(content)
+
+    class Gang(FakeGang):
+        def __init__(self, desk, note, *, world_size):
+            super().__init__(desk, lambda _: note(published), world_size=world_size)
+
+    async with World(
+        make_config(),
+        tmp_path,
+        make_rollout_worker=lambda: FakeRolloutWorker(store=store),
+        gang=Gang,
+    ) as world:
+        with pytest.raises(FleetFailedError, match=r"5 rollout workers in a row .*is damaged"):
+            await world.driver.run()
+        assert len(world.rollouts.handles) == 5
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    fails_on=st.sets(st.integers(0, 11), max_size=3),
+    staleness=st.integers(0, 2),
+    interrupt=st.sampled_from(["finish", "keep"]),
+    num_workers=st.integers(1, 3),
+    happenings=st.lists(
+        st.tuples(st.integers(1, 13), st.sampled_from(["stop", "learner", "rollout", "damage"])),
+        max_size=4,
+        unique_by=lambda happening: happening[0],
+    ),
+)
+def test_every_draw_is_trained_on_once_or_accounted_for(
+    fails_on, staleness, interrupt, num_workers, happenings
+):
+    with tempfile.TemporaryDirectory() as folder:
+        config = make_config(
+            objective={"steps": 10, "max_staleness_steps": staleness},
+            learner={"checkpoint_every_steps": 2},
+            rollout={"interrupt": interrupt},
+            **DROPPING,
+        )
+        story = live_through(config, Path(folder), fails_on, num_workers, sorted(happenings))
+        lineage, manifest, rows = asyncio.run(story)
+    drawn = Counter(number % 12 for number in range(manifest.num_draws))
+    trained = Counter(draws(lineage))
+    assert manifest.num_draws == 52
+    assert manifest.unfinished_draws == []
+    assert manifest.trained_draws == trained.total()
+    dropped = drawn - trained
+    assert manifest.dropped_draws == ({"its reward failed": dropped.total()} if dropped else {})
+    # Every loss is of a prompt that fails, and each of those in stage 2 is lost.
+    in_warm_start = Counter(range(12))
+    assert dropped == Counter({row: drawn[row] - in_warm_start[row] for row in fails_on})
+    assert [row["step"] for row in rows] == list(range(14))
+    lags = [step - oldest for step, (kind, _, oldest) in enumerate(lineage) if kind == "imitate"]
+    assert max(lags) <= staleness
+
+
+async def live_through(config, run_dir, fails_on, num_workers, happenings):
+    """Run to the end, whatever happens; each thing happens once, at its iteration."""
+    left = dict(happenings)
+    while True:
+        async with World(
+            config, run_dir, num_rollout_workers=num_workers, gang=HostedGang
+        ) as world:
+            world.reward.fails_on = fails_on
+            world.driver.on_step = lambda _: happen(world, left)
+            if await world.driver.run():
+                return world.gang.lineage, world.manifest(), world.lines("metrics.jsonl")
+        manifest = world.manifest()
+        if left.pop("damage", None) and manifest.previous:
+            damage(run_dir, manifest.checkpoint)
+
+
+def happen(world, left):
+    what = left.pop(world.driver.progress.iteration, None)
+    if what == "learner":
+        world.gang.start()
+    if what == "rollout":
+        next(iter(world.rollouts.handles.values())).kill()
+    if what in {"stop", "damage"}:
+        left["damage"] = what == "damage"
+        world.driver.request_stop()
+
+
+async def test_a_driver_that_comes_back_after_another_took_the_run_up_writes_nothing(tmp_path):
+    async with World(make_config(), tmp_path) as old:
+        old.at(5, do=old.driver.request_stop)
+        assert not await old.driver.run()
+        async with World(make_config(), tmp_path) as new:
+            assert await new.driver.run()
+            finished = new.manifest()
+            kept = sorted((tmp_path / "checkpoints").rglob("*"))
+            with pytest.raises(RunTakenOverError, match=r"start 2\); this one is of start 1"):
+                old.driver.event("a worker was lost")
+            with pytest.raises(RunTakenOverError):
+                await old.driver._checkpoint()
+            assert new.manifest() == finished
+            assert [path for path in kept if not path.exists()] == []

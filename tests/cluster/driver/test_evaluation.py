@@ -1,0 +1,27 @@
+import numpy as np
+
+from cluster.driver.evaluation import HeldOut
+from cluster.fleet.fleet import Fleet
+from tests.fakes.demonstrations import FakeData
+from tests.fakes.handle import Workshop
+from tests.fakes.rollout_worker import FakeRolloutWorker
+
+
+def make_held_out(num_prompts, num_held_out=100):
+    fleet = Fleet("rollout", Workshop(lambda _: FakeRolloutWorker()), timeout_s=5.0)
+    data = FakeData(num_held_out=num_held_out)
+    return HeldOut(fleet, data, num_prompts, max_sequences=8), data
+
+
+def test_the_sample_is_always_the_same_and_spread_over_the_held_out_rows():
+    (first, data), (second, _) = make_held_out(20), make_held_out(20)
+    rows = first.batch().prompt_ids
+    np.testing.assert_array_equal(rows, second.batch().prompt_ids)
+    assert len(set(rows.tolist())) == 20
+    assert set(rows.tolist()) <= set(data.held_out_rows.tolist())
+    assert rows.max() > data.held_out_rows[50] > rows.min()
+
+
+def test_fewer_rows_than_wanted_are_all_taken():
+    held_out, data = make_held_out(20, num_held_out=3)
+    np.testing.assert_array_equal(held_out.batch().prompt_ids, data.held_out_rows)

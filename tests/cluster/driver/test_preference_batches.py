@@ -1,0 +1,324 @@
+"""Every comparison comes once an epoch, whole, to the step that its number says."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.messages import LearnerTask
+from alignment.mdp.trajectories import EMPTY, concatenate, pack
+from cluster.config.run_config import RunConfig
+from cluster.driver.preference_batches import PreferenceBatches, mismatched
+from cluster.learner.task_queue import share
+from tests.fakes.demonstrations import FakeComparisons, FakeData
+from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
+from tests.fakes.whole_run import World, make_config
+
+PAIRS = {"path": "pairs.jsonl"}
+SELF_PLAY = {"objective": "self_play"}
+
+
+def config(preferences, **sections):
+    return make_config(preferences=preferences, **sections)
+
+
+def batches(preferences, *, num_train=12, comparisons=True):
+    rows = FakeComparisons(num_train) if comparisons else None
+    return PreferenceBatches(config(preferences), FakeData(num_train), rows)
+
+
+def first_tokens(trajectories):
+    return [trajectories.prompt(row)[0] for row in range(len(trajectories))]
+
+
+def test_three_steps_of_four_take_every_pair_of_twelve_once():
+    seen = [batches(PAIRS).beside(index) for index in range(3)]
+    prompts = [first for each in seen for first in first_tokens(each.comparisons)[::2]]
+    assert prompts == [3 + row % 8 for row in range(12)]
+    assert [each.num_comparisons for each in seen] == [4, 4, 4]
+    assert [each.num_compared for each in seen] == [8, 8, 8]
+    assert all(each.ranks.tolist() == [0.0, 1.0] * 4 for each in seen)
+
+
+def test_a_pair_that_comes_twice_in_a_step_is_two_comparisons():
+    beside = batches(PAIRS, num_train=1).beside(5)
+    assert beside.num_comparisons == 4
+    assert beside.comparisons.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_step_depends_on_its_number_alone():
+    one, other = batches(PAIRS), batches(PAIRS)
+    one.beside(0)
+    for mine, theirs in zip(one.beside(2).comparisons, other.beside(2).comparisons, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
+    rollouts = concatenate(
+        [pack([3 + row], [9, token, 2], prompt_id=row) for row in (4, 1) for token in (5, 6)]
+    )
+    beside = batches(SELF_PLAY, comparisons=False).beside(1, rollouts)
+    expert = FakeData().demonstrations([4, 1])
+    assert beside.num_comparisons == 2
+    assert beside.ranks.tolist() == [0.0, 1.0, 1.0] * 2
+    for group, row in enumerate((0, 3)):
+        assert np.array_equal(beside.comparisons.response(row), expert.response(group))
+        assert beside.comparisons.response(row + 1).tolist() == [9, 5, 2]
+        assert beside.comparisons.response(row + 2).tolist() == [9, 6, 2]
+
+
+def test_in_self_play_the_reference_is_renewed_once_an_epoch():
+    self_play = batches(SELF_PLAY, comparisons=False)
+    rollout = pack([3], [9, 2], prompt_id=0)
+    renewals = [self_play.beside(index, rollout).renews_reference for index in range(9)]
+    assert renewals == [True, False, False] * 3
+    assert not batches(PAIRS).beside(0).renews_reference
+
+
+def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_beginning():
+    self_play = batches(
+        SELF_PLAY, num_train=6, comparisons=False
+    )  # epochs begin at draws 0, 6, 12, 18
+    rollout = pack([3], [9, 2], prompt_id=0)
+    renewals = [self_play.beside(index, rollout).renews_reference for index in range(6)]
+    assert renewals == [True, False, True, True, False, True]
+
+
+def rolled_out(*groups):
+    """Groups of responses, each of one token and the end."""
+    return concatenate(
+        [
+            pack([3 + row], [token, 2], prompt_id=row)
+            for row, tokens in enumerate(groups)
+            for token in tokens
+        ]
+    )
+
+
+REWARDS = np.asarray([0.5, 2.0, -1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0, 3.0, 1.0, 3.0], np.float32)
+ROLLOUTS = rolled_out((5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16))
+
+
+@pytest.mark.parametrize(
+    ("objective", "tokens", "ranks"),
+    [
+        ("bradley_terry", [6, 7, 14, 13], [0, 1, 0, 1]),
+        ("plackett_luce", [6, 5, 7, 14, 15, 13], [0, 1, 2, 0, 1, 2]),
+        ("rao_kupper", [6, 7, 9, 10, 14, 13], [0, 1, 0, 0, 0, 1]),
+    ],
+)
+def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tokens, ranks):
+    beside = batches({"objective": objective}, comparisons=False).beside(0, ROLLOUTS, REWARDS)
+    compared = [beside.comparisons.response(row)[0] for row in range(len(beside.comparisons))]
+    assert (compared, beside.ranks.tolist()) == (tokens, ranks)
+    starts = [number for number, rank in enumerate(ranks) if rank == 0]
+    assert beside.num_compared == len(tokens)
+    assert beside.num_comparisons == len(set(beside.comparisons.prompt_ids.tolist()))
+    assert beside.num_comparisons == (2 if objective != "rao_kupper" else 3) <= len(starts)
+    assert not beside.renews_reference
+
+
+def test_a_step_of_equal_rewards_compares_nothing_and_is_still_a_step():
+    online = batches({}, comparisons=False)
+    beside = online.beside(0, ROLLOUTS, np.ones(12, np.float32))
+    assert len(beside.comparisons) == 0
+    assert (beside.num_comparisons, beside.num_compared) == (0, 0)
+
+
+def test_a_single_comparison_has_no_other_prompt_to_be_mismatched_with():
+    kto = batches({"objective": "kahneman_tversky"}, comparisons=False)
+    one = np.asarray([0.0, 1.0] + [0.0] * 10, np.float32)
+    assert kto.beside(0, ROLLOUTS, one).num_mismatched == 0
+    assert kto.beside(0, ROLLOUTS, REWARDS).num_mismatched == 2
+
+
+def test_mismatched_responses_belong_to_the_next_prompt():
+    trajectories, _ = FakeComparisons().select([0, 1, 2])
+    numbered = concatenate(
+        [pack([10 + n], [20 + n, token, 2], prompt_id=n) for n in range(3) for token in range(4, 6)]
+    )
+    others = mismatched(numbered)
+    assert first_tokens(others) == [10, 11, 12]
+    assert [others.response(row).tolist() for row in range(3)] == [
+        [21, 4, 2],
+        [22, 4, 2],
+        [20, 4, 2],
+    ]
+    assert len(mismatched(trajectories)) == 3
+
+
+def test_only_kto_measures_how_far_the_reference_is():
+    assert batches(PAIRS).beside(0).num_mismatched == 0
+    assert batches(PAIRS | {"objective": "kahneman_tversky"}).beside(0).num_mismatched == 4
+
+
+def test_demonstrations_are_cloned_beside_where_they_have_a_weight():
+    assert batches(PAIRS).beside(1).num_demonstrations == 0
+    beside = batches(PAIRS | {"parameters": {"demonstrations": 0.5}}).beside(1)
+    assert beside.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
+    assert (beside.num_demonstrations, beside.num_demonstration_tokens) == (4, 8)
+
+
+def test_preferences_go_to_the_policy_or_to_the_discriminator():
+    to_policy = batches(PAIRS)
+    assert to_policy.for_discriminator(0) is None
+    taught = PreferenceBatches(
+        config(PAIRS | {"teaches": "discriminator"}, objective={"divergence_weight": 1.0}),
+        FakeData(),
+        FakeComparisons(),
+    )
+    assert len(taught.for_discriminator(0).ranks) == 8
+    assert taught.beside(0).num_comparisons == 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_whole_comparisons(world_size):
+    beside = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).beside(0)
+    rising = np.arange(8, dtype=np.float32)
+    task = task_with(beside._replace(ranks=rising))
+    parts = [share(task, rank, world_size).beside for rank in range(world_size)]
+    assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
+        beside.comparisons.prompt_ids
+    )
+    for part in parts:
+        of_row = dict(zip(beside.comparisons.prompt_ids[::2], rising[::2], strict=True))
+        first = [of_row[number] for number in part.comparisons.prompt_ids]
+        assert part.ranks.tolist() == [rank + i % 2 for i, rank in enumerate(first)]
+    assert {part.num_comparisons for part in parts} == {4}
+    assert sum(len(part.demonstrations) for part in parts) == 4
+
+
+def task_with(beside):
+    nothing = np.zeros(0, np.float32)
+    return LearnerTask("prefer", 0, 0.1, EMPTY, nothing, nothing, 0, 0, beside=beside)
+
+
+def offline(**objective):
+    return config(PAIRS, rewards=[], objective={"steps": 4, **objective})
+
+
+def test_preferences_alone_need_no_sampling(tmp_path):
+    async def run():
+        async with World(offline(), tmp_path, comparisons=FakeComparisons()) as world:
+            assert await world.driver.run()
+        sampled = [call for each in world.rollouts.handles.values() for call in each.calls]
+        assert sampled.count("rollout") <= 3  # held-out prompts, before, between and after
+        assert [kind for kind, *_ in world.gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
+        return world.gang.lineage[3:]
+
+    steps = asyncio.run(run())
+    assert steps[1] != steps[0]
+    assert steps[3] == steps[0]  # the second epoch
+
+
+def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
+    async def run(place, *stops):
+        lineage = []
+        for stop in (*stops, None):
+            async with World(offline(), place, comparisons=FakeComparisons()) as world:
+                if stop:
+                    world.at(stop, do=world.driver.request_stop)
+                assert await world.driver.run() == (stop is None)
+            lineage = world.gang.lineage
+        return lineage
+
+    (tmp_path / "once").mkdir()
+    (tmp_path / "thrice").mkdir()
+    whole = asyncio.run(run(tmp_path / "once"))
+    assert asyncio.run(run(tmp_path / "thrice", 4, 6)) == whole
+
+
+def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
+    async def run():
+        async with World(config(PAIRS), tmp_path, comparisons=FakeComparisons()) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["imitate"] * 4
+    assert [beside.num_comparisons for beside in gang.beside if beside] == [4] * 4
+
+
+def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
+    async def run():
+        async with World(config({}), tmp_path) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
+    found = [beside for beside in gang.beside if beside]
+    decided = [beside.num_comparisons / 4 for beside in found]
+    assert max(decided) == 1.0
+    for beside in found:
+        sums = [sum(beside.comparisons.response(row)) for row in range(len(beside.comparisons))]
+        assert all(better > worse for better, worse in zip(sums[::2], sums[1::2], strict=True))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    undecided = [json.loads(line).get("rollout/undecided_fraction") for line in lines][-4:]
+    assert undecided == [1.0 - share for share in decided]
+
+
+def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
+    async def run():
+        both = config({}, objective={"divergence_weight": 1.0})
+        discriminator = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
+        async with World(both, tmp_path, **discriminator) as world:
+            assert await world.driver.run()
+        return world.gang
+
+    gang = asyncio.run(run())
+    assert [kind for kind, *_ in gang.lineage][-4:] == ["imitate"] * 4
+    assert [rewards for rewards in gang.rewards if len(rewards)] == [[0.0] * 8] * 4
+    assert all(beside.num_comparisons for beside in gang.beside if beside)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "complaint"),
+    [
+        ({"parameters": {"betta": 1.0}}, "there is no betta; here are beta, "),
+        (PAIRS | {"parameters": {"beta": 0.0}}, "beta is 0.0; it must be more than 0"),
+        (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5, a coin's answers"),
+        (PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}}, "no like"),
+        (PAIRS | SELF_PLAY, "preferences.path is pairs.jsonl, but self_play takes no answers"),
+        (SELF_PLAY | {"divergence": "forward_kl"}, "self_play is derived for reverse_kl alone"),
+        (
+            PAIRS | {"objective": "identity", "divergence": "alpha"},
+            "identity is derived for reverse_kl",
+        ),
+        (PAIRS | {"parameters": {"weight": -1.0}}, "at least 0: below it the opposite"),
+        (PAIRS | {"parameters": {"demonstrations": float("nan")}}, "finite number"),
+        (
+            PAIRS | {"objective": "rao_kupper", "parameters": {"threshold": 1.0}},
+            "threshold is 1.0; it must be more than 1",
+        ),
+        (
+            PAIRS | {"objective": "thurstone", "parameters": {"scale": -1.0}},
+            "scale is -1.0; it must be more than 0",
+        ),
+        (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
+        (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
+        (PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}}, "beta would shape"),
+        (PAIRS | {"divergence": "forwards_kl"}, "did you mean forward_kl"),
+    ],
+)
+def test_choices_that_exclude_one_another_are_refused(preferences, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        config(preferences)
+
+
+def test_a_job_as_a_run_writes_it_down_is_the_same_job():
+    taught = config(PAIRS | {"teaches": "discriminator"}, objective={"divergence_weight": 1.0})
+    for each in (taught, config(SELF_PLAY), config({}), config(PAIRS)):
+        assert RunConfig.model_validate(each.model_dump(mode="json")) == each
+
+
+def test_a_job_needs_something_to_learn_from():
+    with pytest.raises(ValidationError, match="neither rewards nor preferences"):
+        make_config(rewards=[])
+    with pytest.raises(ValidationError, match="no rewards to compare the policy's own responses"):
+        config({}, rewards=[])
+    with pytest.raises(ValidationError, match=r"data\.path is missing"):
+        make_config(data={})
+    assert config(PAIRS, data={}).data.path is None

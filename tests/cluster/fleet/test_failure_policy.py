@@ -1,0 +1,55 @@
+import pytest
+
+from cluster.fleet.failure_policy import (
+    MAX_ATTEMPTS,
+    MAX_CONSECUTIVE_LOSSES,
+    MAX_FAILED_CHECKPOINTS,
+    Decision,
+    after_failed_checkpoint,
+    after_failed_request,
+    after_failed_rewards,
+    after_lost_worker,
+    is_worth_telling,
+)
+
+
+def test_pauses_double_until_the_crash_loop_is_ended():
+    restarts = [after_lost_worker(losses) for losses in range(1, MAX_CONSECUTIVE_LOSSES + 1)]
+    assert [restart.pause_s for restart in restarts[:-1]] == [0.5, 1.0, 2.0, 4.0]
+    assert {restart.decision for restart in restarts[:-1]} == {Decision.RETRY}
+    assert restarts[-1].decision is Decision.STOP
+
+
+def test_a_request_is_tried_a_bounded_number_of_times():
+    decisions = [after_failed_request(attempts) for attempts in range(1, MAX_ATTEMPTS + 1)]
+    assert decisions == [Decision.RETRY] * (MAX_ATTEMPTS - 1) + [Decision.STOP]
+
+
+def test_a_run_that_cannot_save_its_work_stops_after_a_bounded_number_of_tries():
+    decisions = [after_failed_checkpoint(n) for n in range(1, MAX_FAILED_CHECKPOINTS + 1)]
+    assert decisions == [Decision.RETRY] * (MAX_FAILED_CHECKPOINTS - 1) + [Decision.STOP]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "num_failed", "decision"),
+    [
+        ("drop", 1, Decision.DROP),
+        ("drop", 3, Decision.DROP),
+        ("drop", 4, Decision.STOP),  # nothing would be left of the step
+        ("drop", 0, Decision.STOP),  # nobody knows which prompts failed
+        ("stop", 1, Decision.STOP),
+    ],
+)
+def test_prompts_without_a_reward_are_dropped_where_that_is_wanted_and_possible(
+    on_error, num_failed, decision
+):
+    assert after_failed_rewards(on_error, num_failed, num_prompts=4) is decision
+
+
+def test_a_growing_count_is_told_at_powers_of_ten():
+    told = [count for count in range(1, 2000) if is_worth_telling(count - 1, count)]
+    assert told == [1, 10, 100, 1000]
+    assert is_worth_telling(8, 12)
+    assert is_worth_telling(0, 3)
+    assert not is_worth_telling(3, 3)
+    assert not is_worth_telling(0, 0)

@@ -1,0 +1,213 @@
+import asyncio
+
+import pytest
+
+from actors.config.objective import ObjectiveConfig
+from actors.messages import Canary, Published
+from alignment.mdp.trajectories import PolicyVersion
+from cluster.config.run_config import AutoscaleConfig, RunConfig
+from cluster.config.worker_counts import job_sizes, resized
+from cluster.driver.sampler import Draws, Sampler
+from cluster.fleet.autoscaler import NUM_STEPS
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.scaling import Headcount
+from tests.fakes.demonstrations import FakeData
+from tests.fakes.handle import Workshop
+from tests.fakes.rollout_worker import FakeRolloutWorker
+
+
+def make_config(**sections):
+    return RunConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"name": "tiny"},
+            "data": {"path": "unused", "max_prompt_tokens": 8, "max_response_tokens": 8},
+            "rollout": {"num_workers": 3},
+            "discriminator": {"num_workers": 2},
+            "rewards": [
+                {"function": "tests:sum"},
+                {"function": "others:sum", "num_workers": 4},
+            ],
+            **sections,
+        }
+    )
+
+
+def test_the_kinds_of_a_run_are_its_fleets():
+    config = make_config()
+    assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "sum": 1, "sum-1": 4}
+    taught = make_config(teacher={"model": "larger"}, rewards=[])
+    assert job_sizes(taught) == {"rollout": 3, "teacher": 2}
+
+
+def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():
+    config = make_config()
+    wanted = {"rollout": 0, "sum-1": 2}
+    changed = resized(config, wanted)
+    assert job_sizes(changed) == job_sizes(config) | wanted
+    assert resized(changed, job_sizes(config)) == config
+    assert resized(config, {}) == config
+
+
+class World:
+    """The fleets of a run in this process, and what was noted of their sizes."""
+
+    def __init__(self, *, autoscale=None, asked=None, rollout=1):
+        self.rollouts = Workshop(lambda _: FakeRolloutWorker())
+        self.notes, self.shares = [], []
+        self.rollout = self._fleet("rollout", self.rollouts, self._sync)
+        self.discriminator = self._fleet("discriminator", Workshop(lambda _: object()))
+        self.rollout.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
+        self.rollout.scale(rollout)
+        self.discriminator.scale(1)
+        self.headcount = Headcount(
+            [self.rollout, self.discriminator],
+            self._share,
+            autoscale,
+            lambda text, sizes: self.notes.append((text, sizes)),
+            asked or {},
+        )
+
+    @staticmethod
+    async def _sync(handle, published):
+        await handle.call("sync_weights", published)
+
+    @staticmethod
+    def _fleet(kind, workshop, sync=None):
+        return Fleet(kind, workshop, timeout_s=5.0, sync=sync)
+
+    async def _share(self):
+        self.shares.append(self.discriminator.wanted)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self.rollout.close()
+        await self.discriminator.close()
+
+
+async def turns(count=50):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_each_change_is_told_and_kept_with_those_before_it():
+    async with World(asked={"sum": 2}) as world:
+        assert await world.headcount.ask({"rollout": 4}) == ["rollout scaled from 1 to 4"]
+        told = await world.headcount.ask({"rollout": 4, "discriminator": 2})
+        assert told == ["rollout stays at 4", "discriminator scaled from 1 to 2"]
+        assert world.notes == [
+            ("rollout scaled from 1 to 4", {"sum": 2, "rollout": 4}),
+            ("discriminator scaled from 1 to 2", {"sum": 2, "rollout": 4, "discriminator": 2}),
+        ]
+        assert (world.rollout.wanted, world.discriminator.wanted) == (4, 2)
+
+
+async def test_a_second_discriminator_comes_only_after_the_first_has_shared_its_weights():
+    async with World() as world:
+        await world.headcount.ask({"discriminator": 3})
+        assert world.shares == [1]
+        await world.headcount.ask({"discriminator": 4})  # these share after every update anyway
+        await world.headcount.ask({"discriminator": 1})
+        assert world.shares == [1]
+
+
+async def test_a_pause_and_its_end_are_told():
+    async with World(rollout=2) as world:
+        assert not world.headcount.is_paused
+        await world.headcount.ask({"rollout": 0})
+        assert world.headcount.is_paused
+        await world.headcount.ask({"rollout": 5})
+        assert not world.headcount.is_paused
+        assert world.notes == [
+            ("rollout scaled from 2 to 0: the run is paused", {"rollout": 0}),
+            ("rollout scaled from 0 to 5: the run goes on", {"rollout": 5}),
+        ]
+
+
+async def test_a_paused_run_that_shall_stop_gets_one_worker_and_its_job_size_when_it_resumes():
+    async with World(asked={"discriminator": 1, "rollout": 0}, rollout=0) as world:
+        world.headcount.resume_to_stop()
+        assert world.rollout.wanted == 1
+        assert [sizes for _, sizes in world.notes] == [{"discriminator": 1}]
+        world.headcount.resume_to_stop()  # now there is one
+        assert len(world.notes) == 1
+
+
+async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_and_pauses():
+    objective = ObjectiveConfig(prompts_per_step=12, group_size=2, max_staleness_steps=1)
+    sizes = iter([4, 2, 0, 3, 1, 0, 2, 5, 1, 1])
+    async with World() as world:
+        data, num_steps = FakeData(), 10
+        draws = Draws(data.row_of_draw, 0, ())
+        sampler = Sampler(
+            world.rollout, draws, data, objective, num_steps=num_steps, max_sequences=4, seed=0
+        )
+        trained = []
+        for done in range(num_steps):
+            sampler.advance(done)
+            step = asyncio.ensure_future(sampler.step())
+            await turns(7 * done)  # somewhere in the middle of responses
+            size = next(sizes)
+            await world.headcount.ask({"rollout": size})
+            if size == 0:
+                await turns(2000)
+                assert world.rollout.status() == []
+                await world.headcount.ask({"rollout": 1})
+            sampled = await step
+            trained += [ticket.number for ticket in sampled.tickets]
+            sampler.trained(sampled.tickets)
+        assert sorted(trained) == list(range(12 * num_steps))
+        assert sampler.ledger.counts()["trained"] == 12 * num_steps
+        assert sampler.ledger.unfinished() == []
+
+
+LIMITS = AutoscaleConfig(min_workers=1, max_workers=8)
+HUNGRY = {"time/step_s": 2.0, "time/learning_s": 1e-6, "time/sampling_s": 1.999999}
+
+
+async def work(world):
+    """Let a worker be busy for a moment."""
+    worker = next(iter(world.rollouts.handles.values())).worker
+    worker.delay_next(0.001)
+    await world.rollout.request("sync_weights", Published(PolicyVersion(0, 0), "", "", None))
+
+
+async def test_with_autoscale_the_rollout_fleet_follows_the_steps_and_says_why():
+    async with World(autoscale=LIMITS) as world:
+        await turns()
+        for _ in range(NUM_STEPS):
+            assert world.rollout.wanted == 1
+            await work(world)
+            world.headcount.after_step(HUNGRY)
+        assert world.rollout.wanted == 8
+        (text, sizes), *others = world.notes
+        assert text.startswith("rollout scaled from 1 to 8: sampling took ")
+        assert (sizes, others) == ({"rollout": 8}, [])
+
+
+async def test_steps_during_which_workers_come_are_not_looked_at():
+    async with World(autoscale=LIMITS) as world:
+        for _ in range(NUM_STEPS):
+            world.headcount.after_step(HUNGRY)  # the worker has had no turn to start yet
+        await turns()
+        for _ in range(NUM_STEPS - 1):
+            await work(world)
+            world.headcount.after_step(HUNGRY)
+        assert world.rollout.wanted == 1
+        await work(world)
+        world.headcount.after_step(HUNGRY)
+        assert world.rollout.wanted == 8
+
+
+@pytest.mark.parametrize(("autoscale", "rollout"), [(None, 1), (LIMITS, 0)])
+async def test_without_autoscale_or_in_a_pause_the_size_is_left_to_people(autoscale, rollout):
+    async with World(autoscale=autoscale, rollout=rollout) as world:
+        await turns()
+        for _ in range(2 * NUM_STEPS):
+            if rollout:
+                await work(world)
+            world.headcount.after_step(HUNGRY)
+        assert world.rollout.wanted == rollout
+        assert world.notes == []

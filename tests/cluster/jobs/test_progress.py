@@ -1,0 +1,48 @@
+import io
+
+from rich.console import Console
+
+from cluster.jobs.progress import Bar, Lines, TimeLeft, display
+from cluster.run_state.status import Status
+
+
+def status(stage="imitation", iteration=3, phase="learning", phase_s=0.0):
+    return Status(stage, phase, phase_s, iteration, 10, [], False, None, {}, ())
+
+
+def test_time_left_follows_the_pace_of_the_stage_under_way():
+    now = [0.0]
+    left = TimeLeft(clock=lambda: now[0])
+    assert left.text(status(iteration=2)) == ""  # nothing is known yet
+    now[0] = 20.0
+    assert left.text(status(iteration=4)) == "about 60 s left"  # 10 s a step, 6 to go
+    now[0] = 220.0
+    assert left.text(status(iteration=5)) == "about 6 min left"  # 220 s / 3 steps, 5 to go
+    assert left.text(status(stage="warm_start", iteration=5)) == ""
+    assert left.text(status(stage="starting", iteration=0)) == ""
+
+
+def test_a_log_gets_a_line_for_every_stage_and_not_for_every_step():
+    console = Console(file=io.StringIO(), width=40)
+    lines = Lines(console)
+    for each in (status(), status(iteration=4), status(stage="finished", iteration=10)):
+        lines.show(each)
+    printed = console.file.getvalue().splitlines()
+    assert len(printed) == 2  # long lines are not wrapped
+    assert "2/2 imitation | step 3 of 10 | learning" in printed[0]
+    assert "finished | step 10 of 10" in printed[1]
+
+
+def test_a_terminal_gets_a_bar_with_stage_step_and_phase():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    bar = display(console)
+    assert isinstance(bar, Bar)
+    bar.show(status(phase="sampling", phase_s=7.0))
+    bar.close()
+    printed = console.file.getvalue()
+    for text in ("2/2 imitation", "3/10", "sampling 7 s"):
+        assert text in printed
+
+
+def test_what_is_no_terminal_gets_lines():
+    assert isinstance(display(Console(file=io.StringIO())), Lines)

@@ -1,0 +1,185 @@
+import asyncio
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.messages import LearnerTask
+from alignment.mdp.trajectories import EMPTY, concatenate, pack
+from cluster.learner.task_queue import (
+    LearnerDesk,
+    LearnerFailedError,
+    LearnerRestartedError,
+    SupersededError,
+    share,
+)
+
+
+def make_task(prompt_ids=()):
+    batch = concatenate([pack([5], [6, 2], prompt_id=number) for number in prompt_ids])
+    numbers = np.arange(len(batch), dtype=np.float32)
+    return LearnerTask("imitate", 0, 0.1, batch, numbers, 10 * numbers, len(batch), 2 * len(batch))
+
+
+@given(sizes=st.lists(st.integers(1, 4), max_size=7), world_size=st.integers(1, 4))
+def test_shares_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
+    ids = [number for number, size in enumerate(sizes) for _ in range(size)]
+    task = make_task(ids)
+    shares = [share(task, rank, world_size) for rank in range(world_size)]
+    seen = sorted(number for part in shares for number in part.discriminator_logits.tolist())
+    assert seen == list(range(len(ids)))
+    for part in shares:
+        assert part.num_sequences == len(ids)
+        assert part.num_action_tokens == 2 * len(ids)
+        held = part.trajectories.prompt_ids.tolist()
+        assert all(held.count(number) == ids.count(number) for number in held)
+        np.testing.assert_array_equal(part.rewards, 10 * part.discriminator_logits)
+        np.testing.assert_array_equal(held, [ids[int(n)] for n in part.discriminator_logits])
+
+
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=6), world_size=st.integers(1, 3))
+def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_size):
+    batch = concatenate([pack([5], [6] * n, prompt_id=row) for row, n in enumerate(lengths)])
+    owner = np.repeat(np.arange(len(lengths), dtype=np.float32), lengths)
+    task = LearnerTask("imitate", 0, 0.1, batch, owner, np.zeros(len(batch)), len(batch), 1)
+    task = task._replace(teacher_states=np.stack([owner, -owner], axis=1))
+    for rank in range(world_size):
+        part = share(task, rank, world_size)
+        ids = part.trajectories.prompt_ids
+        expected = np.repeat(ids, part.trajectories.response_lengths)
+        np.testing.assert_array_equal(part.discriminator_logits, expected)
+        assert part.teacher_states is not None
+        np.testing.assert_array_equal(part.teacher_states, np.stack([expected, -expected], axis=1))
+
+
+async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there():
+    desk = LearnerDesk(incarnation=4, timeout_s=5.0)
+    desk.set_checkpoint("step-7")
+    first = asyncio.ensure_future(desk.start(0, 2))
+    await asyncio.sleep(0)
+    assert not first.done()
+    assert await desk.start(1, 2) == await first == (5, "step-7")
+
+
+async def test_a_smaller_gang_does_not_wait_for_ranks_of_one_that_never_came_up():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    left = asyncio.ensure_future(desk.start(1, 2))
+    await asyncio.sleep(0)
+    assert await desk.start(0, 1) == (1, None)
+    with pytest.raises(SupersededError):
+        await left
+
+
+async def test_a_gang_that_is_not_complete_in_time_fails():
+    with pytest.raises(TimeoutError):
+        await LearnerDesk(incarnation=-1, timeout_s=0.02).start(0, 2)
+
+
+async def test_a_new_gang_voids_what_the_old_one_had_and_sends_its_ranks_away():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
+    await asyncio.sleep(0)
+    assert await desk.start(0, 1) == (1, None)
+    with pytest.raises(LearnerRestartedError):
+        await submitted
+    with pytest.raises(SupersededError, match="gang 0 was replaced by gang 1"):
+        await desk.next_task(0, 0, 1, 0)
+
+
+async def test_a_gang_that_came_unnoticed_gets_no_work_before_it_is_trusted():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    await desk.start(0, 1)  # it died while nothing was submitted; its weights are the checkpoint's
+    with pytest.raises(LearnerRestartedError):
+        await desk.submit(make_task([1]))
+    assert await desk.trust_gang() == 1
+    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
+    await desk.next_task(1, 0, 1, 0)
+    await desk.finished(1, 0, {"loss": 3.0})
+    assert await submitted == {"loss": 3.0}
+
+
+async def test_a_gang_that_came_while_a_checkpoint_was_written_is_sent_away():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    desk.set_checkpoint("step-5")
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    assert await desk.start(0, 1) == (1, "step-5")
+    desk.set_checkpoint("step-10")  # written by the gang before this one
+    trusted = asyncio.ensure_future(desk.trust_gang())
+    with pytest.raises(SupersededError):
+        await desk.next_task(1, 0, 1, 0)
+    assert await desk.start(0, 1) == (2, "step-10")
+    assert await trusted == 2
+
+
+async def test_finishing_twice_changes_nothing():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
+    await desk.next_task(0, 0, 1, 0)
+    await desk.finished(0, 0, {"loss": 3.0})
+    await desk.finished(0, 0, {"loss": 4.0})
+    assert await submitted == {"loss": 3.0}
+    assert desk.num_steps == 1
+
+
+async def test_only_optimizer_steps_count_as_progress():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    for index, kind in enumerate(("hold", "evaluate", "clone", "imitate")):
+        submitted = asyncio.ensure_future(desk.submit(make_task([1])._replace(kind=kind)))
+        await desk.next_task(0, 0, 1, index)
+        await desk.finished(0, index, {})
+        await submitted
+    assert desk.num_steps == 2
+
+
+async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the_task():
+    desk = LearnerDesk(incarnation=-1, timeout_s=0.05)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    with pytest.raises(LearnerFailedError, match=r"did not finish a task \(imitate\) in 0 s"):
+        await desk.submit(make_task([1]))
+
+
+async def test_without_a_learner_nobody_waits_for_ever():
+    desk = LearnerDesk(incarnation=-1, timeout_s=0.02)
+    with pytest.raises(LearnerFailedError, match="no learner came up"):
+        await desk.trust_gang()
+
+
+async def test_closing_tells_the_ranks_to_stop():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    waiting = asyncio.ensure_future(desk.next_task(0, 0, 1, 0))
+    await asyncio.sleep(0)
+    await desk.close()
+    task = await waiting
+    assert task.kind == "stop"
+    assert len(task.trajectories) == len(EMPTY) == 0
+
+
+async def test_a_task_is_forgotten_once_the_next_one_is_done():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    held = []
+    for index in range(3):
+        task = make_task([1])._replace(teacher_states=np.zeros((2, 4), np.float32))
+        held += [weakref.ref(task.teacher_states), weakref.ref(task.rewards)]
+        submitted = asyncio.ensure_future(desk.submit(task))
+        await desk.next_task(0, 0, 1, index)
+        await desk.finished(0, index, {})
+        await submitted
+        del task, submitted
+    gc.collect()
+    assert [reference() is None for reference in held] == [True] * 4 + [False] * 2

@@ -1,0 +1,81 @@
+import struct
+import threading
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+
+from cluster.config.run_config import RunConfig
+from cluster.telemetry.trackers import TRACKERS, Trackers
+
+CONFIG = RunConfig.model_validate(
+    {"name": "run", "model": {"name": "org/hub"}, "data": {"path": "data.jsonl"}}
+)
+
+
+def scalars(folder):
+    """Read event files as TensorBoard does: records of length, checksum, event, checksum."""
+    found = []
+    for path in sorted(Path(folder).iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            content = content[16 + length :]
+    return found
+
+
+def test_tensorboard_finds_every_figure_at_its_step(tmp_path):
+    events = []
+    trackers = Trackers(events.append)
+    trackers.open(CONFIG.trackers, CONFIG, tmp_path, 0)
+    trackers.log(1, {"learner/loss": 0.5, "time/step_s": 2.0})
+    trackers.log(2, {"learner/loss": 0.25})
+    trackers.close()
+    assert scalars(tmp_path / "tensorboard") == [
+        (1, "learner/loss", 0.5),
+        (1, "time/step_s", 2.0),
+        (2, "learner/loss", 0.25),
+    ]
+    assert not events
+
+
+def test_a_tracker_that_is_not_there_or_fails_is_told_of_once_and_stops_nothing(tmp_path):
+    told = []
+    trackers = Trackers(told.append)
+    trackers.open(("nobody", "tensorboard"), CONFIG, tmp_path, 0)
+    for value in ("no number", "no number", 1.0):
+        trackers.log(1, {"learner/loss": value})
+    trackers.close()
+    assert [what.partition(" (")[0] for what in told] == [
+        "tracker nobody failed",
+        "tracker tensorboard failed",
+    ]
+
+
+def test_a_slow_tracker_delays_no_step(tmp_path, monkeypatch):
+    may_go_on, logged = threading.Event(), []
+
+    class Slow:
+        def __init__(self, *_):
+            may_go_on.wait()
+
+        def log(self, step, metrics):
+            logged.append((step, metrics))
+
+        def close(self):
+            logged.append("closed")
+
+    monkeypatch.setitem(TRACKERS, "wandb", Slow)
+    trackers = Trackers(logged.append)
+    trackers.open(("wandb",), CONFIG, tmp_path, 0)
+    trackers.log(1, {"learner/loss": 2.0})
+    assert not logged
+    may_go_on.set()
+    trackers.close()
+    assert logged == [(1, {"learner/loss": 2.0}), "closed"]
+
+
+def test_the_job_file_may_name_just_these():
+    (field,) = (RunConfig.model_fields[name] for name in ("trackers",))
+    assert sorted(TRACKERS) == sorted(field.annotation.__args__[0].__args__)

@@ -1,0 +1,104 @@
+"""A gang of learner ranks that grows and shrinks with its cluster: real nodes, real Ray Train."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.config.run_config import RunConfig
+from cluster.learner.ray_train_host import LearnerHost, scaling
+from tests.fakes.counting_learner import (
+    CHECKPOINT_EVERY_STEPS,
+    TIMEOUT_S,
+    CountingDriver,
+    count_steps,
+)
+from tests.fakes.labelled_cluster import labelled_cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[2]
+RUN = "elastic"
+
+
+def job(**sections):
+    required = {"name": RUN, "model": {"name": "none"}, "data": {"path": "none"}}
+    return RunConfig.model_validate({**required, **sections})
+
+
+def test_ray_train_is_told_bounds_parts_of_gpus_and_labels_as_they_are():
+    half = {"num_ranks": 4, "min_ranks": 2, "cpus_per_rank": 3, "gpus_per_rank": 0.5}
+    labels = {"learner": {"pool": "big"}, "rollout": {"pool": "small"}}
+    told = scaling(job(learner=half, placement={"node_labels": labels}), 7.0)
+    assert told.num_workers == (2, 4)
+    assert told.resources_per_worker == {"CPU": 3, "GPU": 0.5}
+    assert told.use_gpu
+    assert told.label_selector == {"pool": "big"}
+    assert told.elastic_resize_monitor_interval_s == 7.0
+
+
+def test_without_bounds_the_number_of_ranks_is_fixed_and_they_go_anywhere():
+    told = scaling(job(learner={"num_ranks": 4}, placement={"phases_share_cpus": True}), 7.0)
+    assert (told.num_workers, told.label_selector, told.use_gpu) == (4, None, False)
+    assert told.resources_per_worker == {"CPU": 0.01}
+
+
+def births(place):
+    """Return what each rank said of itself, by gang, in the order of rank."""
+    path = place / "births.jsonl"
+    gangs = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        born = json.loads(line)
+        gangs.setdefault(born.pop("gang"), []).append(born)
+    return [sorted(gangs[number], key=lambda born: born["rank"]) for number in sorted(gangs)]
+
+
+def wait_for_gang(driver, place, number, size):
+    """Return its ranks and the step, once it has done more steps than lie between checkpoints."""
+    deadline, target = time.monotonic() + TIMEOUT_S, None
+    while True:
+        assert time.monotonic() < deadline, births(place)
+        step, gangs = ray.get(driver.step.remote(), timeout=60.0), births(place)
+        if target is None and len(gangs) == number + 1 and len(gangs[number]) == size:
+            target = step + CHECKPOINT_EVERY_STEPS
+            logger.info("gang %d is there: %s", number, gangs[number])
+        if target is not None and step > target:
+            return births(place)[number], step
+        time.sleep(0.1)  # other processes do the work
+
+
+def test_a_gang_follows_the_nodes_and_goes_on_from_the_newest_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    config = job(
+        learner={"min_ranks": 1, "num_ranks": 3},
+        placement={"timeout_s": TIMEOUT_S, "node_labels": {"learner": {"pool": "learner"}}},
+    )
+    # The head's two CPUs stay free: they are meant for the rollout and discriminator workers.
+    with labelled_cluster(RUN, pool="steady", cpus=2) as cluster:
+        cluster.add_node("learner")
+        on_head = {"num_cpus": 0, "label_selector": {"pool": "steady"}}
+        driver = ray.remote(CountingDriver).options(name="driver", max_concurrency=99, **on_head)
+        driver = driver.remote(str(tmp_path))
+        host = ray.remote(LearnerHost).options(**on_head)
+        host = host.remote(config, tmp_path, "driver", RUN, be_rank=count_steps, resize_every_s=2.0)
+
+        first, steps_of_first = wait_for_gang(driver, tmp_path, 0, size=1)
+        assert first == [{"rank": 0, "world_size": 1, "step": 0, "pool": "learner"}]
+        second_node = cluster.add_node("learner")
+        second, steps_of_second = wait_for_gang(driver, tmp_path, 1, size=2)
+        assert [born["world_size"] for born in second] == [2, 2]
+        assert {born["pool"] for born in second} == {"learner"}
+        cluster.lose(second_node)
+        third, _ = wait_for_gang(driver, tmp_path, 2, size=1)
+        assert [born["world_size"] for born in third] == [1]
+        for ranks, steps_before in ((second, steps_of_first), (third, steps_of_second)):
+            (step,) = {born["step"] for born in ranks}
+            assert step % CHECKPOINT_EVERY_STEPS == 0
+            assert step > steps_before - CHECKPOINT_EVERY_STEPS
+        ray.kill(host)
+        ray.kill(driver)

@@ -1,0 +1,102 @@
+"""Workers go to the nodes that have the labels the job asks for."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import ray
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import ActorTableData
+
+from actors.errors import InvalidInputError
+from cluster.config.job_file import load_job
+from cluster.config.run_config import RunConfig
+from cluster.fleet.members import READY
+from cluster.fleet.ray_worker import start_worker
+from cluster.fleet.run_fleets import hire
+from tests.fakes.labelled_cluster import WhereAmI, labelled_cluster
+
+ROOT = Path(__file__).parents[2]
+JOB = "name: a-run\nmodel: {name: org/model}\ndata: {path: d.jsonl}\n"
+KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "placement.node_labels={rolout: {pool: a}}",
+            "placement.node_labels: unknown kind of worker 'rolout'; did you mean rollout? choose "
+            "among rollout, discriminator, teacher, reward, learner",
+        ),
+        ("placement.node_labels={driver: {pool: a}}", "unknown kind of worker 'driver'; choose"),
+        ("placement.node_labels={teacher: {pool: a b}}", "teacher.pool is 'a b'; it must match"),
+        ("placement.node_labels={teacher: big}", "teacher is 'big'; it must hold settings by name"),
+        ("learner.min_ranks=0", "learner.min_ranks is 0; it must be more than 0"),
+    ],
+)
+def test_a_placement_that_cannot_be_meant_is_refused(tmp_path, override, message):
+    (tmp_path / "job.yaml").write_text(JOB)
+    with pytest.raises(InvalidInputError) as raised:
+        load_job(tmp_path / "job.yaml", [override])
+    assert message in str(raised.value)
+
+
+def test_fewest_ranks_above_the_most_are_refused_and_as_many_are_not(tmp_path):
+    (tmp_path / "job.yaml").write_text(JOB)
+    bounds = ["learner.num_ranks=3", "learner.min_ranks=3"]
+    assert load_job(tmp_path / "job.yaml", bounds).learner.min_ranks == 3
+    with pytest.raises(InvalidInputError) as raised:
+        load_job(tmp_path / "job.yaml", [*bounds, "learner.min_ranks=4"])
+    assert "learner.min_ranks = 4 is more than learner.num_ranks = 3; lower it" in str(raised.value)
+
+
+def labels_of_actors():
+    """Return the labels that each actor of the cluster asks its node for, by name."""
+    rows = state._connect_and_get_accessor().get_actor_table(None, None)
+    actors = [ActorTableData.FromString(row) for row in rows]
+    return {actor.name: dict(actor.label_selector) for actor in actors if actor.name}
+
+
+async def labels_of_crew(config, place):
+    """Hire a crew, look at what labels its workers ask for, and dismiss it."""
+    crew = hire(RunConfig.model_validate(config), place, lambda _: None, on_damage=None)
+    asked = labels_of_actors()
+    for fleet in crew.fleets():
+        await fleet.close(patience_s=0.1)
+    while {"rollout-0", "teacher-0"} & set(ray.util.list_named_actors()):
+        await asyncio.sleep(0.05)  # Ray frees the names
+    return asked
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+async def test_workers_wait_for_and_go_to_nodes_with_their_labels(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with labelled_cluster("labels", pool="steady", cpus=2) as cluster:
+        settings = {"cpus": 0.1, "gpus": 0.0, "shares_cpus": False, "environment": {}}
+        picky = start_worker("picky", WhereAmI, labels={"pool": "rollout"}, **settings)
+        easy = start_worker("easy", WhereAmI, **settings)
+        placed = asyncio.ensure_future(picky.placed())
+        await easy.call(READY)
+        assert await easy.call("pool") == "steady"  # the only node
+        assert not placed.done()
+        cluster.add_node("rollout")
+        await placed
+        await picky.call(READY)
+        assert await picky.call("pool") == "rollout"
+
+        # Of a whole crew, each kind asks for its own; there is no such node, so none starts.
+        config = {
+            "name": "labels",
+            "model": {"name": "none"},
+            "data": {"path": "none"},
+            "placement": {"node_labels": {kind: {"pool": f"for-{kind}"} for kind in KINDS}},
+        }
+        asked = await labels_of_crew(config | {"rewards": [{"function": "m:sums"}]}, tmp_path)
+        assert asked["rollout-0"] == {"pool": "for-rollout"}
+        assert asked["discriminator-0"] == {"pool": "for-discriminator"}
+        assert asked["sums-0"] == {"pool": "for-reward"}
+        asked = await labels_of_crew(config | {"teacher": {"model": "none"}}, tmp_path)
+        assert asked["teacher-0"] == {"pool": "for-teacher"}
+        assert asked["easy"] == {}

@@ -1,0 +1,75 @@
+"""Published weights whose file is damaged before a worker has read them."""
+
+import asyncio
+
+import pytest
+import torch
+
+from actors.errors import WeightMismatchError
+from actors.messages import Canary
+from actors.weights.store import WeightStore
+from alignment.mdp.trajectories import PolicyVersion
+from cluster.fleet.run_fleets import sync_weights
+from cluster.learner.task_queue import LearnerDesk
+from tests.fakes.handle import LocalHandle
+from tests.fakes.rollout_worker import FakeRolloutWorker
+
+VERSION = PolicyVersion(1, 7)
+
+
+def publish(store):
+    return store.publish(VERSION, {"w": torch.arange(64.0)}, Canary((0, 1), (-0.5,)))
+
+
+def flip_a_bit(published):
+    with open(published.path, "r+b") as file:
+        file.seek(200)
+        (byte,) = file.read(1)
+        file.seek(200)
+        file.write(bytes([byte ^ 1]))
+
+
+async def test_damaged_weights_are_published_again_and_then_served(tmp_path):
+    store, told = WeightStore(tmp_path), []
+    published = publish(store)
+    flip_a_bit(published)
+
+    async def repair(damage):
+        told.append(str(damage))
+        assert publish(store) == published
+
+    worker = FakeRolloutWorker(store=store)
+    await sync_weights(repair, LocalHandle(worker), published)
+    assert (await worker.status())["policy_version"] == str(VERSION)
+    assert len(told) == 1
+    assert "the file is damaged" in told[0]
+
+
+async def test_weights_that_stay_damaged_are_not_served(tmp_path):
+    store = WeightStore(tmp_path)
+    published = publish(store)
+    flip_a_bit(published)
+
+    async def leave_as_it_is(_damage):
+        pass
+
+    worker = FakeRolloutWorker(store=store)
+    with pytest.raises(WeightMismatchError, match="the file is damaged"):
+        await sync_weights(leave_as_it_is, LocalHandle(worker), published)
+    assert (await worker.status())["policy_version"] == "none"
+
+
+async def test_many_workers_that_ask_at_once_have_the_weights_published_once():
+    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
+    await desk.start(0, 1)
+    await desk.trust_gang()
+    asking = [asyncio.ensure_future(desk.republish()) for _ in range(3)]
+    task = await desk.next_task(0, 0, 1, 0)
+    assert (task.kind, task.publish) == ("republish", True)
+    assert not any(one.done() for one in asking)
+    await desk.finished(0, 0, {})
+    await asyncio.gather(*asking)
+    again = asyncio.ensure_future(desk.republish())
+    assert (await desk.next_task(0, 0, 1, 1)).kind == "republish"
+    await desk.finished(0, 1, {})
+    await again
