@@ -75,7 +75,7 @@ class RolloutWorker(Protocol):
         ...
 
 
-class Ranked(NamedTuple):
+class RankedResponses(NamedTuple):
     """Comparisons of one step."""
 
     trajectories: Trajectories
@@ -92,7 +92,7 @@ class DiscriminatorWorker(Protocol):
         rollouts: Trajectories,
         demonstrations: Trajectories,
         held_out: Trajectories,
-        ranked: Ranked | None = None,
+        ranked: RankedResponses | None = None,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
@@ -144,7 +144,7 @@ class RewardSource(Protocol):
         ...
 
 
-class Beside(NamedTuple):
+class AuxiliaryBatch(NamedTuple):
     """What a step of stage 2 learns beside the rollouts, or without any."""
 
     comparisons: Trajectories
@@ -197,14 +197,14 @@ class LearnerTask(NamedTuple):
     """Folder to write a checkpoint to after the step."""
     teacher_states: NDArray[np.float32] | None = None
     """[response token, hidden] of the teacher, at level state."""
-    beside: Beside | None = None
+    auxiliary: AuxiliaryBatch | None = None
     """None where the step has nothing but its trajectories."""
 
 
 class LearnerStart(NamedTuple):
     """How a learner begins, and how it begins again after a failure."""
 
-    incarnation: int
+    attempt: int
     """Goes into every version that it publishes."""
     checkpoint: str | None
     """Folder of the newest complete checkpoint, or None to begin from the model."""
@@ -214,11 +214,11 @@ class LearnerPort(Protocol):
     """What the learner's ranks need of the driver. Every call has a deadline and may raise."""
 
     def start(self, rank: int, world_size: int) -> LearnerStart:
-        """Say that this rank is up. All ranks of a gang are told the same."""
+        """Say that this rank is up. All ranks of a worker group are told the same."""
         ...
 
     def next_task(self, rank: int, world_size: int, index: int) -> LearnerTask:
-        """Wait for task number index of this gang, counted from 0 since its start."""
+        """Wait for task number index of this worker group, counted from 0 since its start."""
         ...
 
     def published(self, published: Published) -> None:

@@ -22,7 +22,7 @@ class ModelConfig(FrozenConfig):
     format with safetensors. A model that needs code of its own is refused."""
 
 
-class WarmStartConfig(FrozenConfig):
+class SftConfig(FrozenConfig):
     """Stage 1, supervised fine-tuning: forward KL from expert to policy on the demonstrations."""
 
     steps: int = Field(100, ge=0)
@@ -42,8 +42,8 @@ class WarmStartConfig(FrozenConfig):
     def _rewards_are_summed_as_the_likelihood_is(self) -> Self:
         if self.td_weight and self.reduction != "sum_per_sequence":
             raise ValueError(
-                f"warm_start.td_weight = {self.td_weight} weighs sums over whole responses, and "
-                f"warm_start.reduction is {self.reduction}; set that to sum_per_sequence"
+                f"sft.td_weight = {self.td_weight} weighs sums over whole responses, and "
+                f"sft.reduction is {self.reduction}; set that to sum_per_sequence"
             )
         return self
 
@@ -59,7 +59,7 @@ class ReferenceConfig(FrozenConfig):
 
 
 class ObjectiveConfig(FrozenConfig):
-    """Stage 2, on-policy imitation: which divergence from the expert is made small, and how."""
+    """Stage 2, the on-policy stage: which divergence from the expert is made small, and how."""
 
     divergence: Annotated[str, AfterValidator(divergence_name)] = "jensen_shannon"
     """From expert to policy: a name that `irlign divergences` lists, or module:function, a convex

@@ -17,7 +17,7 @@ class RolloutConfig(FrozenConfig):
     gpus_per_worker: float = Field(0.0, ge=0.0)
     """0 samples on the CPU."""
     temperature: float = Field(1.0, gt=0.0)
-    """Softmax temperature. Log-probabilities are recorded and learnt at this temperature."""
+    """Softmax temperature. Log-probabilities are recorded and learned at this temperature."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the engine's weights."""
     interrupt: Literal["finish", "keep"] = "finish"

@@ -12,7 +12,7 @@ from actors.config.choices import Level
 from actors.config.preferences import PreferencesConfig
 from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.loss_choice import is_critic, is_per_token, verdict_costs
-from actors.messages import Ranked
+from actors.messages import RankedResponses
 from alignment.discriminator.labelled_batch import LabelledBatch, Verdicts, verdict_counts, verdicts
 from alignment.discriminator.losses import pairwise_expansion
 from alignment.discriminator.regularizers import (
@@ -51,7 +51,7 @@ class _Update(NamedTuple):
     """[verdict] at which value and slopes were taken."""
 
 
-class VerdictModel:
+class DiscriminatorModel:
     """A scalar model, and what it is trained for.
 
     The size of a microbatch changes memory and not the gradient: costs of single verdicts add up,
@@ -131,7 +131,9 @@ class VerdictModel:
             logits[flat_places(packed.trajectory_indices, counts)] = values.detach().cpu()
         return float(torch.stack(losses).sum()), logits[counts.cumsum(0) - 1]
 
-    def accumulate_answers(self, ranked: Ranked, config: PreferencesConfig) -> dict[str, float]:
+    def accumulate_answers(
+        self, ranked: RankedResponses, config: PreferencesConfig
+    ) -> dict[str, float]:
         """Add the gradient of annotators' answers under the logits on whole responses.
 
         Args:

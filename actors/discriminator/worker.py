@@ -1,4 +1,4 @@
-"""Trains and serves the discriminator: the logit that on-policy imitation turns into a reward."""
+"""Trains and serves the discriminator: the logit that the on-policy stage turns into a reward."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,9 @@ from actors.config.preferences import PreferencesConfig
 from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.checkpoint import load_training, save_training
 from actors.discriminator.loss_choice import require_possible
-from actors.discriminator.model import VerdictModel
+from actors.discriminator.model import DiscriminatorModel
 from actors.errors import InvalidInputError
-from actors.messages import Ranked
+from actors.messages import RankedResponses
 from alignment.discriminator.control_classifiers import NUM_CONTROL_GROUPS, control_accuracies
 from alignment.discriminator.labelled_batch import LabelledBatch, labelled
 from alignment.discriminator.losses import group_levels
@@ -83,7 +83,7 @@ class DiscriminatorWorker:
         device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         backbone = load_backbone(model, config.num_layers)
         self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(device)
-        self._verdicts = VerdictModel(
+        self._verdicts = DiscriminatorModel(
             self._model,
             config,
             level=level,
@@ -106,7 +106,7 @@ class DiscriminatorWorker:
         rollouts: Trajectories,
         demonstrations: Trajectories,
         held_out: Trajectories,
-        ranked: Ranked | None = None,
+        ranked: RankedResponses | None = None,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
@@ -209,7 +209,7 @@ class DiscriminatorWorker:
             logits = logits - group_levels(policy, groups)[fresh.group_index]
         return Judged(fresh, logits, held_out_logits)
 
-    def _train(self, fresh: list[PromptGroup], ranked: Ranked | None) -> dict[str, float]:
+    def _train(self, fresh: list[PromptGroup], ranked: RankedResponses | None) -> dict[str, float]:
         """Take the updates of a step; return the figures of the last."""
         num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
         figures: dict[str, float] = {}

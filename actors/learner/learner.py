@@ -19,7 +19,7 @@ from actors.learner.preference_loss import beside_objective
 from actors.learner.reference_policy import ReferencePolicy
 from actors.learner.settings import LearnerSettings
 from actors.learner.step_metrics import accepted_scale, step_metrics
-from actors.messages import Beside, Canary, LearnerTask, Published
+from actors.messages import AuxiliaryBatch, Canary, LearnerTask, Published
 from actors.model_files import load_output_head
 from actors.weights.canary import CANARY_TOKENS
 from actors.weights.store import WeightStore
@@ -86,7 +86,7 @@ class Learner:
             rank=self._rank,
         )
 
-    def publish(self, incarnation: int) -> Published | None:
+    def publish(self, attempt: int) -> Published | None:
         """Share the weights as they are; rank 0 writes them and returns what it wrote."""
         canary = self._canary()
         tensors: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ class Learner:
                 tensors[name] = tensor.cpu()
         if self._store is None:
             return None
-        return self._store.publish(PolicyVersion(incarnation, self.step), tensors, canary)
+        return self._store.publish(PolicyVersion(attempt, self.step), tensors, canary)
 
     def perform(self, task: LearnerTask) -> dict[str, float]:
         """Take the optimizer step that a task asks for, or measure, or do neither.
@@ -138,10 +138,10 @@ class Learner:
 
     def _update(self, task: LearnerTask, shares: list[Share], began: float) -> dict[str, float]:
         """One optimizer step."""
-        if task.beside and task.beside.renews_reference:
+        if task.auxiliary and task.auxiliary.renews_reference:
             self.reference = None
         references = self._reference_logprobs(task, shares)
-        distance = self._reference_distance(task.beside)
+        distance = self._reference_distance(task.auxiliary)
         totals: dict[str, Tensor | float] = {}
         for share, reference in zip(shares, references, strict=True):
             scores, divergences = self._scores_beside_teacher(share)
@@ -174,7 +174,9 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if shares[-1].part == "comparisons" and not (task.beside and task.beside.num_comparisons):
+        if shares[-1].part == "comparisons" and not (
+            task.auxiliary and task.auxiliary.num_comparisons
+        ):
             sums = {name: sums[name] for name in ("loss", "trained_tokens")}  # no prompt gave any
         return step_metrics(task, sums, norm, time.perf_counter() - began)
 
@@ -183,15 +185,15 @@ class Learner:
     ) -> ObjectiveOutput:
         """Of a share, by what it holds."""
         if share.part == "trajectories":
-            return task_objective(task, scored, self.settings.objective, self.settings.warm_start)
-        assert task.beside
+            return task_objective(task, scored, self.settings.objective, self.settings.sft)
+        assert task.auxiliary
         assert self.settings.preferences
         return beside_objective(
-            task.beside,
+            task.auxiliary,
             scored,
             share.part,
             self.settings.preferences,
-            warm_start=self.settings.warm_start,
+            sft=self.settings.sft,
             reference_distance=distance,
         )
 
@@ -248,13 +250,13 @@ class Learner:
             ]
 
     @torch.no_grad()
-    def _reference_distance(self, beside: Beside | None) -> float:
+    def _reference_distance(self, auxiliary: AuxiliaryBatch | None) -> float:
         """Mean log-ratio to the reference, in nats, of responses to other prompts than theirs."""
-        if beside is None or not beside.num_mismatched:
+        if auxiliary is None or not auxiliary.num_mismatched:
             return 0.0
         shares = part_shares(
             self.settings.config.max_tokens_per_microbatch,
-            beside.mismatched,
+            auxiliary.mismatched,
             None,
             "mismatched",
             device=self._device,
@@ -269,7 +271,7 @@ class Learner:
             for share, new, old in zip(shares, present, before, strict=True)
         )
         sums = sum_over_ranks({"total": total}, self._device, self._world_size)
-        return sums["total"] / beside.num_mismatched
+        return sums["total"] / auxiliary.num_mismatched
 
     @torch.no_grad()
     def _canary(self) -> Canary:

@@ -51,12 +51,12 @@ def task_shares(
     shares: list[Share] = []
     if task.kind != "prefer":
         shares += _trajectories(task, max_tokens, device, world_size)
-    beside = task.beside
+    auxiliary = task.auxiliary
     cut = functools.partial(part_shares, max_tokens, device=device, world_size=world_size)
-    if beside and beside.num_demonstrations:
-        shares += cut(beside.demonstrations, None, "demonstrations")
-    if beside and (beside.num_comparisons or not shares):  # a step of nothing is still a step
-        shares += cut(beside.comparisons, beside.ranks, "comparisons")
+    if auxiliary and auxiliary.num_demonstrations:
+        shares += cut(auxiliary.demonstrations, None, "demonstrations")
+    if auxiliary and (auxiliary.num_comparisons or not shares):  # a step of nothing is still a step
+        shares += cut(auxiliary.comparisons, auxiliary.ranks, "comparisons")
     return shares
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from actors.config.objective import ObjectiveConfig, WarmStartConfig
+from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.learner.credit import expert_credit, has_logits, reward_advantages
 from actors.messages import LearnerTask
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
@@ -42,7 +42,7 @@ def task_objective(
     task: LearnerTask,
     scored: Scored,
     config: ObjectiveConfig,
-    warm_start: WarmStartConfig,
+    sft: SftConfig,
 ) -> ObjectiveOutput:
     """Compute the objective of a task that takes an optimizer step.
 
@@ -50,7 +50,7 @@ def task_objective(
         task: of kind clone or imitate; gives the counts of the whole step.
         scored: one microbatch of it.
         config: of imitation.
-        warm_start: how demonstrations are cloned.
+        sft: how demonstrations are cloned.
 
     Returns:
         This microbatch's share of the loss, and diagnostics.
@@ -62,7 +62,7 @@ def task_objective(
         case "clone":
             return cloning(
                 scored,
-                warm_start,
+                sft,
                 num_sequences=task.num_sequences,
                 num_action_tokens=task.num_action_tokens,
             )
@@ -78,7 +78,7 @@ def task_objective(
 
 
 def cloning(
-    scored: Scored, config: WarmStartConfig, *, num_sequences: int, num_action_tokens: int
+    scored: Scored, config: SftConfig, *, num_sequences: int, num_action_tokens: int
 ) -> ObjectiveOutput:
     """Make demonstrations likely, and where the run says so the rewards small that this implies.
 

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from actors.config.objective import WarmStartConfig
+from actors.config.objective import SftConfig
 from actors.config.preferences import PreferencesConfig
 from actors.learner.microbatches import Part
 from actors.learner.policy_loss import Scored, cloning
-from actors.messages import Beside
+from actors.messages import AuxiliaryBatch
 from alignment.divergences.lookup import divergence_record
 from alignment.mdp.segments import sequence_sums
 from alignment.objectives.direct_preference import direct_preference
@@ -18,22 +18,22 @@ from alignment.preferences.lookup import preference_likelihood
 
 
 def beside_objective(
-    beside: Beside,
+    auxiliary: AuxiliaryBatch,
     scored: Scored,
     part: Part,
     config: PreferencesConfig,
     *,
-    warm_start: WarmStartConfig,
+    sft: SftConfig,
     reference_distance: float,
 ) -> ObjectiveOutput:
     """Compute the objective of a microbatch that lies beside the rollouts of a step.
 
     Args:
-        beside: gives the counts of the whole step.
+        auxiliary: gives the counts of the whole step.
         scored: the microbatch; of comparisons the ranks are its rewards.
         part: comparisons or demonstrations.
         config: of the preferences.
-        warm_start: how demonstrations are cloned.
+        sft: how demonstrations are cloned.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
 
     Returns:
@@ -42,23 +42,26 @@ def beside_objective(
     if part == "demonstrations":
         output = cloning(
             scored,
-            warm_start,
-            num_sequences=beside.num_demonstrations,
-            num_action_tokens=beside.num_demonstration_tokens,
+            sft,
+            num_sequences=auxiliary.num_demonstrations,
+            num_action_tokens=auxiliary.num_demonstration_tokens,
         )
         return output._replace(loss=config.parameter("demonstrations") * output.loss)
-    output = _direct(scored, config, beside, reference_distance)
+    output = _direct(scored, config, auxiliary, reference_distance)
     return output._replace(loss=config.parameter("weight") * output.loss)
 
 
 def _direct(
-    scored: Scored, config: PreferencesConfig, beside: Beside, reference_distance: float
+    scored: Scored, config: PreferencesConfig, auxiliary: AuxiliaryBatch, reference_distance: float
 ) -> ObjectiveOutput:
     """Compute the direct objective of a microbatch of comparisons."""
     ranks, groups = scored.rewards, scored.batch.group_index
     ratios, beta = _log_ratios(scored), config.parameter("beta")
     # Where no prompt gave any, there is a stand-in of weight 0, and its loss is divided by 1.
-    num_comparisons, num_compared = max(beside.num_comparisons, 1), max(beside.num_compared, 1)
+    num_comparisons, num_compared = (
+        max(auxiliary.num_comparisons, 1),
+        max(auxiliary.num_compared, 1),
+    )
     if config.is_self_play:
         return self_play(ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons)
     match config.objective:

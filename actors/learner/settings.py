@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ObjectiveConfig, WarmStartConfig
+from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.config.preferences import PreferencesConfig
 
 
@@ -15,7 +15,7 @@ class LearnerSettings(NamedTuple):
     """Folder or hub name of the model to begin from, in Hugging Face format."""
     weights: Path
     """Folder of the weight store."""
-    warm_start: WarmStartConfig
+    sft: SftConfig
     """How demonstrations are cloned."""
     objective: ObjectiveConfig
     temperature: float

@@ -21,7 +21,7 @@ def train_loop(
     """Perform the driver's tasks until it says stop.
 
     Whoever hosts this has made the process group where there are several ranks. Any failure is
-    raised; the host starts the whole gang again, and it goes on from the newest checkpoint.
+    raised; the host starts the whole worker group again, and it goes on from the newest checkpoint.
 
     Args:
         port: to the driver.
@@ -31,7 +31,7 @@ def train_loop(
         world_size: number of ranks.
     """
     torch.set_num_threads(max(int(settings.config.cpus_per_rank), 1))
-    incarnation, checkpoint = port.start(rank, world_size)
+    attempt, checkpoint = port.start(rank, world_size)
     learner = Learner(settings, device=device, rank=rank, world_size=world_size)
     if checkpoint is not None:
         learner.restore(Path(checkpoint))
@@ -42,7 +42,7 @@ def train_loop(
         metrics = learner.perform(task)
         if task.checkpoint is not None:
             learner.save(Path(task.checkpoint))
-        published = learner.publish(incarnation) if task.publish else None
+        published = learner.publish(attempt) if task.publish else None
         if published is not None:
             port.published(published)
         if rank == 0:

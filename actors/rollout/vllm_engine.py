@@ -253,7 +253,7 @@ class VllmEngine:
         except Exception as error:
             self._refuse(f"its update to weights {version} broke off: {error!r}")
             raise EngineFailedError(f"the update to weights {version} broke off") from error
-        self._engine.set_weight_version(f"{version.incarnation}.{version.step}")
+        self._engine.set_weight_version(f"{version.attempt}.{version.step}")
         self._policy_version = version
         self._refusal = None
 

@@ -22,7 +22,7 @@ from alignment.mdp.trajectories import PolicyVersion
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"(?P<incarnation>\d+)-(?P<step>\d+)-(?P<checksum>[0-9a-f]{16})\.safetensors")
+_NAME = re.compile(r"(?P<attempt>\d+)-(?P<step>\d+)-(?P<checksum>[0-9a-f]{16})\.safetensors")
 
 
 class WeightStore:
@@ -61,11 +61,11 @@ class WeightStore:
         Returns:
             What a worker needs in order to fetch them.
         """
-        partial = self._folder / f"{version.incarnation}.partial"  # one publisher an incarnation
+        partial = self._folder / f"{version.attempt}.partial"  # one publisher an attempt
         metadata = {"canary": json.dumps(canary)}  # of several keys, the order would be random
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, metadata)
         checksum = checksum_of(partial)
-        name = f"{version.incarnation:04d}-{version.step:08d}-{checksum}.safetensors"
+        name = f"{version.attempt:04d}-{version.step:08d}-{checksum}.safetensors"
         path = partial.rename(self._folder / name)
         self._delete_superseded(path, version)
         return Published(version, str(path), checksum, canary)
@@ -111,7 +111,7 @@ class WeightStore:
         """Return every version by its file's name, oldest first."""
         matches = [_NAME.fullmatch(path.name) for path in self._folder.iterdir()]
         return sorted(
-            (PolicyVersion(int(match["incarnation"]), int(match["step"])), self._folder / match[0])
+            (PolicyVersion(int(match["attempt"]), int(match["step"])), self._folder / match[0])
             for match in matches
             if match
         )
@@ -124,7 +124,7 @@ class WeightStore:
             if other not in kept or (other == version and path != published):
                 path.unlink(missing_ok=True)
         for path in self._folder.glob("*.partial"):
-            if int(path.stem) < version.incarnation:
+            if int(path.stem) < version.attempt:
                 path.unlink(missing_ok=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 Record = TypeVar("Record")
 
 
-PHASES = ("before", "after_warm_start", "after")
+PHASES = ("before", "after_sft", "after")
 """When the held-out prompts are answered."""
 
 

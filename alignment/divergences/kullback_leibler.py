@@ -17,8 +17,8 @@ def forward_kl() -> Divergence:
         generator_formula="u log u",
         reward_formula="e^h",
         behavior="covers every mode of the expert, at the price of mass between the modes",
-        choose_when="nothing that the expert says may be lost, and the warm start left something",
-        avoid_when="demonstrations alone will do: the warm start minimizes it without a critic",
+        choose_when="nothing that the expert says may be lost, and SFT left something",
+        avoid_when="demonstrations alone will do: SFT minimizes it without a critic",
         generator=Generator(
             f=lambda u: u * u.log(),
             derivative=lambda u: u.log() + 1.0,

@@ -26,14 +26,14 @@ class FinishReason(IntEnum):
 class PolicyVersion(NamedTuple):
     """Which weights: a restarted learner repeats steps, so a step alone would name two weights."""
 
-    incarnation: int
+    attempt: int
     """How often the learner has been started; a later start supersedes every earlier one."""
     step: int
     """Optimizer steps behind these weights, counted over the whole run."""
 
     def __str__(self) -> str:
         """As users see it: v17, or v17.2 after the learner has been restarted twice."""
-        return f"v{self.step}" if self.incarnation == 0 else f"v{self.step}.{self.incarnation}"
+        return f"v{self.step}" if self.attempt == 0 else f"v{self.step}.{self.attempt}"
 
 
 NO_VERSION = PolicyVersion(-1, -1)

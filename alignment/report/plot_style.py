@@ -48,16 +48,16 @@ WIDTH_INCHES = 6.4  # with 10 point letters it reads well at page width and on a
 
 
 STAGE_LABELS = {
-    "warm_start": "warm start",
+    "sft": "SFT",
     "discriminator_warm_up": "discriminator warm-up",
-    "imitation": "imitation",
+    "on_policy": "on-policy",
 }
 
 
 GROUP_LABELS = {
     "prompts": "prompts",
     "before": "before",
-    "after_warm_start": "after warm start",
+    "after_sft": "after SFT",
     "after": "after",
     "expert": "expert",
 }

@@ -17,7 +17,7 @@ GROUPS = ("prompts", *PHASES, "expert")
 """The sets of texts that are compared, in the order in which they are shown."""
 
 
-STAGES = ("warm_start", "discriminator_warm_up", "imitation")
+STAGES = ("sft", "discriminator_warm_up", "on_policy")
 """In the order in which a run goes through them."""
 
 

@@ -24,7 +24,7 @@ Pair = Literal["init-sft", "init-demonstrations", "sft-demonstrations"]
 Answers = Mapping[int, Sample]
 """Prompt number to what a phase of a run answered."""
 
-PHASE_OF = {"init": "before", "sft": "after_warm_start"}
+PHASE_OF = {"init": "before", "sft": "after_sft"}
 """Side of a pair to the phase of samples.jsonl in which that policy answered."""
 ESTIMATES: dict[Pair, str] = {
     "init-sft": "log pi_SFT - log pi_0",

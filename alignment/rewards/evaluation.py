@@ -42,7 +42,7 @@ class HeldOut(NamedTuple):
     """[response] length, the end token included."""
 
 
-class MemberVerdict(NamedTuple):
+class MemberLogits(NamedTuple):
     """What one member says of the held-out responses."""
 
     scores: list[float]
@@ -61,7 +61,7 @@ class MemberVerdict(NamedTuple):
 
 def held_out_figures(
     held_out: HeldOut,
-    verdicts: Sequence[MemberVerdict],
+    verdicts: Sequence[MemberLogits],
     likelihoods: Sequence[PreferenceLikelihood],
 ) -> dict[str, Any]:
     """Measure an ensemble; its score is the mean of its members', its chance of an answer too.
@@ -106,7 +106,7 @@ def held_out_figures(
     }
 
 
-def _comparisons(held_out: HeldOut, verdicts: Sequence[MemberVerdict]) -> list[dict[str, Any]]:
+def _comparisons(held_out: HeldOut, verdicts: Sequence[MemberLogits]) -> list[dict[str, Any]]:
     """Put together what is known of each row."""
     listed = []
     end = 0

@@ -17,7 +17,7 @@ SAME_SHARE = 0.01
 """Steps whose times differ by less are taken to be as fast: an estimate cannot tell them apart."""
 
 
-class Room(NamedTuple):
+class GpuPool(NamedTuple):
     """What GPUs have room for."""
 
     num_gpus: int
@@ -38,7 +38,9 @@ class Room(NamedTuple):
         return fullest - USABLE_MEMORY * self.gpu_gib
 
 
-def best_splits(work: Work, rates: Rates, max_staleness_steps: int, room: Room) -> list[Estimate]:
+def best_splits(
+    work: Work, rates: Rates, max_staleness_steps: int, pool: GpuPool
+) -> list[Estimate]:
     """Rank the splits of at most so many GPUs.
 
     First those that are as fast as the fastest, up to SAME_SHARE, by the GPUs that they use; then
@@ -49,7 +51,7 @@ def best_splits(work: Work, rates: Rates, max_staleness_steps: int, room: Room) 
         work: of a step.
         rates: of one GPU of each kind.
         max_staleness_steps: most steps by which a trajectory may lag the policy.
-        room: for workers.
+        pool: for workers.
 
     Returns:
         At least one estimate.
@@ -57,38 +59,38 @@ def best_splits(work: Work, rates: Rates, max_staleness_steps: int, room: Room) 
     Raises:
         InvalidInputError: if nothing fits, with what comes nearest.
     """
-    fitting = [s for s in _splits(work, rates, room) if room.excess_gib(s) <= 0.0]
+    fitting = [s for s in _splits(work, rates, pool) if pool.excess_gib(s) <= 0.0]
     if not fitting:
-        raise InvalidInputError(_why_nothing_fits(work, room))
+        raise InvalidInputError(_why_nothing_fits(work, pool))
     found = [estimate(work, rates, split, max_staleness_steps) for split in fitting]
     fast_s = (1.0 + SAME_SHARE) * min(each.step_s for each in found)
 
     return sorted(found, key=lambda e: (max(e.step_s, fast_s), e.split.num_gpus, e.step_s, e.split))
 
 
-def _splits(work: Work, rates: Rates, room: Room) -> Iterator[Split]:
+def _splits(work: Work, rates: Rates, pool: GpuPool) -> Iterator[Split]:
     """Yield the splits worth a look, all but the shared ones with ranks that fit."""
-    counts, judge = range(1, room.num_gpus + 1), int(work.is_judged)
+    counts, scorer = range(1, pool.num_gpus + 1), int(work.is_judged)
 
     def phases(split: Split) -> tuple[float, ...]:
         each = phases_of(work, rates, split)
         return (
             each.sampling_s + each.sync_s,
             each.sampling_busy_s + each.sync_s,
-            each.judging_s,
+            each.scoring_s,
             each.learning_s,
         )
 
-    rollouts = _worthwhile(counts, lambda n: phases(Split(n, 1, judge)))
-    judges = _worthwhile(counts, lambda n: phases(Split(1, 1, n))) if judge else [0]
-    fitting = [n for n in counts if room.excess_gib(Split(1, n, judge)) <= 0.0]
-    ranks = _worthwhile(fitting, lambda n: phases(Split(1, n, judge)))
-    for numbers in itertools.product(rollouts, ranks, judges):
-        if sum(numbers) <= room.num_gpus:
+    rollouts = _worthwhile(counts, lambda n: phases(Split(n, 1, scorer)))
+    scorers = _worthwhile(counts, lambda n: phases(Split(1, 1, n))) if scorer else [0]
+    fitting = [n for n in counts if pool.excess_gib(Split(1, n, scorer)) <= 0.0]
+    ranks = _worthwhile(fitting, lambda n: phases(Split(1, n, scorer)))
+    for numbers in itertools.product(rollouts, ranks, scorers):
+        if sum(numbers) <= pool.num_gpus:
             yield Split(*numbers)
-    yield Split(1, 1, judge, "all")
-    if judge:
-        yield from (Split(n, 1, 1, "judge with learner") for n in rollouts if n < room.num_gpus)
+    yield Split(1, 1, scorer, "all")
+    if scorer:
+        yield from (Split(n, 1, 1, "judge with learner") for n in rollouts if n < pool.num_gpus)
 
 
 def _worthwhile(counts: Iterable[int], figures: Callable[[int], tuple[float, ...]]) -> list[int]:
@@ -103,20 +105,20 @@ def _worthwhile(counts: Iterable[int], figures: Callable[[int], tuple[float, ...
     return kept
 
 
-def _why_nothing_fits(work: Work, room: Room) -> str:
-    judge, num_gpus = int(work.is_judged), room.num_gpus
-    possible = [Split(1, 1, judge, "all")]
-    if num_gpus > judge + 1:
-        possible.append(Split(1, num_gpus - judge - 1, judge))
-    if judge and num_gpus > 1:
+def _why_nothing_fits(work: Work, pool: GpuPool) -> str:
+    scorer, num_gpus = int(work.is_judged), pool.num_gpus
+    possible = [Split(1, 1, scorer, "all")]
+    if num_gpus > scorer + 1:
+        possible.append(Split(1, num_gpus - scorer - 1, scorer))
+    if scorer and num_gpus > 1:
         possible.append(Split(num_gpus - 1, 1, 1, "judge with learner"))
-    nearest = min(possible, key=room.excess_gib)
-    parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in room.memory(nearest))
+    nearest = min(possible, key=pool.excess_gib)
+    parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in pool.memory(nearest))
     places = {"nothing": "a GPU each", "all": "one GPU for all"}
     where = places.get(nearest.sharing, "the last two on one GPU")
     return (
         f"no split of {num_gpus} GPUs fits: at best the workers need, in GiB, {parts} ({where}), "
-        f"and {USABLE_MEMORY:.0%} of {room.gpu_gib:.0f} are counted on; lower "
+        f"and {USABLE_MEMORY:.0%} of {pool.gpu_gib:.0f} are counted on; lower "
         "learner.max_tokens_per_microbatch, rollout.kv_cache_gib or discriminator.num_layers, set "
         "discriminator.tuning=lora, or give more or larger GPUs"
     )

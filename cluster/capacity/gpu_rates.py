@@ -61,9 +61,9 @@ class Rates(NamedTuple):
     """Of one engine, beside its iterations; infinite if these are all."""
     prefilled_tokens_per_s: float
     """Prompt tokens, each prompt once for its group."""
-    learnt_tokens_per_s: float
+    trained_tokens_per_s: float
     """Of one rank, forward, backward and reference; what ranks wait for one another not counted."""
-    judged_tokens_per_s: float
+    scored_tokens_per_s: float
     """Forward, of one discriminator worker or teacher."""
     link_bytes_per_s: float
     """Between ranks of one node."""
@@ -80,7 +80,7 @@ class Rates(NamedTuple):
 
 
 def rates_from_hardware(
-    kind: str, shape: ModelShape, judge: ModelShape | None, work: Work
+    kind: str, shape: ModelShape, scorer: ModelShape | None, work: Work
 ) -> Rates:
     """Bound each phase by the slower of a GPU's memory and its arithmetic.
 
@@ -90,7 +90,7 @@ def rates_from_hardware(
         iteration   0.002 + weight bytes / (e B)     weights are read once for all responses
         sampled     1 / (2 P / (e F) + c (prompt + response / 2) / (e B))
         prefilled   e F / (2 P)
-        learnt      e F / (6 P), or e F / (8 P) with a reference policy
+        learned      e F / (6 P), or e F / (8 P) with a reference policy
         judged      e F / (2 P), P without embeddings
 
     Attention's own products are left out, which is fair up to some thousand tokens.
@@ -98,7 +98,7 @@ def rates_from_hardware(
     Args:
         kind: a name in GPUS.
         shape: of the policy.
-        judge: of the discriminator's layers or of the teacher, if there is one.
+        scorer: of the discriminator's layers or of the teacher, if there is one.
         work: of a step.
 
     Returns:
@@ -118,14 +118,14 @@ def rates_from_hardware(
     weight_width = work.published_bytes / shape.num_parameters
     cache_bytes = key_value_bytes(shape) * weight_width / 2
     has_reference = work.gathered_bytes > 3 * 4 * shape.num_parameters
-    judged = max(judge.num_parameters - judge.table_parameters, 1) if judge else 1
+    judged = max(scorer.num_parameters - scorer.table_parameters, 1) if scorer else 1
     return Rates(
         source=f"the data sheet of {kind}",
         iteration_s=ITERATION_S + work.published_bytes / reading,
         sampled_tokens_per_s=1.0 / (forward / operations + cache_bytes * context / reading),
         prefilled_tokens_per_s=operations / forward,
-        learnt_tokens_per_s=operations / (forward * (4 if has_reference else 3)),
-        judged_tokens_per_s=operations / (2.0 * judged),
+        trained_tokens_per_s=operations / (forward * (4 if has_reference else 3)),
+        scored_tokens_per_s=operations / (2.0 * judged),
         link_bytes_per_s=LINK_SHARE * gpu.link_bytes_per_s,
         network_bytes_per_s=LINK_SHARE * min(NETWORK_BYTES_PER_S, gpu.link_bytes_per_s),
         publish_bytes_per_s=COPY_BYTES_PER_S,

@@ -44,7 +44,7 @@ def lengths_from_metrics(run_dir: Path) -> Lengths:
 
 
 def rates_from_metrics(
-    run_dir: Path, config: RunConfig, shape: ModelShape, judge: ModelShape | None, sheet: Rates
+    run_dir: Path, config: RunConfig, shape: ModelShape, scorer: ModelShape | None, sheet: Rates
 ) -> Rates:
     """Put what a run measured in the place of a data sheet's rates.
 
@@ -52,7 +52,7 @@ def rates_from_metrics(
 
         sampled  tokens / (request seconds - iterations), the seconds being the step's sampled
                  tokens / rollout/tokens_per_s; iterations are the data sheet's, and at most all
-        learnt   learner/tokens_per_s of all ranks, by the share of the fullest one
+        learned   learner/tokens_per_s of all ranks, by the share of the fullest one
         publish  published bytes / (time/learning_s - learner/step_s)
         judged   tokens of update and scores / (time/discriminator_s + time/scoring_s), if the run
                  judged as the job does
@@ -65,7 +65,7 @@ def rates_from_metrics(
         run_dir: of a run with on-policy steps, on GPUs, whose number of workers did not change.
         config: the job that is planned.
         shape: of its policy.
-        judge: of its discriminator's layers or teacher, if it has one.
+        scorer: of its discriminator's layers or teacher, if it has one.
         sheet: the rates of such a GPU by its data sheet.
 
     Returns:
@@ -76,26 +76,26 @@ def rates_from_metrics(
     """
     run, seen = read_config(run_dir), _medians(run_dir)
     _require_comparable(run_dir, run, config)
-    work = work_of(run, shape, judge, _lengths(run, seen))
+    work = work_of(run, shape, scorer, _lengths(run, seen))
     size = request_prompts(work, run.rollout.num_workers)
     request_s = work.sampled_tokens / seen["rollout/tokens_per_s"]
     waiting_s = iterations_s(work, sheet, size)
     share = min(request_s / waiting_s, 1.0)
     request_tokens = size * work.group_size * work.lengths.response
-    fullest = rank_tokens(work, run.learner.num_ranks) / work.learnt_tokens
+    fullest = rank_tokens(work, run.learner.num_ranks) / work.trained_tokens
     publish_s = seen["time/learning_s"] - seen["learner/step_s"]
     rates = sheet._replace(
         source=f"{run_dir} (measured) and {sheet.source}",
         iteration_s=share * sheet.iteration_s,
         sampled_tokens_per_s=_per_second(request_tokens, request_s - share * waiting_s),
         prefilled_tokens_per_s=math.inf,  # within what was measured
-        learnt_tokens_per_s=fullest * seen["learner/tokens_per_s"],
+        trained_tokens_per_s=fullest * seen["learner/tokens_per_s"],
         publish_bytes_per_s=_per_second(work.published_bytes, publish_s),
     )
-    if judge and _judges_alike(run, config):
-        judging_s = seen.get("time/discriminator_s", 0.0) + seen["time/scoring_s"]
+    if scorer and _judges_alike(run, config):
+        scoring_s = seen.get("time/discriminator_s", 0.0) + seen["time/scoring_s"]
         tokens = work.update_passes_tokens + rank_tokens(work, run.discriminator.num_workers)
-        rates = rates._replace(judged_tokens_per_s=_per_second(tokens, judging_s))
+        rates = rates._replace(scored_tokens_per_s=_per_second(tokens, scoring_s))
     if run.objective.max_staleness_steps == 0:
         sync_s, overhead_s = seen["time/sync_s"], seen["time/waiting_s"]
         fetch = _per_second(work.published_bytes, sync_s)
@@ -151,7 +151,7 @@ def _medians(run_dir: Path) -> Medians:
     path = run_dir / METRICS
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if row["stage"] == "imitation"]
+        rows = [row for row in map(json.loads, lines) if row["stage"] == "on_policy"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{path} cannot be read as a run's metrics ({error!r})") from error
     values: dict[str, list[float]] = defaultdict(list)

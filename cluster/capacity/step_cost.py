@@ -44,7 +44,7 @@ class Work(NamedTuple):
     """Whether there is a discriminator or a teacher."""
     update_passes_tokens: float
     """Tokens through the discriminator in its update; backward counts as two forward passes."""
-    saved_judge_bytes: float
+    saved_scorer_bytes: float
     """What the discriminator's workers share after an update, where there are several."""
 
     @property
@@ -53,7 +53,7 @@ class Work(NamedTuple):
         return self.num_sampled_prompts * self.group_size * self.lengths.response
 
     @property
-    def learnt_tokens(self) -> float:
+    def trained_tokens(self) -> float:
         """Tokens in the learner's packed rows: each prompt once, with its responses behind it."""
         prompt, response = self.lengths
         num_shown = self.num_prompts - self.num_sampled_prompts  # with one demonstration each
@@ -61,7 +61,7 @@ class Work(NamedTuple):
 
 
 def work_of(
-    config: RunConfig, shape: ModelShape, judge: ModelShape | None, lengths: Lengths
+    config: RunConfig, shape: ModelShape, scorer: ModelShape | None, lengths: Lengths
 ) -> Work:
     """Read a step's work off a job.
 
@@ -74,7 +74,7 @@ def work_of(
     Args:
         config: of the run.
         shape: of the policy.
-        judge: of the discriminator's layers or of the teacher; None if the run has neither.
+        scorer: of the discriminator's layers or of the teacher; None if the run has neither.
         lengths: of prompts and responses; demonstrations count as responses.
 
     Returns:
@@ -94,7 +94,7 @@ def work_of(
     number_bytes = 2 if rollout.dtype == "bfloat16" else 4
     cache_tokens = rollout.kv_cache_gib * GIB / key_value_bytes(shape, number_bytes)
     num_passes = 4 if config.has_reference else 3
-    is_trained = judge is not None and config.has_discriminator
+    is_trained = scorer is not None and config.has_discriminator
     return Work(
         num_prompts=objective.prompts_per_step,
         num_sampled_prompts=round(objective.on_policy_fraction * objective.prompts_per_step),
@@ -106,9 +106,9 @@ def work_of(
         microbatch_tokens=config.learner.max_tokens_per_microbatch,
         gathered_bytes=4.0 * num_passes * shape.num_parameters,
         published_bytes=float(number_bytes * shape.num_parameters),
-        is_judged=judge is not None,
+        is_judged=scorer is not None,
         update_passes_tokens=_update_passes_tokens(config, lengths) if is_trained else 0.0,
-        saved_judge_bytes=_saved_bytes(config, judge) if judge and is_trained else 0.0,
+        saved_scorer_bytes=_saved_bytes(config, scorer) if scorer and is_trained else 0.0,
     )
 
 
@@ -122,7 +122,7 @@ def _update_passes_tokens(config: RunConfig, lengths: Lengths) -> float:
     return fresh + held_out + passes * trained
 
 
-def _saved_bytes(config: RunConfig, judge: ModelShape) -> float:
+def _saved_bytes(config: RunConfig, scorer: ModelShape) -> float:
     """Adapters and a head alone are next to nothing."""
-    in_layers = max(judge.num_parameters - judge.table_parameters, 0)
+    in_layers = max(scorer.num_parameters - scorer.table_parameters, 0)
     return SAVED_BYTES * in_layers if config.discriminator.tuning == "full" else 0.0

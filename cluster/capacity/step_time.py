@@ -33,7 +33,7 @@ class Split(NamedTuple):
 
     rollouts: int
     ranks: int
-    judges: int
+    scorers: int
     """Discriminator workers or teachers; 0 where the run has neither."""
     sharing: Sharing = "nothing"
     """Kinds that lie on one GPU and take turns there; only with one rank and at most one judge."""
@@ -43,7 +43,7 @@ class Split(NamedTuple):
         """GPUs in use."""
         if self.sharing == "all":
             return 1
-        return self.rollouts + self.ranks + self.judges - (self.sharing == "judge with learner")
+        return self.rollouts + self.ranks + self.scorers - (self.sharing == "judge with learner")
 
 
 class Phases(NamedTuple):
@@ -57,7 +57,7 @@ class Phases(NamedTuple):
     """Of sampling_s, what decoding takes however few responses there are."""
     sync_s: float
     """Each worker's fetch of new weights."""
-    judging_s: float
+    scoring_s: float
     """Update of the discriminator and scores, or the teacher's scores."""
     learning_s: float
     """The optimizer step and publishing."""
@@ -70,7 +70,7 @@ class Phases(NamedTuple):
     @property
     def chain_s(self) -> float:
         """All phases one after the other."""
-        in_turn = (self.sampling_s, self.sync_s, self.judging_s, self.learning_s, self.overhead_s)
+        in_turn = (self.sampling_s, self.sync_s, self.scoring_s, self.learning_s, self.overhead_s)
         return sum(in_turn)
 
 
@@ -83,7 +83,7 @@ class Estimate(NamedTuple):
     bound: Bound
     """What decides the step's time; without overlap, the kind of worker that is longest at work."""
     tokens_per_s: float
-    """Response tokens sampled, and learnt from."""
+    """Response tokens sampled, and learned from."""
     idle: dict[Bound, float]
     """What a kind of worker does, to the share of a step in which it waits."""
 
@@ -107,7 +107,7 @@ def estimate(work: Work, rates: Rates, split: Split, max_staleness_steps: int) -
 def overlapped(work: Work, phases: Phases, split: Split, max_staleness_steps: int) -> Estimate:
     """Say what a step of such phases takes, by the formula above."""
     busy: dict[Bound, float] = {"sampling": phases.sampling_busy_s + phases.sync_s}
-    busy |= {"learning": phases.learning_s, "judging": phases.judging_s}
+    busy |= {"learning": phases.learning_s, "judging": phases.scoring_s}
     longest: Bound = max(busy, key=lambda kind: busy[kind])
     together_s = {
         "nothing": busy[longest],
@@ -124,7 +124,7 @@ def overlapped(work: Work, phases: Phases, split: Split, max_staleness_steps: in
         step_s,
         "staleness" if is_on_leash else longest,
         work.sampled_tokens / step_s,
-        idle if split.judges else {kind: idle[kind] for kind in idle if kind != "judging"},
+        idle if split.scorers else {kind: idle[kind] for kind in idle if kind != "judging"},
     )
 
 
@@ -134,11 +134,11 @@ def phases_of(work: Work, rates: Rates, split: Split) -> Phases:
     Ranks compute in lock-step, so a step waits for the one with the most prompts; what they gather
     goes on meanwhile:
 
-        learning  max(learnt tokens * ceil(prompts / ranks) / prompts / learnt rate, gathering)
+        learning  max(learned tokens * ceil(prompts / ranks) / prompts / learned rate, gathering)
                   + published bytes / publish rate
     """
     sampling_s, busy_s, iterations_s = _sampling(work, rates, split.rollouts)
-    learning_s = rank_tokens(work, split.ranks) / rates.learnt_tokens_per_s
+    learning_s = rank_tokens(work, split.ranks) / rates.trained_tokens_per_s
     gathering_s = _gathering_s(work, rates, split.ranks)
     publish_s = work.published_bytes / rates.publish_bytes_per_s
     return Phases(
@@ -146,7 +146,7 @@ def phases_of(work: Work, rates: Rates, split: Split) -> Phases:
         sampling_busy_s=busy_s,
         iterations_s=iterations_s,
         sync_s=_sync_s(work, rates, split.rollouts),
-        judging_s=_judging_s(work, rates, split.judges),
+        scoring_s=_scoring_s(work, rates, split.scorers),
         learning_s=max(learning_s, gathering_s) + publish_s,
         gathering_s=gathering_s,
         publish_s=publish_s,
@@ -176,7 +176,7 @@ def iterations_s(work: Work, rates: Rates, num_prompts: int) -> float:
 
 def rank_tokens(work: Work, num_ranks: int) -> float:
     """Return the tokens that the fullest rank learns of a step; prompts are not divided."""
-    return work.learnt_tokens * math.ceil(work.num_prompts / num_ranks) / work.num_prompts
+    return work.trained_tokens * math.ceil(work.num_prompts / num_ranks) / work.num_prompts
 
 
 def _sampling(work: Work, rates: Rates, num_rollouts: int) -> tuple[float, float, float]:
@@ -229,19 +229,19 @@ def _sync_s(work: Work, rates: Rates, num_rollouts: int) -> float:
     return max(alone_s, num_nodes * work.published_bytes / rates.store_bytes_per_s)
 
 
-def _judging_s(work: Work, rates: Rates, num_judges: int) -> float:
+def _scoring_s(work: Work, rates: Rates, num_judges: int) -> float:
     """Return the seconds of the discriminator's update and of the scores.
 
     One worker trains, and hands its weights and moments to the others; all score:
 
         update tokens / rate + shared bytes (1 / publish rate + 1 / fetch rate)
-        + learnt tokens * ceil(prompts / judges) / prompts / rate
+        + learned tokens * ceil(prompts / judges) / prompts / rate
     """
     if not work.is_judged:
         return 0.0
     handed_on_s = 0.0
     if num_judges > 1:
         a_byte_s = 1.0 / rates.publish_bytes_per_s + 1.0 / rates.fetch_bytes_per_s
-        handed_on_s = work.saved_judge_bytes * a_byte_s
+        handed_on_s = work.saved_scorer_bytes * a_byte_s
     passes_tokens = work.update_passes_tokens + rank_tokens(work, num_judges)
-    return passes_tokens / rates.judged_tokens_per_s + handed_on_s
+    return passes_tokens / rates.scored_tokens_per_s + handed_on_s

@@ -20,7 +20,7 @@ from alignment.rewards.best_of_n import (
 from cluster.cli.options import Overrides, quiet_libraries
 from cluster.jobs.best_of import Answers, sample
 from cluster.run_state.files import CONFIG, write_atomically
-from cluster.validation.best_of import Asked, check
+from cluster.validation.best_of import BestOfRequest, check
 
 KEPT_OUT = 0.1
 """Of the prompts, by the advice on data.held_out_fraction: the sets of two fractions are nested."""
@@ -72,26 +72,26 @@ def best_of(
     _require(run, num, out, pairs, prompts)
     quiet_libraries()
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    asked = check(run, num, reward=reward, prompts=prompts, overrides=overrides or ())
+    request = check(run, num, reward=reward, prompts=prompts, overrides=overrides or ())
     shared_folder = run if (run / CONFIG).is_file() else out.parent
     _require_writable(shared_folder)
     began = time.monotonic()
-    found = _sample(asked, shared_folder, console)
-    tell(asked, found, time.monotonic() - began, console)
-    write(asked, found, out, pairs, console)
-    _advise(asked, console, are_held_out=prompts is None)
+    found = _sample(request, shared_folder, console)
+    tell(request, found, time.monotonic() - began, console)
+    write(request, found, out, pairs, console)
+    _advise(request, console, are_held_out=prompts is None)
 
 
-def _sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
+def _sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Answers:
     """Return the answers, or end the command as a run that failed."""
-    return sample(asked, shared_folder, console)
+    return sample(request, shared_folder, console)
 
 
-def tell(asked: Asked, found: Answers, seconds: float, console: Console) -> None:
+def tell(request: BestOfRequest, found: Answers, seconds: float, console: Console) -> None:
     """Say what the best responses are worth, and what was sampled.
 
     Args:
-        asked: what was sampled and scored.
+        request: what was sampled and scored.
         found: the answers.
         seconds: that it took.
         console: told.
@@ -100,9 +100,9 @@ def tell(asked: Asked, found: Answers, seconds: float, console: Console) -> None
     console.print(table(best_of_figures(responses)))
     num_cut = sum(each.was_cut for row in responses for each in row)
     console.print(
-        f"{len(asked.rows)} prompts, {asked.num_samples} responses to each, {found.num_tokens:,} "
-        f"tokens sampled, {seconds:.0f} s. Cut at data.max_response_tokens = "
-        f"{asked.config.data.max_response_tokens}: {num_cut} responses."
+        f"{len(request.rows)} prompts, {request.num_samples} responses to each, "
+        f"{found.num_tokens:,} tokens sampled, {seconds:.0f} s. Cut at data.max_response_tokens = "
+        f"{request.config.data.max_response_tokens}: {num_cut} responses."
     )
     if found.failures:
         first = next(iter(found.failures.values()))
@@ -126,11 +126,13 @@ def table(figures: list[BestOf]) -> Table:
     return shown
 
 
-def write(asked: Asked, found: Answers, out: Path, pairs: Path | None, console: Console) -> None:
+def write(
+    request: BestOfRequest, found: Answers, out: Path, pairs: Path | None, console: Console
+) -> None:
     """Write the files, and say what is in them.
 
     Args:
-        asked: whose data hold the prompts.
+        request: whose data hold the prompts.
         found: the answers.
         out: for demonstrations.
         pairs: for preferences, if they are wanted.
@@ -139,7 +141,7 @@ def write(asked: Asked, found: Answers, out: Path, pairs: Path | None, console: 
     Raises:
         InvalidInputError: if there is nothing to write, or a file cannot be written.
     """
-    prompts = dict(enumerate(asked.data.rows))
+    prompts = dict(enumerate(request.data.rows))
     _write(out, best_as_demonstrations(prompts, found.responses), "demonstrations", console)
     if pairs is not None:
         _write(pairs, best_over_worst(prompts, found.responses), "pairs", console)
@@ -157,9 +159,9 @@ def _write(path: Path, rows: Rows, kind: str, console: Console) -> None:
     console.print(f"{path}: {len(rows.values)} {kind}{left_out}")
 
 
-def _advise(asked: Asked, console: Console, *, are_held_out: bool) -> None:
+def _advise(request: BestOfRequest, console: Console, *, are_held_out: bool) -> None:
     """Say what a job needs that learns from these responses."""
-    data = asked.config.data
+    data = request.config.data
     if are_held_out:
         console.print(
             "These prompts were held out: a job that learns from them can no longer be measured on "

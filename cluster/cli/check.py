@@ -20,7 +20,7 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.availability import this_machine
 from cluster.resources.placement import RAY_GIB, Plan
 from cluster.validation import preflight
-from cluster.validation.preflight import Findings, show_caveat
+from cluster.validation.preflight import PreflightReport, show_caveat
 
 
 def check(job: JobPath, overrides: Overrides = None) -> None:
@@ -31,24 +31,24 @@ def check(job: JobPath, overrides: Overrides = None) -> None:
     show(config, preflight.check(config, None, this_machine()), Console())
 
 
-def show(config: RunConfig, findings: Findings, console: Console) -> None:
+def show(config: RunConfig, report: PreflightReport, console: Console) -> None:
     """Print what the checks found.
 
     Args:
         config: the job.
-        findings: of the checks.
+        report: of the checks.
         console: where to.
     """
-    _show_model(config, findings, console)
-    _show_data(config, findings, console)
-    if findings.comparisons and config.preferences:
-        show_comparisons(findings.comparisons, console, config.preferences.path)
-    console.print(_plan_table(findings.plan))
-    if findings.plan.shares_cpus:
+    _show_model(config, report, console)
+    _show_data(config, report, console)
+    if report.comparisons and config.preferences:
+        show_comparisons(report.comparisons, console, config.preferences.path)
+    console.print(_plan_table(report.plan))
+    if report.plan.shares_cpus:
         console.print("The kinds of workers take turns with the same cores.")
-    show_caveat(config, findings, console)
+    show_caveat(config, report, console)
     console.print(
-        f"[bold]{config.name}[/] is ready: {config.warm_start.steps} steps of warm start, then "
+        f"[bold]{config.name}[/] is ready: {config.sft.steps} steps of SFT, then "
         f"{config.objective.steps} of {' and '.join(_second_stage(config))}.",
         highlight=False,
     )
@@ -90,8 +90,8 @@ def show_comparisons(
         console.print(f"[{color}]{escape(response)}[/]", highlight=False, soft_wrap=True)
 
 
-def _show_model(config: RunConfig, findings: Findings, console: Console) -> None:
-    model = findings.model
+def _show_model(config: RunConfig, report: PreflightReport, console: Console) -> None:
+    model = report.model
     context = f"{model.max_tokens:,}" if model.max_tokens else "unlimited"
     console.print(
         f"[bold]Model[/]   {escape(config.model.name)}\n        {escape(model.architecture)}, "
@@ -102,8 +102,8 @@ def _show_model(config: RunConfig, findings: Findings, console: Console) -> None
     )
 
 
-def _show_data(config: RunConfig, findings: Findings, console: Console) -> None:
-    data = findings.data
+def _show_data(config: RunConfig, report: PreflightReport, console: Console) -> None:
+    data = report.data
     if config.data.path is None:
         read_as = "demonstrations, the best responses of the preferences"
     else:

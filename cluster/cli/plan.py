@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.capacity.gpu_allocation import Room, best_splits
+from cluster.capacity.gpu_allocation import GpuPool, best_splits
 from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
 from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
 from cluster.capacity.step_cost import Lengths, work_of
@@ -50,17 +50,17 @@ def plan(
 ) -> None:
     """Say on paper how to split GPUs between sampling and learning, and how long a step takes."""
     config = load_job(job, overrides or ())
-    shape, judge = _shapes(config, parameters)
+    shape, scorer = _shapes(config, parameters)
     lengths = _lengths(config, rates_from, prompt_tokens, response_tokens)
-    work = work_of(config, shape, judge, lengths)
-    rates = rates_from_hardware(gpu, shape, judge, work)
+    work = work_of(config, shape, scorer, lengths)
+    rates = rates_from_hardware(gpu, shape, scorer, work)
     if rates_from:
-        rates = rates_from_metrics(rates_from, config, shape, judge, rates)
-    room = Room(gpus, gpu_of(gpu).memory_gib, _memory(config, shape, judge))
-    ranking = best_splits(work, rates, config.objective.max_staleness_steps, room)
+        rates = rates_from_metrics(rates_from, config, shape, scorer, rates)
+    pool = GpuPool(gpus, gpu_of(gpu).memory_gib, _memory(config, shape, scorer))
+    ranking = best_splits(work, rates, config.objective.max_staleness_steps, pool)
     console = Console()
     console = console if console.is_terminal else Console(width=REPORT_WIDTH)
-    show(config, work, rates, ranking, room, console)
+    show(config, work, rates, ranking, pool, console)
 
 
 def _shapes(config: RunConfig, parameters: float | None) -> tuple[ModelShape, ModelShape | None]:
@@ -88,14 +88,14 @@ def _lengths(
 
 
 def _memory(
-    config: RunConfig, shape: ModelShape, judge: ModelShape | None
+    config: RunConfig, shape: ModelShape, scorer: ModelShape | None
 ) -> Callable[[Split], Sequence[Memory]]:
     """Return what says how much memory one worker of each kind needs in a split."""
     fixed = [memory.rollout_memory(config.rollout, shape)]
-    if judge and config.has_teacher:
-        fixed.append(memory.teacher_memory(judge))
-    elif judge:
-        made = memory.discriminator_memory(config.discriminator, config.learner, judge)
+    if scorer and config.has_teacher:
+        fixed.append(memory.teacher_memory(scorer))
+    elif scorer:
+        made = memory.discriminator_memory(config.discriminator, config.learner, scorer)
         fixed.append(made)
     has_reference = config.has_reference
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.capacity.gpu_allocation import SAME_SHARE, USABLE_MEMORY, Room
+from cluster.capacity.gpu_allocation import SAME_SHARE, USABLE_MEMORY, GpuPool
 from cluster.capacity.gpu_rates import Rates
 from cluster.capacity.step_cost import Work
 from cluster.capacity.step_time import Estimate, Phases, Split
@@ -24,7 +24,7 @@ def show(
     work: Work,
     rates: Rates,
     ranking: Sequence[Estimate],
-    room: Room,
+    pool: GpuPool,
     console: Console,
 ) -> None:
     """Print the best split and its rivals.
@@ -34,24 +34,24 @@ def show(
         work: of its step.
         rates: from which times are estimated.
         ranking: of the splits, the best first.
-        room: in which they fit.
+        pool: in which they fit.
         console: where to.
     """
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    best, judge = ranking[0], _judge_kind(config)
-    place = f"[bold]{escape(config.name)}[/] on {_counted(room.num_gpus, 'GPU')}"
+    best, scorer = ranking[0], _judge_kind(config)
+    place = f"[bold]{escape(config.name)}[/] on {_counted(pool.num_gpus, 'GPU')}"
     step = f"a step of {config.objective.prompts_per_step} prompts"
-    workers = _workers(best.split, judge)
+    workers = _workers(best.split, scorer)
     say(f"{place}: {workers}; {step} takes about {_seconds(best.step_s)}.")
-    for line in settings(best.split, judge):
+    for line in settings(best.split, scorer):
         say(f"  {line}")
-    if unused := room.num_gpus - best.split.num_gpus:
+    if unused := pool.num_gpus - best.split.num_gpus:
         say(f"No use of the other {_counted(unused, 'GPU')} makes a step {SAME_SHARE:.0%} faster.")
-    console.print(_splits_table(ranking[:NUM_SHOWN], judge))
-    console.print(_memory_table(room.memory(best.split), room.gpu_gib))
+    console.print(_splits_table(ranking[:NUM_SHOWN], scorer))
+    console.print(_memory_table(pool.memory(best.split), pool.gpu_gib))
     say(_sync_sentence(work, best.phases))
     say(limit_sentence(work, best, config, num_unused=unused))
     say(
@@ -61,23 +61,25 @@ def show(
     )
 
 
-def settings(split: Split, judge: str) -> list[str]:
+def settings(split: Split, scorer: str) -> list[str]:
     """Return the lines that ask for a split, one a kind of worker.
 
     Args:
         split: the split.
-        judge: discriminator or teacher.
+        scorer: discriminator or teacher.
 
     Returns:
         Each "--set KEY=VALUE --set KEY=VALUE".
     """
-    rollout_gpus, rank_gpus, judge_gpus = _gpus_each(split)
+    rollout_gpus, rank_gpus, scorer_gpus = _gpus_each(split)
     asked = [
         ("rollout.num_workers", split.rollouts, "rollout.gpus_per_worker", rollout_gpus),
         ("learner.num_ranks", split.ranks, "learner.gpus_per_rank", rank_gpus),
     ]
-    if split.judges:
-        asked.append((f"{judge}.num_workers", split.judges, f"{judge}.gpus_per_worker", judge_gpus))
+    if split.scorers:
+        asked.append(
+            (f"{scorer}.num_workers", split.scorers, f"{scorer}.gpus_per_worker", scorer_gpus)
+        )
     return [
         f"--set {count}={number} --set {gpus}={share:g}" for count, number, gpus, share in asked
     ]
@@ -160,7 +162,7 @@ def _learning_limit(phases: Phases, num_unused: int) -> str:
 def _gpus_each(split: Split) -> tuple[float, float, float]:
     """Of a rollout worker, a rank and a judge."""
     if split.sharing == "all":
-        rollout, *others = SHARES[2 + split.judges]
+        rollout, *others = SHARES[2 + split.scorers]
         return rollout, others[0], others[-1]
     if split.sharing == "judge with learner":
         return 1.0, 0.5, 0.5
@@ -171,11 +173,11 @@ def _judge_kind(config: RunConfig) -> str:
     return "teacher" if config.has_teacher else "discriminator"
 
 
-def _workers(split: Split, judge: str) -> str:
+def _workers(split: Split, scorer: str) -> str:
     parts = [_counted(split.rollouts, "rollout worker"), _counted(split.ranks, "learner rank")]
-    if split.judges:
-        noun = judge if judge == "teacher" else f"{judge} worker"
-        parts.append(_counted(split.judges, noun))
+    if split.scorers:
+        noun = scorer if scorer == "teacher" else f"{scorer} worker"
+        parts.append(_counted(split.scorers, noun))
     where = {
         "nothing": "",
         "all": ", all on one GPU",
@@ -192,10 +194,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _splits_table(ranking: Sequence[Estimate], judge: str) -> Table:
-    has_judge = ranking[0].split.judges > 0
-    kinds = ["rollouts", "ranks", *([f"{judge}s"] if has_judge else [])]
-    phases = ["sampling", "sync", *(["judging"] if has_judge else []), "learning"]
+def _splits_table(ranking: Sequence[Estimate], scorer: str) -> Table:
+    has_scorer = ranking[0].split.scorers > 0
+    kinds = ["rollouts", "ranks", *([f"{scorer}s"] if has_scorer else [])]
+    phases = ["sampling", "sync", *(["judging"] if has_scorer else []), "learning"]
     table = Table(
         *kinds,
         "GPUs",
@@ -207,7 +209,7 @@ def _splits_table(ranking: Sequence[Estimate], judge: str) -> Table:
     )
     for each in ranking:
         split, times = each.split, each.phases
-        judged = [times.judging_s] if has_judge else []
+        judged = [times.scoring_s] if has_scorer else []
         seconds = [each.step_s, times.sampling_s, times.sync_s, *judged, times.learning_s]
         idle = [each.idle[kind] for kind in each.idle]
         table.add_row(

@@ -38,7 +38,7 @@ def contrast(
     """Make comparisons for a reward model of a run's demonstrations alone, without annotators.
 
     On the run's held-out prompts the answers of one policy are preferred to those of another: pi_0,
-    before training; pi_SFT, after the warm start; or the expert p of the demonstrations. A reward
+    before training; pi_SFT, after SFT; or the expert p of the demonstrations. A reward
     model trained on them estimates
 
     * init-sft: log pi_SFT / pi_0. No model is needed for it: --closed-form writes the log-ratio

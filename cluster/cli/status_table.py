@@ -18,7 +18,7 @@ FIGURES = {
     "learner/loss": "loss",
     "rollout/staleness": "staleness of a token, steps",
     "rollout/tokens_per_s": "sampled tokens/s",
-    "learner/tokens_per_s": "learnt tokens/s",
+    "learner/tokens_per_s": "learned tokens/s",
     "discriminator/accuracy_fresh": "discriminator's accuracy on fresh samples",
     "time/step_s": "seconds of the step",
 }

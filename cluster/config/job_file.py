@@ -25,6 +25,9 @@ LIMITS = {
 }
 """Pydantic's kind of error: the limit's name in its context, and how to say it."""
 
+RENAMED = {"warm_start": "sft"}
+"""Settings that had another name before version 0.2."""
+
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a job file, apply overrides, and check the whole.
@@ -63,7 +66,8 @@ def setting_paths(model: type[BaseModel] = RunConfig, prefix: str = "") -> Itera
 def _read_yaml(path: Path) -> Settings:
     """Read a YAML file that holds settings by name."""
     if not path.is_file():
-        raise InvalidInputError(f"{path}: no such job file; deploy/examples holds some")
+        where = "deploy/runs became deploy/jobs and " if "deploy/runs" in str(path) else ""
+        raise InvalidInputError(f"{path}: no such job file; {where}deploy/examples holds some")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -178,6 +182,8 @@ def _what_it_should_be(details: ErrorDetails) -> str:
 
 def _unknown(setting: str) -> str:
     """Say that there is no such setting, and which one may have been meant."""
+    if setting in RENAMED:
+        return f"{setting} is called {RENAMED[setting]} now; rename it"
     section, dot, name = setting.rpartition(".")
     above = re.sub(r"\b\d+\b", "0", section)  # every item of a list has the same settings
     known = [path.rpartition(".") for path in setting_paths()]

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from actors.config.choices import DataSource, FrozenConfig
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ModelConfig, ObjectiveConfig, WarmStartConfig
+from actors.config.objective import ModelConfig, ObjectiveConfig, SftConfig
 from actors.config.preferences import PreferencesConfig
 from actors.config.rollout import RolloutConfig
 from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
@@ -102,7 +102,7 @@ class RunConfig(FrozenConfig):
     """Of every random choice."""
     model: ModelConfig
     data: DataConfig
-    warm_start: WarmStartConfig = WarmStartConfig()
+    sft: SftConfig = SftConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     rollout: RolloutConfig = RolloutConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()

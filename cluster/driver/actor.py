@@ -1,4 +1,4 @@
-"""The driver as an actor: builds the crew and the learner around a Driver, and answers for it.
+"""The driver as an actor: builds fleets and learner around a Driver, and answers for it.
 
 It is named and detached and restarts for ever: whoever knows the run's name can attach to it, and
 after a death it takes the run up again from its manifest. Fleets and learner are its children and
@@ -26,9 +26,9 @@ from cluster.driver.metrics_export import RunExporter
 from cluster.driver.preference_batches import Comparisons, PreferenceBatches
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import FleetFailedError
-from cluster.fleet.run_fleets import Crew, hire
-from cluster.fleet.scaling import PAUSED, Headcount
-from cluster.learner.task_queue import LearnerDesk
+from cluster.fleet.run_fleets import RunFleets, start_fleets
+from cluster.fleet.scaling import PAUSED, FleetScaler
+from cluster.learner.task_queue import LearnerTaskQueue
 from cluster.run_state.manifest import RunTakenOverError, load_manifest
 from cluster.run_state.status import Status
 from cluster.telemetry.log_labels import label_logs
@@ -65,9 +65,9 @@ class DriverHost:
         self._config = RunConfig.model_validate_json(config_json)
         self._run_dir = Path(run_dir)
         label_logs(self._config.name, DRIVER)
-        self._crew: Crew | None = None
+        self._run_fleets: RunFleets | None = None
         self._driver: Driver | None = None
-        self._headcount: Headcount | None = None
+        self._scaler: FleetScaler | None = None
         self._error: str | None = None
         self._is_stopping = False
         self._asked_at = time.monotonic()
@@ -76,7 +76,7 @@ class DriverHost:
         self._loop = asyncio.get_event_loop()
         self._trackers = Trackers(self._event_of_thread)
         manifest = load_manifest(self._run_dir, self._config.name)
-        self._desk = LearnerDesk(manifest.incarnation, self._config.placement.timeout_s)
+        self._task_queue = LearnerTaskQueue(manifest.attempt, self._config.placement.timeout_s)
         self._manifest = manifest
         self._running = asyncio.get_event_loop().create_task(self._run())
         self._watching = asyncio.get_event_loop().create_task(self._watch())
@@ -88,7 +88,7 @@ class DriverHost:
     async def _run(self) -> None:
         try:
             asked = self._manifest.wanted_workers
-            self._crew = hire(
+            self._run_fleets = start_fleets(
                 resized(self._config, asked), self._run_dir, self._event, self._repair_weights
             )
             learner_host, data, comparisons = await asyncio.to_thread(_heavy, self._config)
@@ -97,16 +97,16 @@ class DriverHost:
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
             )
             scorer = Scorer(
-                self._crew.judges,
+                self._run_fleets.scorers,
                 data,
                 self._config.objective.level,
                 self._run_dir / "discriminator",
             )
             batches = PreferenceBatches(self._config, data, comparisons)
-            workforce = Workforce(self._crew.rollout, scorer, self._desk, batches)
+            workforce = Workforce(self._run_fleets.rollout, scorer, self._task_queue, batches)
             self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
-            self._headcount = Headcount(
-                self._crew.fleets(),
+            self._scaler = FleetScaler(
+                self._run_fleets.fleets(),
                 scorer.share_weights,
                 self._config.autoscale,
                 self._note_sizes,
@@ -128,9 +128,9 @@ class DriverHost:
             await self._dismiss()
 
     async def _dismiss(self) -> None:
-        self._headcount = None  # a run that ends is not paused
-        await self._desk.close()
-        fleets = self._crew.fleets() if self._crew else []
+        self._scaler = None  # a run that ends is not paused
+        await self._task_queue.close()
+        fleets = self._run_fleets.fleets() if self._run_fleets else []
         closing = [fleet.close() for fleet in fleets]
         await asyncio.gather(*closing, asyncio.to_thread(self._trackers.close))
 
@@ -150,14 +150,14 @@ class DriverHost:
         ray.kill(ray.get_actor(DRIVER, namespace=namespace(self._config.name)))
 
     def _export_standing(self) -> None:
-        if self._driver and self._crew:
+        if self._driver and self._run_fleets:
             progress = self._driver.progress
             self._exporter.standing(
                 step=(progress.iteration, progress.num_iterations),
-                fleets=self._crew.fleets(),
+                fleets=self._run_fleets.fleets(),
                 prompts=self._driver.prompts(),
                 num_events=len(self._driver.record.manifest.events),
-                is_paused=self._headcount is not None and self._headcount.is_paused,
+                is_paused=self._scaler is not None and self._scaler.is_paused,
             )
 
     def _end(self, error: RunTakenOverError) -> None:
@@ -179,32 +179,32 @@ class DriverHost:
 
     async def _repair_weights(self, damage: Exception) -> None:
         self._event(f"{damage}; the learner publishes them again")
-        await self._desk.republish()
+        await self._task_queue.republish()
 
     def _note_sizes(self, what: str, asked: Mapping[str, int]) -> None:
         self._event(what, wanted_workers=asked)
 
     def _end_step(self, metrics: Mapping[str, float]) -> None:
         self._last_step = metrics
-        if self._crew and self._driver:
-            self._exporter.step(metrics, self._crew.rollout)
+        if self._run_fleets and self._driver:
+            self._exporter.step(metrics, self._run_fleets.rollout)
             self._trackers.log(self._driver.progress.iteration, metrics)
-        if self._headcount and self._driver and self._driver.progress.stage == "imitation":
-            self._headcount.after_step(metrics)
+        if self._scaler and self._driver and self._driver.progress.stage == "on_policy":
+            self._scaler.after_step(metrics)
 
     # ---- for people
 
     async def status(self) -> Status:
         """Say what the run is doing."""
         self._asked_at = time.monotonic()
-        fleets = self._crew.fleets() if self._crew else []
+        fleets = self._run_fleets.fleets() if self._run_fleets else []
         workers = [worker for fleet in fleets for worker in fleet.status()]
         is_over = self._running.done()
         if self._driver is None:
             phase = "reading the data"
             return Status("starting", phase, 0.0, 0, 0, workers, is_over, self._error, {}, ())
         progress = self._driver.progress
-        is_paused = self._headcount is not None and self._headcount.is_paused and not is_over
+        is_paused = self._scaler is not None and self._scaler.is_paused and not is_over
         return Status(
             progress.stage,
             PAUSED if is_paused else progress.phase,
@@ -224,9 +224,9 @@ class DriverHost:
     async def stop(self) -> None:
         """Finish the step under way, write a checkpoint, and end."""
         self._is_stopping = True
-        if self._driver and self._headcount:
+        if self._driver and self._scaler:
             self._driver.request_stop()
-            self._headcount.resume_to_stop()
+            self._scaler.resume_to_stop()
 
     async def scale(self, wanted: dict[str, int]) -> list[str]:
         """Give fleets these sizes, now and after a restart; 0 rollout workers pause the run.
@@ -240,32 +240,32 @@ class DriverHost:
         Raises:
             InvalidInputError: if the run is not there yet, is ending, or lost a fleet.
         """
-        if self._headcount is None:
+        if self._scaler is None:
             raise InvalidInputError("the run still reads its data; try again in a moment")
         if self._is_stopping or self._running.done():
             raise InvalidInputError("the run is ending, so it cannot be scaled")
         try:
-            return await self._headcount.ask(wanted)
+            return await self._scaler.ask(wanted)
         except FleetFailedError as error:
             raise InvalidInputError(f"it cannot be scaled, since {error}") from error
 
     # ---- for the learner's ranks and their host
 
     async def learner_start(self, rank: int, world_size: int) -> LearnerStart:
-        """Take a rank into the current gang."""
-        return await self._desk.start(rank, world_size)
+        """Take a rank into the current worker group."""
+        return await self._task_queue.start(rank, world_size)
 
     async def learner_task(
-        self, incarnation: int, rank: int, world_size: int, index: int
+        self, attempt: int, rank: int, world_size: int, index: int
     ) -> LearnerTask | None:
         """Give a rank its share of a task, or None if there is none yet."""
-        return await self._desk.next_task(incarnation, rank, world_size, index)
+        return await self._task_queue.next_task(attempt, rank, world_size, index)
 
     async def learner_finished(
-        self, incarnation: int, index: int, metrics: Mapping[str, float]
+        self, attempt: int, index: int, metrics: Mapping[str, float]
     ) -> None:
         """Take note that a task is done."""
-        await self._desk.finished(incarnation, index, metrics)
+        await self._task_queue.finished(attempt, index, metrics)
 
     async def published(self, published: Published) -> None:
         """Take note of new weights."""
@@ -273,9 +273,9 @@ class DriverHost:
             self._driver.published(published)
 
     async def learner_progress(self) -> int:
-        """Return how many optimizer steps the learner has taken, over all its gangs."""
-        return self._desk.num_steps
+        """Return how many optimizer steps the learner has taken, over all its worker groups."""
+        return self._task_queue.num_steps
 
     async def learner_failed(self, reason: str) -> None:
         """Take note that the learner was given up."""
-        await self._desk.fail(reason)
+        await self._task_queue.fail(reason)

@@ -1,7 +1,7 @@
 """The run: sample, score, learn, sync, from a manifest on. Knows neither Ray nor torch.
 
-Three stages follow one another. In warm_start the learner clones demonstrations; in
-discriminator_warm_up the discriminator alone learns, from the policy's samples; in imitation every
+Three stages follow one another. In sft the learner clones demonstrations; in
+discriminator_warm_up the discriminator alone learns, from the policy's samples; in on_policy every
 step samples, trains the discriminator, scores, and updates the policy. An iteration is one loop of
 any of them, so iterations count optimizer steps and the discriminator's warm-up together.
 """
@@ -19,15 +19,15 @@ from alignment.learning_rate import cosine_rate
 from alignment.mdp.trajectories import EMPTY, Trajectories, no_scores
 from cluster.config.run_config import RunConfig
 from cluster.driver.checkpoints import RunRecord
-from cluster.driver.evaluation import HeldOut
+from cluster.driver.evaluation import Evaluator
 from cluster.driver.pipeline import Imitation
 from cluster.driver.preference_batches import PreferenceBatches
-from cluster.driver.prompt_ledger import Settled
+from cluster.driver.prompt_ledger import DrawTotals
 from cluster.driver.rollout_metrics import with_step_time
 from cluster.driver.sampler import Draws, Sampler
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import Fleet
-from cluster.learner.task_queue import LearnerDesk, LearnerRestartedError
+from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
 from cluster.run_state.journal import Journal
 from cluster.run_state.manifest import Manifest, Position
 from cluster.run_state.status import Progress, Stage
@@ -38,7 +38,7 @@ class Workforce(NamedTuple):
 
     rollout: Fleet
     scorer: Scorer
-    desk: LearnerDesk
+    task_queue: LearnerTaskQueue
     batches: PreferenceBatches
 
 
@@ -54,14 +54,14 @@ class Driver:
             config: of the run.
             run_dir: exists already and holds config.yaml.
             data: the demonstrations.
-            workforce: fleets of the wanted sizes, and the learner's desk.
+            workforce: fleets of the wanted sizes, and the learner's task queue.
             manifest: of the newest checkpoint, or a new one.
         """
         self._config, self._data = config, data
-        self._rollout, self._scorer, self._desk, self._batches = workforce
+        self._rollout, self._scorer, self._task_queue, self._batches = workforce
         self._journal = Journal(run_dir, manifest.newest_s)
         self.record = RunRecord(run_dir, manifest, self._journal)
-        self._held_out = HeldOut(
+        self._held_out = Evaluator(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
         self._stop_requested = False
@@ -73,7 +73,7 @@ class Driver:
     def _warm_up_end(self) -> int:
         has_warm_up = self._scorer.discriminator is not None and self._config.objective.steps > 0
         steps = self._config.discriminator.warm_up_steps if has_warm_up else 0
-        return self._config.warm_start.steps + steps
+        return self._config.sft.steps + steps
 
     @property
     def _num_iterations(self) -> int:
@@ -108,7 +108,7 @@ class Driver:
         while True:
             try:
                 return await self._run()
-            except LearnerRestartedError:
+            except WorkerGroupRestartedError:
                 lost = f"the learner was restarted at step {self._step}"
                 await self._restore()
                 self.event(f"{lost}; the run goes on from step {self._step}")
@@ -118,27 +118,27 @@ class Driver:
         self._step, self._iteration = saved.step, saved.iteration
         self.progress.iteration = self._iteration
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
-        self._settled = Settled(saved.trained_draws, saved.dropped_draws)
+        self._settled = DrawTotals(saved.trained_draws, saved.dropped_draws)
         self._scorer.scales = saved.reward_scales
         self._sampler: Sampler | None = None
-        self._desk.set_checkpoint(str(folder) if folder else None)
+        self._task_queue.set_checkpoint(str(folder) if folder else None)
 
     async def _restore(self) -> None:
-        ends = {"before": 0, "after_warm_start": self._config.warm_start.steps}
+        ends = {"before": 0, "after_sft": self._config.sft.steps}
         folder = await self.record.restore(ends | {"after": self._num_iterations})
         self._take_position()
         discriminator = self._scorer.discriminator
         if discriminator and folder and (folder / "discriminator").exists():
-            discriminator.announce((self._step, self._desk.incarnation, folder / "discriminator"))
+            discriminator.announce((self._step, self._task_queue.attempt, folder / "discriminator"))
 
     async def _run(self) -> bool:
         self.progress.enter("starting", "starting workers")
-        self.record.save(incarnation=await self._desk.trust_gang())
-        await self._desk.submit(self._task("hold", publish=True))
+        self.record.save(attempt=await self._task_queue.wait_for_worker_group())
+        await self._task_queue.submit(self._task("hold", publish=True))
         await self._observe("before")
         await self._clone()
         if not self._stop_requested:
-            await self._observe("after_warm_start")
+            await self._observe("after_sft")
             await self._imitate()
         while not self.record.is_at(self._iteration):
             await self._checkpoint()
@@ -151,14 +151,14 @@ class Driver:
         return True
 
     async def _clone(self) -> None:
-        stage = self._config.warm_start
+        stage = self._config.sft
         if self._iteration < stage.steps:
-            self.progress.enter("warm_start", "learning")
+            self.progress.enter("sft", "learning")
         while self._iteration < stage.steps and not self._stop_requested:
             self.progress.show("learning")
             self._iteration_began = time.monotonic()
-            tickets = self._draws.take(stage.prompts_per_step)
-            rows = np.asarray([ticket.prompt_id for ticket in tickets], np.int64)
+            draws = self._draws.take(stage.prompts_per_step)
+            rows = np.asarray([draw.prompt_id for draw in draws], np.int64)
             is_last = self._iteration + 1 == stage.steps
             task = self._task(
                 "clone",
@@ -166,11 +166,11 @@ class Driver:
                 learning_rate=cosine_rate(stage.learning_rate, self._iteration, stage.steps),
                 publish=is_last,
             )
-            metrics = await self._desk.submit(task)
+            metrics = await self._task_queue.submit(task)
             metrics["time/learning_s"] = time.monotonic() - self._iteration_began
             self._step += 1
-            self._settled = self._settled._replace(trained=self._settled.trained + len(tickets))
-            await self._end_iteration("warm_start", metrics, ends_stage=is_last)
+            self._settled = self._settled._replace(trained=self._settled.trained + len(draws))
+            await self._end_iteration("sft", metrics, ends_stage=is_last)
 
     async def _imitate(self) -> None:
         if self._iteration >= self._num_iterations:
@@ -180,7 +180,7 @@ class Driver:
             await self._checkpoint()
         stage = Imitation(
             self._config,
-            (self._sampler, self._scorer, self._desk),
+            (self._sampler, self._scorer, self._task_queue),
             self._batches,
             self.progress.show,
             self.event,
@@ -189,17 +189,17 @@ class Driver:
             self._iteration_began = time.monotonic()
             while self._iteration < self._warm_up_end and not self._stop_requested:
                 self.progress.enter("discriminator_warm_up", "sampling")
-                index = self._iteration - self._config.warm_start.steps
+                index = self._iteration - self._config.sft.steps
                 metrics = await stage.warm_up_step(index)
                 await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
             if not self._stop_requested:
-                self.progress.enter("imitation", "sampling")
+                self.progress.enter("on_policy", "sampling")
                 await stage.steps(
                     first_version=self._step,
                     first=self._iteration - self._warm_up_end,
                     count=self._num_iterations - self._iteration,
-                    num_warm_ups=self._warm_up_end - self._config.warm_start.steps,
-                    end_step=self._end_imitation_step,
+                    num_warm_ups=self._warm_up_end - self._config.sft.steps,
+                    end_step=self._end_on_policy_step,
                 )
         finally:
             stage.close()
@@ -212,10 +212,10 @@ class Driver:
             seed=self._config.seed,
         )
 
-    async def _end_imitation_step(self, metrics: dict[str, float]) -> bool:
+    async def _end_on_policy_step(self, metrics: dict[str, float]) -> bool:
         self._step += 1
         ends_stage = self._iteration + 1 == self._num_iterations
-        await self._end_iteration("imitation", metrics, ends_stage=ends_stage)
+        await self._end_iteration("on_policy", metrics, ends_stage=ends_stage)
         return not self._stop_requested
 
     async def _end_iteration(
@@ -226,7 +226,7 @@ class Driver:
         self.progress.iteration = self._iteration
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
             self.progress.show("evaluating")
-            metrics |= await self._desk.submit(self._task("evaluate", self._held_out.batch()))
+            metrics |= await self._task_queue.submit(self._task("evaluate", self._held_out.batch()))
         self._journal.metrics(self._iteration, stage, metrics)
         self.on_step(metrics)
         every = self._config.learner.checkpoint_every_steps
@@ -262,11 +262,11 @@ class Driver:
             return
         if phase == "before":
             self.progress.show("evaluating")
-            metrics = await self._desk.submit(self._task("evaluate", self._held_out.batch()))
-            self._journal.metrics(0, "warm_start", metrics)
+            metrics = await self._task_queue.submit(self._task("evaluate", self._held_out.batch()))
+            self._journal.metrics(0, "sft", metrics)
         self.progress.show("answering held-out prompts")
         self._journal.samples(phase, answers := await self._held_out.answers(), self._data)
-        if phase == "after_warm_start":
+        if phase == "after_sft":
             self.record.save(reward_scales=await self._scorer.measure_scales(answers))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
 
@@ -275,14 +275,14 @@ class Driver:
         self.progress.show("writing a checkpoint")
 
         async def learner_saves(folder: Path) -> None:
-            await self._desk.submit(self._task("hold", checkpoint=folder))
+            await self._task_queue.submit(self._task("hold", checkpoint=folder))
 
         discriminator = self._scorer.discriminator
         folder = await self.record.checkpoint(self._position(), learner_saves, discriminator)
         if folder:
-            self._desk.set_checkpoint(str(folder))
+            self._task_queue.set_checkpoint(str(folder))
         if folder and discriminator:
-            discriminator.hold((self._step, self._desk.incarnation, folder / "discriminator"))
+            discriminator.hold((self._step, self._task_queue.attempt, folder / "discriminator"))
 
     def _position(self) -> Position:
         """Return where the run stands, every draw of it accounted for."""

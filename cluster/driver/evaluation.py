@@ -13,7 +13,7 @@ from cluster.fleet.fleet import Fleet
 EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
 
 
-class HeldOut:
+class Evaluator:
     """A sample of the held-out rows, the same one every time, so that measurements compare.
 
     It is drawn at random, for data is often sorted, by source or by topic.

@@ -1,7 +1,7 @@
 """Stage 2 as a pipeline of two coroutines: one samples and scores steps, the other learns them.
 
 How far the first may run ahead is the ledger's to say. With max_staleness_steps = 0 nothing leaves
-before the step before is learnt, so the two take turns: the strictly on-policy loop is not another
+before the step before is learned, so the two take turns: the strictly on-policy loop is not another
 loop, only a shorter leash.
 """
 
@@ -17,28 +17,28 @@ from alignment.learning_rate import constant_rate
 from alignment.mdp.trajectories import EMPTY, group_starts, no_scores
 from cluster.config.run_config import RunConfig
 from cluster.driver.preference_batches import PreferenceBatches
-from cluster.driver.prompt_ledger import Place
+from cluster.driver.prompt_ledger import DrawState
 from cluster.driver.rollout_metrics import rollout_metrics
-from cluster.driver.sampler import Sampled, Sampler
+from cluster.driver.sampler import SampledStep, Sampler
 from cluster.driver.scorer import Scorer, Scores
 from cluster.fleet.failure_policy import is_worth_telling
-from cluster.learner.task_queue import LearnerDesk
+from cluster.learner.task_queue import LearnerTaskQueue
 
 EndStep = Callable[[dict[str, float]], Awaitable[bool]]
 """Is told a step's metrics; False ends the stage early."""
 
 
-class Prepared(NamedTuple):
-    """A step that waits to be learnt."""
+class ScoredStep(NamedTuple):
+    """A step that waits to be learned."""
 
-    sampled: Sampled
+    sampled: SampledStep
     scores: Scores
 
 
 class Imitation:
     """Runs the discriminator's warm-up and the policy's steps of stage 2.
 
-    stage = Imitation(config, (sampler, scorer, desk), batches, show_phase, on_event)
+    stage = Imitation(config, (sampler, scorer, task queue), batches, show_phase, on_event)
     metrics = await stage.warm_up_step(0)
     await stage.steps(first_version=60, first=0, count=100, end_step=note)
     stage.close()
@@ -47,7 +47,7 @@ class Imitation:
     def __init__(
         self,
         config: RunConfig,
-        workers: tuple[Sampler, Scorer, LearnerDesk],
+        workers: tuple[Sampler, Scorer, LearnerTaskQueue],
         batches: PreferenceBatches,
         show_phase: Callable[[str], None],
         on_event: Callable[[str], None],
@@ -55,7 +55,7 @@ class Imitation:
         self._objective, self._batches = config.objective, batches
         self._samples, self._is_rewarded = config.has_rollouts, config.has_policy_gradient
         self._ranks_rollouts = config.ranks_rollouts
-        self._sampler, self._scorer, self._desk = workers
+        self._sampler, self._scorer, self._task_queue = workers
         self._show_phase, self._on_event = show_phase, on_event
         self._steps_done = 0
         self._no_step_ends = asyncio.Event()
@@ -69,8 +69,8 @@ class Imitation:
             self._producer.cancel()
         self._sampler.close()
 
-    def _settle(self, sampled: Sampled) -> None:
-        self._sampler.trained(sampled.tickets)
+    def _settle(self, sampled: SampledStep) -> None:
+        self._sampler.trained(sampled.draws)
         self._steps_done += 1
 
     def _prepares(self, phase: str) -> None:
@@ -78,7 +78,7 @@ class Imitation:
         self._preparing = phase
         self._show_phase(phase)
 
-    async def _sample(self, step: int) -> tuple[Sampled, dict[str, float]]:
+    async def _sample(self, step: int) -> tuple[SampledStep, dict[str, float]]:
         self._prepares("sampling")
         self._sampler.advance(self._steps_done)
         began = time.monotonic()
@@ -97,7 +97,7 @@ class Imitation:
         return metrics
 
     async def _prepare(
-        self, first: int, count: int, update: int, out: "asyncio.Queue[Prepared | Exception]"
+        self, first: int, count: int, update: int, out: "asyncio.Queue[ScoredStep | Exception]"
     ) -> None:
         try:
             for step in range(first, first + count):
@@ -109,27 +109,27 @@ class Imitation:
                 self._prepares("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
                 scores = scores._replace(metrics=metrics | scores.metrics)
-                await out.put(self._without_failures(Prepared(sampled, scores)))
+                await out.put(self._without_failures(ScoredStep(sampled, scores)))
         except Exception as error:  # handed to whoever waits for the step
             await out.put(error)
 
-    def _without_failures(self, prepared: Prepared) -> Prepared:
-        """Drop prompts without a reward; the discriminator, which needs none, has learnt them."""
-        (tickets, batch, sampling_s), scores = prepared
+    def _without_failures(self, prepared: ScoredStep) -> ScoredStep:
+        """Drop prompts without a reward; the discriminator, which needs none, has learned them."""
+        (draws, batch, sampling_s), scores = prepared
         if not scores.failures:
             return prepared
-        dropped = [ticket for ticket in tickets if ticket.prompt_id in scores.failures]
+        dropped = [draw for draw in draws if draw.prompt_id in scores.failures]
         ledger = self._sampler.ledger
-        before = ledger.counts()[Place.DROPPED.value]
-        ledger.move(dropped, Place.DROPPED, "its reward failed")
+        before = ledger.counts()[DrawState.DROPPED.value]
+        ledger.move(dropped, DrawState.DROPPED, "its reward failed")
         count = before + len(dropped)
         if is_worth_telling(before, count):
             last = scores.failures[dropped[-1].prompt_id]
             self._on_event(f"dropped for want of a reward so far: {count}; the last: {last}")
         rows = np.flatnonzero(~np.isin(batch.prompt_ids, list(scores.failures)))
-        kept = [ticket for ticket in tickets if ticket.prompt_id not in scores.failures]
-        sampled = Sampled(kept, batch.select(rows), sampling_s)
-        return Prepared(sampled, scores.select(batch, rows))
+        kept = [draw for draw in draws if draw.prompt_id not in scores.failures]
+        sampled = SampledStep(kept, batch.select(rows), sampling_s)
+        return ScoredStep(sampled, scores.select(batch, rows))
 
     async def steps(
         self,
@@ -150,9 +150,9 @@ class Imitation:
             end_step: told the metrics of each step; returns False to stop early.
 
         Raises:
-            LearnerRestartedError: if the learner had to begin again.
+            WorkerGroupRestartedError: if the learner had to begin again.
         """
-        queue: asyncio.Queue[Prepared | Exception] = asyncio.Queue(maxsize=1)
+        queue: asyncio.Queue[ScoredStep | Exception] = asyncio.Queue(maxsize=1)
         if self._samples:
             self._producer = asyncio.ensure_future(
                 self._prepare(first_version, count, num_warm_ups + first, queue)
@@ -171,14 +171,16 @@ class Imitation:
             self._no_step_ends.set()
             self._show_phase(self._preparing)
 
-    async def _learn(self, prepared: Prepared | None, version: int, index: int) -> dict[str, float]:
+    async def _learn(
+        self, prepared: ScoredStep | None, version: int, index: int
+    ) -> dict[str, float]:
         """Take one policy step; without anything sampled it learns only what is beside."""
         rollouts = prepared.sampled.trajectories if prepared else EMPTY
         batch = rollouts if self._is_rewarded else EMPTY
         nothing = Scores(no_scores(batch), no_scores(batch), {})
         scores = prepared.scores if prepared and self._is_rewarded else nothing
         rewards = prepared.scores.rewards if prepared else None
-        beside = self._batches.beside(index, rollouts, rewards)
+        auxiliary = self._batches.auxiliary(index, rollouts, rewards)
         task = LearnerTask(
             kind="imitate" if self._is_rewarded else "prefer",
             step=version,
@@ -190,16 +192,16 @@ class Imitation:
             num_action_tokens=int(batch.response_lengths.sum()),
             publish=True,
             teacher_states=scores.teacher_states,
-            beside=beside,
+            auxiliary=auxiliary,
         )
         self._show_phase("learning")
         began = time.monotonic()
-        metrics = await self._desk.submit(task)
+        metrics = await self._task_queue.submit(task)
         learning_s = time.monotonic() - began
         sampled = prepared.scores.metrics if prepared else {}
-        if beside and self._ranks_rollouts:
+        if auxiliary and self._ranks_rollouts:
             num_prompts, num_compared = (
-                len(group_starts(given)) for given in (rollouts, beside.comparisons)
+                len(group_starts(given)) for given in (rollouts, auxiliary.comparisons)
             )
             sampled["rollout/undecided_fraction"] = 1.0 - num_compared / max(num_prompts, 1)
         return sampled | metrics | {"time/learning_s": learning_s}

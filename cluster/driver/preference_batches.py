@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.config.preferences import TAKE_TIES
-from actors.messages import Beside, Ranked
+from actors.messages import AuxiliaryBatch, RankedResponses
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import EMPTY, Trajectories, concatenate, group_starts, pack
 from cluster.config.run_config import RunConfig
@@ -32,7 +32,7 @@ class Comparisons(Protocol):
         ...
 
 
-NONE = Ranked(EMPTY, np.zeros(0, np.float32))
+NONE = RankedResponses(EMPTY, np.zeros(0, np.float32))
 
 
 class PreferenceBatches:
@@ -50,12 +50,12 @@ class PreferenceBatches:
         self._num_a_step = config.objective.prompts_per_step
         self._data, self._comparisons = data, comparisons
 
-    def beside(
+    def auxiliary(
         self,
         index: int,
         rollouts: Trajectories = EMPTY,
         rewards: NDArray[np.float32] | None = None,
-    ) -> Beside | None:
+    ) -> AuxiliaryBatch | None:
         """Return what a step learns beside its rollouts.
 
         Args:
@@ -83,7 +83,7 @@ class PreferenceBatches:
         cloned = EMPTY
         if self._config.parameter("demonstrations"):
             cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
-        return Beside(
+        return AuxiliaryBatch(
             *ranked,
             num_comparisons=num_comparisons,
             num_compared=len(ranked.ranks),
@@ -95,7 +95,7 @@ class PreferenceBatches:
             renews_reference=self._config.is_self_play and self._begins_epoch(index),
         )
 
-    def for_discriminator(self, index: int) -> Ranked | None:
+    def for_discriminator(self, index: int) -> RankedResponses | None:
         """Return what the discriminator learns beside an update, if it learns preferences.
 
         Args:
@@ -105,7 +105,7 @@ class PreferenceBatches:
             return None
         return self._drawn(index)
 
-    def _drawn(self, index: int) -> Ranked:
+    def _drawn(self, index: int) -> RankedResponses:
         """The comparisons of a step, numbered anew, as a row may come twice in one."""
         assert self._comparisons
         trajectories, ranks = self._comparisons.select(
@@ -114,9 +114,9 @@ class PreferenceBatches:
         rows = trajectories.prompt_ids
         first = np.concatenate([[True], (rows[1:] != rows[:-1]) | (np.diff(ranks) < 0.0)])
         numbered = trajectories._asdict() | {"prompt_ids": np.cumsum(first) - 1}
-        return Ranked(Trajectories(**numbered), ranks)
+        return RankedResponses(Trajectories(**numbered), ranks)
 
-    def _self_play(self, rollouts: Trajectories) -> Ranked:
+    def _self_play(self, rollouts: Trajectories) -> RankedResponses:
         """Each prompt's demonstration, of rank 0, before the rollouts to it, of rank 1."""
         bounds = np.append(group_starts(rollouts), len(rollouts))
         rows = rollouts.prompt_ids[bounds[:-1]]
@@ -125,7 +125,7 @@ class PreferenceBatches:
         for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
             parts += [demonstrations.select([number]), rollouts.select(range(begin, end))]
             ranks += [0.0] + [1.0] * int(end - begin)
-        return Ranked(concatenate(parts), np.asarray(ranks, np.float32))
+        return RankedResponses(concatenate(parts), np.asarray(ranks, np.float32))
 
     def _rows(self, row_of_draw: Callable[[int], int], index: int) -> NDArray[np.int64]:
         first = index * self._num_a_step
@@ -139,7 +139,7 @@ class PreferenceBatches:
 
 def ranked_by_reward(
     rollouts: Trajectories, rewards: NDArray[np.float32], objective: str
-) -> Ranked:
+) -> RankedResponses:
     """Compare the responses of each prompt by their rewards.
 
     The best is preferred to the worst, or with plackett_luce all are ranked; of equally good ones
@@ -166,7 +166,7 @@ def ranked_by_reward(
         group = rollouts.select(begin + chosen)._asdict()
         parts.append(Trajectories(**group | {"prompt_ids": np.full(len(chosen), len(parts))}))
         ranks += [0.0, 0.0] if is_tie else range(len(chosen))
-    return Ranked(concatenate(parts), np.asarray(ranks, np.float32)) if parts else NONE
+    return RankedResponses(concatenate(parts), np.asarray(ranks, np.float32)) if parts else NONE
 
 
 def mismatched(comparisons: Trajectories) -> Trajectories:

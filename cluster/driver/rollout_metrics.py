@@ -5,18 +5,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from alignment.mdp.trajectories import FinishReason
-from cluster.driver.sampler import Sampled
+from cluster.driver.sampler import SampledStep
 from cluster.telemetry.metric_catalog import PHASES
 
 
-def rollout_metrics(sampled: Sampled, waited_s: float, step: int) -> dict[str, float]:
+def rollout_metrics(sampled: SampledStep, waited_s: float, step: int) -> dict[str, float]:
     """Describe what the policy sampled of a step: speed, lengths, truncation, staleness.
 
     Args:
         sampled: the step.
         waited_s: how long the driver waited for it; what no worker was sampling of it went into
             bringing workers up to date.
-        step: optimizer steps done when it is learnt from.
+        step: optimizer steps done when it is learned from.
 
     Returns:
         Metrics by name.

@@ -16,7 +16,7 @@ from actors.config.objective import ObjectiveConfig
 from actors.messages import RolloutRequest, RolloutResult
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import Trajectories, concatenate
-from cluster.driver.prompt_ledger import Ledger, Place, Ticket
+from cluster.driver.prompt_ledger import DrawState, Ledger, PromptDraw
 from cluster.fleet.fleet import Fleet
 
 SEED_STRIDE = 1_000_003  # a prime, so that neighbouring runs and draws share no seed
@@ -33,24 +33,24 @@ class Draws:
     ) -> None:
         self._row_of, self.next_number, self._again = row_of, next_number, list(again)
 
-    def take(self, count: int) -> list[Ticket]:
+    def take(self, count: int) -> list[PromptDraw]:
         """Draw this many prompts."""
         numbers = self._again[:count]
         self._again = self._again[count:]
         new = count - len(numbers)
         numbers += range(self.next_number, self.next_number + new)
         self.next_number += new
-        return [Ticket(number, self._row_of(number)) for number in numbers]
+        return [PromptDraw(number, self._row_of(number)) for number in numbers]
 
     def unfinished(self) -> list[int]:
         """Return the numbers that wait to be drawn again."""
         return list(self._again)
 
 
-class Sampled(NamedTuple):
+class SampledStep(NamedTuple):
     """The trajectories of one step."""
 
-    tickets: list[Ticket]
+    draws: list[PromptDraw]
     trajectories: Trajectories
     sampling_s: float
     """Longest time a worker took for one of the requests."""
@@ -89,8 +89,8 @@ class Sampler:
         self._most_prompts = max(1, max_sequences // self._group_size)
         self._seed = seed
         self._order: list[int] = []
-        self._ready: dict[int, tuple[Ticket, Trajectories, float]] = {}
-        self._shown: dict[int, tuple[Ticket, Trajectories, float]] = {}
+        self._ready: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
+        self._shown: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
         self._requests: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
@@ -105,14 +105,14 @@ class Sampler:
         if allowed:
             self.advanced_at = time.monotonic()
         while allowed > 0:
-            tickets = self._draws.take(min(size, allowed))
-            allowed -= len(tickets)
-            self.ledger.hand_out(tickets)
-            tickets = self._demonstrated(tickets)
-            if not tickets:
+            draws = self._draws.take(min(size, allowed))
+            allowed -= len(draws)
+            self.ledger.hand_out(draws)
+            draws = self._demonstrated(draws)
+            if not draws:
                 continue
-            self._order.extend(ticket.number for ticket in tickets)
-            request = asyncio.ensure_future(self._sample(tickets))
+            self._order.extend(draw.number for draw in draws)
+            request = asyncio.ensure_future(self._sample(draws))
             self._requests.add(request)
             request.add_done_callback(self._ended)
 
@@ -122,16 +122,16 @@ class Sampler:
             self._failure = self._failure or request.exception()
         self._changed.set()
 
-    def _demonstrated(self, tickets: list[Ticket]) -> list[Ticket]:
+    def _demonstrated(self, draws: list[PromptDraw]) -> list[PromptDraw]:
         """Answer by demonstrations as many of each step's draws as shall be; return the others."""
         others = []
-        for ticket in tickets:
-            if ticket.number % self._prompts_per_step < self._on_policy_prompts:
-                others.append(ticket)
+        for draw in draws:
+            if draw.number % self._prompts_per_step < self._on_policy_prompts:
+                others.append(draw)
                 continue
-            shown = self._data.demonstrations(np.asarray([ticket.prompt_id]))
-            self.ledger.move([ticket], Place.SAMPLED)
-            self._shown[ticket.number] = (ticket, shown, 0.0)
+            shown = self._data.demonstrations(np.asarray([draw.prompt_id]))
+            self.ledger.move([draw], DrawState.SAMPLED)
+            self._shown[draw.number] = (draw, shown, 0.0)
         self._changed.set()
         return others
 
@@ -143,25 +143,25 @@ class Sampler:
         has_rollouts = is_full and all(number in self._ready for number in oldest)
         return has_rollouts and len(self._shown) >= num_shown
 
-    async def _sample(self, tickets: list[Ticket]) -> None:
-        rows = tuple(ticket.prompt_id for ticket in tickets)
+    async def _sample(self, draws: list[PromptDraw]) -> None:
+        rows = tuple(draw.prompt_id for draw in draws)
         request = RolloutRequest(
             prompt_ids=rows,
             prompts=tuple(self._data.prompt_tokens(row) for row in rows),
             group_size=self._group_size,
-            seed=(self._seed * SEED_STRIDE + tickets[0].number) % 2**31,
+            seed=(self._seed * SEED_STRIDE + draws[0].number) % 2**31,
         )
         result: RolloutResult = await self._fleet.request("rollout", request)
         expected = np.repeat(rows, self._group_size)
         if not np.array_equal(result.trajectories.prompt_ids, expected):
             raise RuntimeError("a rollout worker answered other prompts than it was asked")
-        self.ledger.move(tickets, Place.SAMPLED)
-        for index, ticket in enumerate(tickets):
+        self.ledger.move(draws, DrawState.SAMPLED)
+        for index, draw in enumerate(draws):
             first = index * self._group_size
             group = result.trajectories.select(range(first, first + self._group_size))
-            self._ready[ticket.number] = (ticket, group, result.sampling_s)
+            self._ready[draw.number] = (draw, group, result.sampling_s)
 
-    async def step(self) -> Sampled:
+    async def step(self) -> SampledStep:
         """Wait for a whole step's trajectories. Raises what a request raised."""
         while not self._has_step():
             if self._failure:
@@ -174,15 +174,15 @@ class Sampler:
         parts = [self._ready.pop(number) for number in numbers]
         for number in sorted(self._shown)[: self._prompts_per_step - self._on_policy_prompts]:
             parts.append(self._shown.pop(number))
-        return Sampled(
-            [ticket for ticket, _, _ in parts],
+        return SampledStep(
+            [draw for draw, _, _ in parts],
             concatenate([group for _, group, _ in parts]),
             max(sampling_s for _, _, sampling_s in parts),
         )
 
-    def trained(self, tickets: Sequence[Ticket]) -> None:
-        """Note that a step was learnt."""
-        self.ledger.move(tickets, Place.TRAINED)
+    def trained(self, draws: Sequence[PromptDraw]) -> None:
+        """Note that a step was learned."""
+        self.ledger.move(draws, DrawState.TRAINED)
 
     def close(self) -> None:
         """Forget what is under way."""

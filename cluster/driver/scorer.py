@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from actors.config.choices import Level
 from actors.errors import RewardError
-from actors.messages import Ranked
+from actors.messages import RankedResponses
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
-from cluster.fleet.score_requests import Judges, rewards_of, spread
+from cluster.fleet.score_requests import Scorers, rewards_of, spread
 
 
 class Scores(NamedTuple):
@@ -67,16 +67,16 @@ def exact_logits(
 class Scorer:
     """Trains the discriminator on each step, then has everything scored."""
 
-    def __init__(self, judges: Judges, data: Data, level: Level, shared_folder: Path) -> None:
+    def __init__(self, scorers: Scorers, data: Data, level: Level, shared_folder: Path) -> None:
         """Bind the fleets.
 
         Args:
-            judges: who scores.
+            scorers: who scores.
             data: the demonstrations.
             level: on which the expert is matched.
             shared_folder: where the training worker leaves its weights for the others.
         """
-        self.discriminator, self._teacher, self._rewards = judges
+        self.discriminator, self._teacher, self._rewards = scorers
         self._data, self._level = data, level
         self._shared_folder = shared_folder
         self._num_updates = 0
@@ -106,7 +106,7 @@ class Scorer:
         return self.scales
 
     async def update(
-        self, trajectories: Trajectories, ranked: Ranked | None = None
+        self, trajectories: Trajectories, ranked: RankedResponses | None = None
     ) -> dict[str, float]:
         """Train the discriminator on fresh rollouts, their prompts' demonstrations, preferences."""
         if self.discriminator is None:

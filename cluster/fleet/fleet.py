@@ -19,7 +19,7 @@ from typing import Any
 from actors.errors import RetryableError
 from cluster.fleet import failure_policy
 from cluster.fleet.failure_policy import Decision
-from cluster.fleet.members import READY, Handle, Member, Roster, WorkerLostError
+from cluster.fleet.members import READY, Handle, Member, Members, WorkerLostError
 from cluster.fleet.requests import Request, RequestQueue
 from cluster.run_state.status import MemberStatus
 
@@ -73,7 +73,7 @@ class Fleet:
         self._start, self._sync, self._on_event, self._pause = start, sync, on_event, pause
         self._timeout_s, self._syncs_while_serving = timeout_s, syncs_while_serving
         self._tasks: set[asyncio.Task[None]] = set()
-        self._queue, self._members = RequestQueue(), Roster()
+        self._queue, self._members = RequestQueue(), Members()
         self._busy_s = 0.0
         self._wanted, self._num_started, self._consecutive_losses = 0, 0, 0
         self._newest: object = None
@@ -152,7 +152,7 @@ class Fleet:
             raise self._failure
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.put(Request(method, args, lead_only, done))
-        self._members.rouse(lead_only=lead_only)
+        self._members.wake(lead_only=lead_only)
         return await done
 
     async def close(self, patience_s: float = 5.0) -> None:
@@ -179,24 +179,24 @@ class Fleet:
         name = f"{self.kind}-{self._num_started}"
         self._num_started += 1
         member = self._members[name] = Member(name, self._start(name))
-        member.pump = self._spawn(self._pump(member))
+        member.worker_loop = self._spawn(self._worker_loop(member))
 
     def _dismiss(self, member: Member) -> None:
         """Let a worker finish what it has and leave; one that waits for room is gone at once."""
         if member.state == "waiting":
             self._members.pop(member.name)
             member.handle.kill()
-            if member.pump:
-                member.pump.cancel()
+            if member.worker_loop:
+                member.worker_loop.cancel()
         member.state = "draining"
 
-    async def _pump(self, member: Member) -> None:
+    async def _worker_loop(self, member: Member) -> None:
         try:
             await self._wait_for_room(member)
             await asyncio.wait_for(member.handle.call(READY), self._timeout_s)
             while request := await self._next_request(member):
                 await self._serve(member, request)
-            self._members.rouse()  # for a request that this one was roused for
+            self._members.wake()  # for a request that this one was roused for
             await asyncio.wait_for(member.handle.leave(), self._timeout_s)
             self._members.pop(member.name, None)
         except Exception as error:  # lost, too slow, or unable to start or sync
@@ -223,7 +223,7 @@ class Fleet:
             member.state = "serving"
             if request := self._queue.take(is_lead=self._members.lead() is member):
                 return request
-            await self._members.rest(member)
+            await self._members.wait(member)
         return None
 
     async def _bring_up_to_date(self, member: Member) -> None:
@@ -268,7 +268,7 @@ class Fleet:
             request.fail(self._failure)
         elif failure_policy.after_failed_request(request.attempts) is Decision.RETRY:
             self._queue.give_back(request)
-            self._members.rouse(lead_only=request.lead_only)
+            self._members.wake(lead_only=request.lead_only)
         else:
             reason = f"{request.method} failed on {request.attempts} {self.kind} workers: {error!r}"
             request.fail(FleetFailedError(reason))

@@ -47,7 +47,7 @@ class Member:
     num_served: int = 0
     serving_since: float | None = None
     """Since when it works on a request, on the monotonic clock."""
-    pump: asyncio.Task[None] | None = None
+    worker_loop: asyncio.Task[None] | None = None
     """What keeps it busy."""
     has_news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it should look again at what there is to do."""
@@ -63,7 +63,7 @@ def _label(version: object) -> str:
     return "" if version is None else str(version)
 
 
-class Roster(dict[str, Member]):
+class Members(dict[str, Member]):
     """Workers by name, in the order in which they were started."""
 
     def __init__(self) -> None:
@@ -93,13 +93,13 @@ class Roster(dict[str, Member]):
         now = time.monotonic()
         return sum(now - (member.serving_since or now) for member in self.serving())
 
-    async def rest(self, member: Member) -> None:
+    async def wait(self, member: Member) -> None:
         """Wait until this worker is roused."""
         member.has_news.clear()
         self._resting[member.name] = member
         await member.has_news.wait()
 
-    def rouse(self, *, lead_only: bool = False) -> None:
+    def wake(self, *, lead_only: bool = False) -> None:
         """Rouse one resting worker: the leading one, or whoever has rested longest.
 
         One alone, for a fleet of thousands would otherwise look up at every request.

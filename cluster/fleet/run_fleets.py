@@ -13,7 +13,7 @@ from cluster.config.worker_counts import reward_names
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.members import Handle
 from cluster.fleet.ray_worker import start_worker
-from cluster.fleet.score_requests import Judges, RewardFleet
+from cluster.fleet.score_requests import RewardFleet, Scorers
 from cluster.fleet.worker_factories import (
     build_discriminator_worker,
     build_reward_source,
@@ -24,7 +24,7 @@ from cluster.fleet.worker_factories import (
 from cluster.run_state.files import WEIGHTS
 
 
-class Place(NamedTuple):
+class WorkerResources(NamedTuple):
     """What a worker takes of its node, and what labels the node must have."""
 
     cpus: float
@@ -32,25 +32,25 @@ class Place(NamedTuple):
     labels: dict[str, str] | None
 
 
-class Crew(NamedTuple):
+class RunFleets(NamedTuple):
     """All fleets of a run."""
 
     rollout: Fleet
-    judges: Judges
+    scorers: Scorers
 
     def fleets(self) -> list[Fleet]:
         """Return every fleet there is."""
-        discriminator, teacher, rewards = self.judges
-        judges = [fleet for fleet in (discriminator, teacher) if fleet]
-        return [self.rollout, *judges, *(source.fleet for source in rewards.values())]
+        discriminator, teacher, rewards = self.scorers
+        scorers = [fleet for fleet in (discriminator, teacher) if fleet]
+        return [self.rollout, *scorers, *(source.fleet for source in rewards.values())]
 
 
-def hire(
+def start_fleets(
     config: RunConfig,
     run_dir: Path,
     on_event: Callable[[str], None],
     on_damage: Callable[[Exception], Awaitable[None]],
-) -> Crew:
+) -> RunFleets:
     """Make the fleets a run needs and start their workers.
 
     Args:
@@ -67,7 +67,7 @@ def hire(
     rollout = make(
         "rollout",
         functools.partial(build_rollout_worker, config, run_dir / WEIGHTS),
-        place=Place(
+        resources=WorkerResources(
             config.rollout.cpus_per_worker, config.rollout.gpus_per_worker, labels.get("rollout")
         ),
         environment=engine_environment(config.rollout),
@@ -81,7 +81,7 @@ def hire(
         discriminator = make(
             "discriminator",
             functools.partial(build_discriminator_worker, config),
-            place=Place(
+            resources=WorkerResources(
                 worker.cpus_per_worker, worker.gpus_per_worker, labels.get("discriminator")
             ),
             environment=thread_environment(worker.cpus_per_worker),
@@ -92,7 +92,9 @@ def hire(
         teacher = make(
             "teacher",
             functools.partial(build_teacher_worker, config, config.teacher),
-            place=Place(worker.cpus_per_worker, worker.gpus_per_worker, labels.get("teacher")),
+            resources=WorkerResources(
+                worker.cpus_per_worker, worker.gpus_per_worker, labels.get("teacher")
+            ),
             environment=thread_environment(worker.cpus_per_worker),
         )
         teacher.scale(worker.num_workers)
@@ -101,12 +103,12 @@ def hire(
         fleet = make(
             name,
             functools.partial(build_reward_source, source, config.model.name),
-            place=Place(1.0, 0.0, labels.get("reward")),
+            resources=WorkerResources(1.0, 0.0, labels.get("reward")),
             environment=thread_environment(1.0),
         )
         fleet.scale(source.num_workers)
         rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
-    return Crew(rollout, Judges(discriminator, teacher, rewards))
+    return RunFleets(rollout, Scorers(discriminator, teacher, rewards))
 
 
 async def sync_weights(
@@ -130,7 +132,7 @@ def _fleet(
     kind: str,
     build: Callable[[], Any],
     *,
-    place: Place,
+    resources: WorkerResources,
     environment: dict[str, str],
     sync: Callable[[Handle, Any], Any] | None = None,
     syncs_while_serving: bool = False,
@@ -139,11 +141,11 @@ def _fleet(
         return start_worker(
             name,
             build,
-            cpus=place.cpus,
-            gpus=place.gpus,
+            cpus=resources.cpus,
+            gpus=resources.gpus,
             shares_cpus=config.placement.phases_share_cpus,
             environment=environment,
-            labels=place.labels,
+            labels=resources.labels,
         )
 
     return Fleet(

@@ -12,7 +12,7 @@ PAUSED = "paused: no rollout workers"
 """The phase of a run whose rollout fleet was scaled to 0."""
 
 
-class Headcount:
+class FleetScaler:
     """Owns the sizes of a run's fleets once they are hired."""
 
     def __init__(

@@ -23,7 +23,7 @@ class RewardFleet(NamedTuple):
     on_error: Literal["stop", "drop"] = "stop"
 
 
-class Judges(NamedTuple):
+class Scorers(NamedTuple):
     """All fleets that score; the first two exclude each other."""
 
     discriminator: Fleet | None

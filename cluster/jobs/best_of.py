@@ -31,14 +31,14 @@ from alignment.rewards.best_of_n import Response
 from cluster.config.run_config import RunConfig
 from cluster.driver.sampler import SEED_STRIDE
 from cluster.fleet.fleet import FleetFailedError
-from cluster.fleet.run_fleets import Crew, hire
+from cluster.fleet.run_fleets import RunFleets, start_fleets
 from cluster.fleet.score_requests import RewardFleet, rewards_of
 from cluster.jobs.progress import SECONDS_BETWEEN_LINES
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
-from cluster.resources.availability import shortage, this_machine, wait_for_room
+from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.resources.placement import Plan, WorkerPlan, reserved_beside_learner
 from cluster.run_state.files import WEIGHTS
-from cluster.validation.best_of import Asked
+from cluster.validation.best_of import BestOfRequest
 
 PATIENCE = 4
 """A start, a sync, a request and its score may each take placement.timeout_s before the first
@@ -56,11 +56,11 @@ class Answers(NamedTuple):
     """Sampled in all."""
 
 
-def sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
+def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Answers:
     """Sample and score on the cluster of RAY_ADDRESS, or on one started for it.
 
     Args:
-        asked: checked.
+        request: checked.
         shared_folder: where the weights are while it lasts; all nodes see it.
         console: told how it goes.
 
@@ -72,22 +72,22 @@ def sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
         RunFailedError: if workers cannot be kept alive, a reward cannot be computed, or nothing is
             answered in time.
     """
-    plan = _plan(asked.config)
-    if is_embedded() and (missing := shortage(plan, this_machine())):
+    plan = _plan(request.config)
+    if is_embedded() and (missing := missing_resources(plan, this_machine())):
         raise InvalidInputError(f"sampling needs {missing}; lower rollout.num_workers by --set")
     name = f"best-of-{uuid4().hex[:8]}"  # no actor of a run under way has it
-    asked = asked._replace(config=asked.config.model_copy(update={"name": name}))
+    request = request._replace(config=request.config.model_copy(update={"name": name}))
     folder = str(shared_folder.resolve())
     try:
         with (
             tempfile.TemporaryDirectory(prefix="best-of-", dir=folder) as scratch,
             interrupted_by_signals(),
-            connected(asked.config),
+            connected(request.config),
         ):
             if not is_embedded():
-                wait_for_room(asked.config, plan, console)
-            with _progress(console, len(asked.rows) * asked.num_samples) as advance:
-                return asyncio.run(_sample(asked, Path(scratch), console, advance))
+                wait_for_resources(request.config, plan, console)
+            with _progress(console, len(request.rows) * request.num_samples) as advance:
+                return asyncio.run(_sample(request, Path(scratch), console, advance))
     except RewardError as error:
         raise RunFailedError(f"a reward cannot be computed: {error}") from error
     except FleetFailedError as error:
@@ -95,7 +95,7 @@ def sample(asked: Asked, shared_folder: Path, console: Console) -> Answers:
 
 
 async def _sample(
-    asked: Asked, scratch: Path, console: Console, advance: Callable[[int], None]
+    request: BestOfRequest, scratch: Path, console: Console, advance: Callable[[int], None]
 ) -> Answers:
     """Hire, let work, and dismiss, whatever happens meanwhile."""
 
@@ -105,20 +105,20 @@ async def _sample(
     def tell(what: str) -> None:
         console.print(what, highlight=False, markup=False, soft_wrap=True)
 
-    crew = hire(asked.config, scratch, tell, refuse)
+    run_fleets = start_fleets(request.config, scratch, tell, refuse)
     try:
-        published = await asyncio.to_thread(publish, asked, scratch / WEIGHTS)
-        crew.rollout.announce(published)
-        return await answers(asked, crew, advance)
+        published = await asyncio.to_thread(publish, request, scratch / WEIGHTS)
+        run_fleets.rollout.announce(published)
+        return await answers(request, run_fleets, advance)
     finally:
-        await asyncio.gather(*(fleet.close() for fleet in crew.fleets()))
+        await asyncio.gather(*(fleet.close() for fleet in run_fleets.fleets()))
 
 
-def publish(asked: Asked, weights: Path) -> Published:
+def publish(request: BestOfRequest, weights: Path) -> Published:
     """Put the policy's weights where rollout workers fetch them.
 
     Args:
-        asked: names the policy.
+        request: names the policy.
         weights: folder of the weight store, made if it is not there.
 
     Returns:
@@ -129,17 +129,19 @@ def publish(asked: Asked, weights: Path) -> Published:
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            asked.policy, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            request.policy, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, SafetensorError) as error:  # a run deletes old checkpoints
-        raise InvalidInputError(f"{asked.policy} cannot be loaded ({error}); try again") from error
-    limits = asked.config.data
+        raise InvalidInputError(
+            f"{request.policy} cannot be loaded ({error}); try again"
+        ) from error
+    limits = request.config.data
     room = limits.max_prompt_tokens + limits.max_response_tokens - 1
-    ids = asked.data.trajectories.token_ids[: min(CANARY_TOKENS, room)].tolist()
+    ids = request.data.trajectories.token_ids[: min(CANARY_TOKENS, room)].tolist()
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     said = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-    dtype = getattr(torch, asked.config.rollout.dtype)
+    dtype = getattr(torch, request.config.rollout.dtype)
     return WeightStore(weights).publish(
         PolicyVersion(0, 0),
         {name: tensor.detach().to(dtype) for name, tensor in model.named_parameters()},
@@ -147,12 +149,14 @@ def publish(asked: Asked, weights: Path) -> Published:
     )
 
 
-async def answers(asked: Asked, crew: Crew, advance: Callable[[int], None]) -> Answers:
-    """Have a crew that holds the weights answer and score every prompt.
+async def answers(
+    request: BestOfRequest, run_fleets: RunFleets, advance: Callable[[int], None]
+) -> Answers:
+    """Have a run_fleets that holds the weights answer and score every prompt.
 
     Args:
-        asked: what.
-        crew: rollout workers and reward sources.
+        request: what.
+        run_fleets: rollout workers and reward sources.
         advance: told of how many responses more there are rewards.
 
     Returns:
@@ -165,19 +169,19 @@ async def answers(asked: Asked, crew: Crew, advance: Callable[[int], None]) -> A
     """
     found, failures, num_tokens = dict[int, list[Response]](), dict[int, str](), 0
 
-    async def work(request: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
-        result: RolloutResult = await crew.rollout.request("rollout", request)
-        rewards, failed = await _rewards(asked, crew.judges.rewards, result.trajectories)
+    async def work(part: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
+        result: RolloutResult = await run_fleets.rollout.request("rollout", part)
+        rewards, failed = await _rewards(request, run_fleets.scorers.rewards, result.trajectories)
         failures.update(failed)
         advance(len(rewards))
         return result.trajectories, rewards
 
     for part, rewards in await _all_in_time(
-        [asyncio.ensure_future(work(request)) for request in requests(asked)],
-        PATIENCE * asked.config.placement.timeout_s,
+        [asyncio.ensure_future(work(part)) for part in requests(request)],
+        PATIENCE * request.config.placement.timeout_s,
     ):
         num_tokens += int(part.response_lengths.sum())
-        for row, response in _responses(part, rewards, asked.data):
+        for row, response in _responses(part, rewards, request.data):
             found.setdefault(row, []).append(response)
     if len(failures) == len(found):
         raise RewardError(f"no prompt has all its rewards; the first: {failures[min(failures)]}")
@@ -185,36 +189,36 @@ async def answers(asked: Asked, crew: Crew, advance: Callable[[int], None]) -> A
     return Answers(kept, dict(sorted(failures.items())), num_tokens)
 
 
-def requests(asked: Asked) -> Iterator[RolloutRequest]:
+def requests(request: BestOfRequest) -> Iterator[RolloutRequest]:
     """Divide the work: whole prompts, as many as an engine extends at once, else a part of one.
 
     Yields:
         Requests in the order of the rows, each with a seed of its own.
     """
-    rollout, rows = asked.config.rollout, asked.rows
+    rollout, rows = request.config.rollout, request.rows
     share = -(-len(rows) // rollout.num_workers)
-    num_prompts = max(1, min(rollout.max_sequences // asked.num_samples, share))
-    at_once = min(asked.num_samples, rollout.max_sequences)
-    number = asked.config.seed * SEED_STRIDE
+    num_prompts = max(1, min(rollout.max_sequences // request.num_samples, share))
+    at_once = min(request.num_samples, rollout.max_sequences)
+    number = request.config.seed * SEED_STRIDE
     for first in range(0, len(rows), num_prompts):
         part = rows[first : first + num_prompts].tolist()
-        for begun in range(0, asked.num_samples, at_once):
+        for begun in range(0, request.num_samples, at_once):
             yield RolloutRequest(
                 prompt_ids=tuple(part),
-                prompts=tuple(asked.data.prompt_tokens(row) for row in part),
-                group_size=min(at_once, asked.num_samples - begun),
+                prompts=tuple(request.data.prompt_tokens(row) for row in part),
+                group_size=min(at_once, request.num_samples - begun),
                 seed=number % 2**31,
             )
             number += 1
 
 
 async def _rewards(
-    asked: Asked, sources: Mapping[str, RewardFleet], trajectories: Trajectories
+    request: BestOfRequest, sources: Mapping[str, RewardFleet], trajectories: Trajectories
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """Return [trajectory] weighed sums of the rewards, and the prompts that failed and why."""
     total, failures = np.zeros(len(trajectories), np.float32), dict[int, str]()
     prompt_ids = trajectories.prompt_ids.tolist()
-    expert = [asked.data.texts(row)[1] for row in prompt_ids]
+    expert = [request.data.texts(row)[1] for row in prompt_ids]
     for name, source in sources.items():
         try:
             values, failed = await rewards_of(source, trajectories, expert)
@@ -224,7 +228,7 @@ async def _rewards(
             # All prompts of this part failed; whether there are others shows at the end.
             values = np.full(len(trajectories), np.nan, np.float32)
             failed = dict.fromkeys(prompt_ids, str(error))
-        total += np.float32(source.weight / asked.scales.get(name, 1.0)) * values
+        total += np.float32(source.weight / request.scales.get(name, 1.0)) * values
         failures |= failed
     return total, failures
 

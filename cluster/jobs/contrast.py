@@ -42,7 +42,7 @@ def write_closed_form(run_dir: Path, config: RunConfig, pair: "Pair", folder: Pa
 
     Args:
         run_dir: of the run.
-        config: of the run, its warm_start.steps above 0.
+        config: of the run, its sft.steps above 0.
         pair: must be init-sft.
         folder: absent or empty.
 
@@ -72,10 +72,10 @@ def write_closed_form(run_dir: Path, config: RunConfig, pair: "Pair", folder: Pa
 
 
 def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
-    """Find the policy that the warm start ended with among a run's checkpoints.
+    """Find the policy that SFT ended with among a run's checkpoints.
 
     Steps of the discriminator's warm-up leave the policy as it is, so a checkpoint is of pi_SFT
-    where as many optimizer steps are behind it as the warm start has.
+    where as many optimizer steps are behind it as SFT has.
 
     Args:
         run_dir: of the run.
@@ -85,10 +85,10 @@ def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
         Its folder, in Hugging Face format.
 
     Raises:
-        InvalidInputError: if the warm start is not over, or its checkpoint is no longer kept.
+        InvalidInputError: if SFT is not over, or its checkpoint is no longer kept.
     """
     manifest = load_manifest(run_dir, config.name)
-    steps = config.warm_start.steps
+    steps = config.sft.steps
     positions: list[Position] = [manifest, *([manifest.previous] if manifest.previous else [])]
     for position in positions:
         checkpoint = checkpoint_folder(run_dir, position)
@@ -97,7 +97,7 @@ def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
     if manifest.step < steps:
         raise InvalidInputError(
             f"{run_dir} has no pi_SFT yet: its newest checkpoint is of step {manifest.step} and "
-            f"its warm start ends at step {steps}; let it go on until then"
+            f"its SFT ends at step {steps}; let it go on until then"
         )
     kept = " and ".join(str(position.step) for position in reversed(positions))
     raise InvalidInputError(
@@ -176,9 +176,9 @@ def _config_with(run_dir: Path, pair: "Pair") -> "RunConfig":
     from cluster.run_state.directory import read_config  # noqa: PLC0415
 
     config = read_config(run_dir)
-    if "sft" in pair and not config.warm_start.steps:
+    if "sft" in pair and not config.sft.steps:
         raise InvalidInputError(
-            f"{run_dir} has no pi_SFT, since its warm_start.steps is 0; run the job with more in "
+            f"{run_dir} has no pi_SFT, since its sft.steps is 0; run the job with more in "
             "another --run-dir, or take --pair init-demonstrations"
         )
     return config
@@ -190,7 +190,7 @@ def _require_phases(run: "Run", config: "RunConfig", phases: tuple[str, ...]) ->
         if phase not in run.samples:
             when = {
                 "before": "before its first step",
-                "after_warm_start": f"after its warm start of {config.warm_start.steps} steps",
+                "after_sft": f"after its SFT of {config.sft.steps} steps",
             }[phase]
             raise InvalidInputError(
                 f"{run.path} has no answers of the phase {phase} yet, which it gives {when}; let "

@@ -29,33 +29,33 @@ MAX_DATA_MIB = 100
 """Larger demonstrations belong on storage that the cluster sees; Ray refuses parcels of 500 MiB."""
 
 
-def pack(config: RunConfig, job_path: Path, parcel: Path) -> None:
+def pack(config: RunConfig, job_path: Path, package_dir: Path) -> None:
     """Fill a folder with what a job needs on the cluster.
 
     Args:
         config: the job, its paths absolute.
         job_path: its file; modules that the job names are looked for beside it.
-        parcel: an empty folder.
+        package_dir: an empty folder.
 
     Raises:
         InvalidInputError: if the demonstrations are too large to be shipped.
     """
     for package in PACKAGES:
         source = Path(__file__).resolve().parents[2] / package
-        shutil.copytree(source, parcel / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, package_dir / package, ignore=shutil.ignore_patterns("__pycache__"))
     for module in modules_beside(config, job_path.resolve().parent):
         if module.is_dir():
-            shutil.copytree(module, parcel / module.name)
+            shutil.copytree(module, package_dir / module.name)
         else:
-            shutil.copy(module, parcel)
+            shutil.copy(module, package_dir)
     settings = config.model_dump(mode="json")
     for section, path in data_paths(config).items():
         if path.is_file():
-            settings[section]["path"] = str(_pack_data(section, path, parcel))
-    (parcel / JOB).write_text(yaml.safe_dump(settings, sort_keys=False))
+            settings[section]["path"] = str(_pack_data(section, path, package_dir))
+    (package_dir / JOB).write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _pack_data(section: str, path: Path, parcel: Path) -> Path:
+def _pack_data(section: str, path: Path, package_dir: Path) -> Path:
     """Copy a file of data under a name that tells their content.
 
     A run that is submitted again finds its old data, or refuses new ones.
@@ -73,8 +73,8 @@ def _pack_data(section: str, path: Path, parcel: Path) -> Path:
             f"{MAX_DATA_MIB}; put it on storage that the cluster sees, and name its path there"
         )
     digest = xxhash.xxh64(path.read_bytes()).hexdigest()[:8]
-    (parcel / DATA).mkdir(exist_ok=True)
-    shutil.copy(path, parcel / DATA / f"{path.stem}-{digest}{path.suffix}")
+    (package_dir / DATA).mkdir(exist_ok=True)
+    shutil.copy(path, package_dir / DATA / f"{path.stem}-{digest}{path.suffix}")
     return Path(DATA) / f"{path.stem}-{digest}{path.suffix}"
 
 
@@ -87,28 +87,28 @@ def modules_beside(config: RunConfig, folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def unpack(parcel: Path, run_dir: Path) -> Path:
+def unpack(package_dir: Path, run_dir: Path) -> Path:
     """Put shipped data beside the run directory, where they outlive the parcel.
 
     Args:
-        parcel: the working directory of the Ray job.
+        package_dir: the working directory of the Ray job.
         run_dir: of the run.
 
     Returns:
         A job file that names them there.
     """
-    settings = yaml.safe_load((parcel / JOB).read_text())
+    settings = yaml.safe_load((package_dir / JOB).read_text())
     for section in (settings["data"], settings["preferences"] or {}):
         shipped = Path(section.get("path") or "")
-        if not (parcel / shipped).is_file() or shipped.is_absolute():
+        if not (package_dir / shipped).is_file() or shipped.is_absolute():
             continue
         kept = run_dir.resolve().parent / shipped
         kept.parent.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-            shutil.copy(parcel / shipped, partial)
+            shutil.copy(package_dir / shipped, partial)
             partial.replace(kept)
         section["path"] = str(kept)
-    job = parcel / f"{settings['name']}.yaml"
+    job = package_dir / f"{settings['name']}.yaml"
     job.write_text(yaml.safe_dump(settings, sort_keys=False))
     return job

@@ -38,7 +38,7 @@ class TimeLeft:
             self._began = self._clock()
         done = status.iteration - self._first
         left = status.num_iterations - status.iteration
-        if not done or status.stage not in ("warm_start", "discriminator_warm_up", "imitation"):
+        if not done or status.stage not in ("sft", "discriminator_warm_up", "on_policy"):
             return ""
         seconds = (self._clock() - self._began) / done * left
         left_text = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

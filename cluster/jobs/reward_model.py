@@ -20,7 +20,7 @@ from alignment.preferences.reward_model_loss import learned_likelihood
 from alignment.report.reward_model.page import write_reward_model_report
 from alignment.rewards.evaluation import (
     FIGURES,
-    MemberVerdict,
+    MemberLogits,
     held_out_figures,
     held_out_of,
     length_baseline,
@@ -31,9 +31,9 @@ from cluster.config.run_config import RunConfig
 from cluster.jobs.progress import SECONDS_BETWEEN_LINES
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
 from cluster.learner.reward_model_host import BEAT, GangFailedError, num_finished, watched_gang
-from cluster.resources.availability import this_machine, wait_for_room
+from cluster.resources.availability import this_machine, wait_for_resources
 from cluster.run_state.files import write_atomically
-from cluster.validation.reward_model import Findings, check, write_record
+from cluster.validation.reward_model import RewardModelReport, check, write_record
 
 
 def train_reward_model(
@@ -98,7 +98,7 @@ def write_figures(
     """
     settings = settings_of(config, training)
     files = (member_folder(run_dir, m) / HELD_OUT for m in range(training.num_members))
-    verdicts = [MemberVerdict(**json.loads(file.read_text())) for file in files]
+    verdicts = [MemberLogits(**json.loads(file.read_text())) for file in files]
     likelihoods = [
         learned_likelihood(
             settings.likelihood, settings.likelihood_parameters, torch.tensor(verdict.log_tie)
@@ -124,9 +124,9 @@ def write_figures(
 
 def _checked_on_cluster(
     config: RunConfig, training: Training, run_dir: Path, console: Console
-) -> Findings:
+) -> RewardModelReport:
     found = check(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    wait_for_room(config, found.plan, console)
+    wait_for_resources(config, found.plan, console)
     return found
 
 

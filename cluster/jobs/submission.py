@@ -155,14 +155,14 @@ def submit(
             "the new one another name by --set name=NAME"
         )
     place = run_dir or f"{RUNS_DIR}/{name}"
-    with tempfile.TemporaryDirectory(prefix="irlign-") as parcel:
-        package.pack(config, job_path, Path(parcel))
+    with tempfile.TemporaryDirectory(prefix="irlign-") as package_dir:
+        package.pack(config, job_path, Path(package_dir))
         job_id = client.submit_job(
             entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.run_package "
             + shlex.quote(place),
             submission_id=_free_id(client, name),
             runtime_env={
-                "working_dir": parcel,
+                "working_dir": package_dir,
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
             },
             metadata={RUN: name, RUN_DIR: place},

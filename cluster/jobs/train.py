@@ -26,7 +26,7 @@ from cluster.driver.actor import CONCURRENT_CALLS, DriverHost
 from cluster.jobs.control import leave_address, remove_address
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
-from cluster.resources.availability import shortage, this_machine, wait_for_room
+from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.run_state.files import write_atomically
 from cluster.run_state.status import Status
 from cluster.validation.preflight import check, show_caveat
@@ -90,14 +90,14 @@ def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> Non
     """
     waits = config.placement.when_full == "wait"
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    findings = check(config, run_dir, BOUNDLESS if waits else there)
-    show_caveat(config, findings, console)
+    report = check(config, run_dir, BOUNDLESS if waits else there)
+    show_caveat(config, report, console)
     if is_running():
         return
-    if missing := shortage(findings.plan, there):
+    if missing := missing_resources(report.plan, there):
         console.print(f"the run needs {missing} in all: workers wait for nodes", highlight=False)
         return
-    wait_for_room(config, findings.plan, console)
+    wait_for_resources(config, report.plan, console)
 
 
 def end_what_is_over() -> None:

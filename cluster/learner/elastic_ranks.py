@@ -1,8 +1,8 @@
-"""How many ranks a gang of the learner gets where that may vary. Pure: Ray is not asked here.
+"""How many ranks the learner's worker group gets where that number may vary.
 
-Ray Train starts, grows and shrinks such a gang, but what it counts is what the nodes have in all,
-whoever holds it and whatever their labels (Ray 2.60). On nodes that other workers share it would
-wait for ever for room that is not there; so the count is made here.
+Ray Train starts, grows and shrinks such a worker group, but what it counts is what the nodes have
+in all, whoever holds it and whatever their labels (Ray 2.60). On nodes that other workers share it
+would wait for ever for room that is not there; so the count is made here.
 """
 
 import time
@@ -21,10 +21,10 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-LOOK_FOR_ROOM_S = 1.0
+RESOURCE_CHECK_S = 1.0
 
 
-class RoomPolicy(ElasticScalingPolicy):
+class AvailableResourcesPolicy(ElasticScalingPolicy):
     """Ray Train's policy for a number of ranks that may vary, with our count of the room."""
 
     def __init__(self, scaling: ScalingConfig, others: Mapping[str, float]) -> None:
@@ -40,21 +40,21 @@ class RoomPolicy(ElasticScalingPolicy):
         worker_group_state: Any,  # noqa: ANN401  # Ray Train's own classes
         worker_group_status: Any,  # noqa: ANN401
     ) -> ScalingDecision:
-        """Keep or replace the gang that works; what it holds counts as free for it."""
+        """Keep or replace the worker group that works; what it holds counts as free for it."""
         self._ranks_on = Counter(rank.metadata.node_id for rank in worker_group_state.workers)
         return super().make_decision_for_running_worker_group(
             worker_group_state, worker_group_status
         )
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Begin a gang once there is room; Ray Train asks again and again, without a pause."""
+        """Begin a worker group once resources are free. Ray Train polls this without a pause."""
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
-            time.sleep(LOOK_FOR_ROOM_S)
+            time.sleep(RESOURCE_CHECK_S)
         return decision
 
     def before_controller_execute_resize_decision(self, resize_decision: ResizeDecision) -> None:
-        """Note that the gang there was ends now."""
+        """Note that the worker group there was ends now."""
         super().before_controller_execute_resize_decision(resize_decision)
         self._ranks_on = Counter()
 
@@ -80,7 +80,7 @@ class RoomPolicy(ElasticScalingPolicy):
 
 
 class ElasticTrainer(TorchTrainer):
-    """Ray Train's trainer with RoomPolicy, for which it has no setting."""
+    """Ray Train's trainer with AvailableResourcesPolicy, for which it has no setting."""
 
     def __init__(self, *args: Any, others: Mapping[str, float], **settings: Any) -> None:  # noqa: ANN401
         """Take a trainer's settings, and what the run's other workers reserve."""
@@ -88,7 +88,7 @@ class ElasticTrainer(TorchTrainer):
         self._others = others
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:  # noqa: ANN401
-        policy = RoomPolicy(cast("ScalingConfig", self.scaling_config), self._others)
+        policy = AvailableResourcesPolicy(cast("ScalingConfig", self.scaling_config), self._others)
         settings["scaling_policy"] = policy
         return super()._initialize_and_run_controller(**settings)
 
@@ -103,7 +103,7 @@ class NodeRoom(NamedTuple):
     capacity: Mapping[str, float]
     """What it has in all."""
     free: Mapping[str, float]
-    """What nobody holds but this gang itself; nothing if ranks may not go there."""
+    """What nobody holds but this worker group itself; nothing if ranks may not go there."""
 
 
 def ranks_with_room(
@@ -117,7 +117,7 @@ def ranks_with_room(
     """Count the ranks that find room now and leave enough for the run's other workers.
 
     Those others may still be starting, or wait for a node that was lost; without care for them a
-    gang would take their place and never be fed. Only at_least ranks come before them.
+    worker group would take their place and never be fed. Only at_least ranks come before them.
 
     Args:
         nodes: all that live.
@@ -127,7 +127,7 @@ def ranks_with_room(
         at_most: ranks that it can use.
 
     Returns:
-        The number of ranks; below at_least there is no room for a gang now.
+        The number of ranks; below at_least there is no room for a worker group now.
     """
     now = sum(_times(node.free, rank) for node in nodes)
     left = {

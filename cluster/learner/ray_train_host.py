@@ -1,10 +1,10 @@
-"""The learner on Ray Train: a gang of ranks that runs actors/learner/learner.py and asks for work.
+"""The learner on Ray Train: a worker group of ranks, each running actors/learner/learner.py.
 
-Ray Train places the ranks, forms the process group and ends the gang if one rank fails; what to do
-then is decided here, by the same policy as for every other worker. A gang always begins from the
-checkpoint that the driver names, so Ray Train's own checkpoints are not used. Where the number of
-ranks may vary, Ray Train also replaces a gang by a larger or smaller one; to the driver that is a
-gang like any other, and it counts as no failure.
+Ray Train places the ranks, forms the process group and ends the worker group if one rank fails;
+what to do then is decided here, by the same policy as for every other worker. A worker group always
+begins from the checkpoint that the driver names, so Ray Train's own checkpoints are not used. Where
+the number of ranks may vary, Ray Train also replaces a worker group by a larger or smaller one; to
+the driver that is a worker group like any other, and it counts as no failure.
 """
 
 import logging
@@ -38,24 +38,24 @@ logger = logging.getLogger(__name__)
 
 
 RESIZE_EVERY_S = 60.0
-"""How often a gang that works is compared with the room there is: to begin again with more ranks
-costs the steps since the newest checkpoint, so not for every node that shows itself."""
+"""How often a running worker group is compared with the available resources. A restart with more
+ranks costs the steps since the newest checkpoint, so it is not done for every node that joins."""
 
 
 ELASTIC_START_S = "10"
-"""How long a gang waits for the room that was counted for it, before room is counted again: a node
+"""How long a worker group waits for its resources before they are counted again: a node
 that was lost may still be counted at first. Ray Train's own limit, 60 s, is for fixed numbers."""
 
 
 COLLECTIVE_TIMEOUT_S = 300
-"""A rank that waits longer for the others fails, and the gang begins again from a checkpoint."""
+"""A rank that waits longer for the others fails; its worker group restarts from a checkpoint."""
 
 
 class RayLearnerPort:
     """A rank's way to the driver. Every call has a deadline; waiting for work is many calls."""
 
     def __init__(self, driver: Any, timeout_s: float) -> None:  # noqa: ANN401  # a Ray handle
-        self._driver, self._timeout_s, self._incarnation = driver, timeout_s, -1
+        self._driver, self._timeout_s, self._attempt = driver, timeout_s, -1
 
     def _ask(self, method: str, *args: Any) -> Any:  # noqa: ANN401
         reply = getattr(self._driver, method).remote(*args)
@@ -64,13 +64,13 @@ class RayLearnerPort:
     def start(self, rank: int, world_size: int) -> LearnerStart:
         """Say that this rank is up, and learn where to begin."""
         start: LearnerStart = self._ask("learner_start", rank, world_size)
-        self._incarnation = start.incarnation
+        self._attempt = start.attempt
         return start
 
     def next_task(self, rank: int, world_size: int, index: int) -> LearnerTask:
-        """Wait for task number index of this gang."""
+        """Wait for task number index of this worker group."""
         while True:
-            task = self._ask("learner_task", self._incarnation, rank, world_size, index)
+            task = self._ask("learner_task", self._attempt, rank, world_size, index)
             if task is not None:
                 return LearnerTask(*task)
 
@@ -80,11 +80,11 @@ class RayLearnerPort:
 
     def finished(self, index: int, metrics: Mapping[str, float]) -> None:
         """Say that a task is done."""
-        self._ask("learner_finished", self._incarnation, index, dict(metrics))
+        self._ask("learner_finished", self._attempt, index, dict(metrics))
 
 
 def run_rank(settings: dict[str, Any]) -> None:
-    """Be one rank: what Ray Train calls in each worker of the gang."""
+    """Be one rank: what Ray Train calls in each worker of the worker group."""
     from actors.learner.settings import LearnerSettings  # noqa: PLC0415
     from actors.learner.train_loop import train_loop  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def run_rank(settings: dict[str, Any]) -> None:
         LearnerSettings(
             model=config.model.name,
             weights=Path(settings["run_dir"]) / WEIGHTS,
-            warm_start=config.warm_start,
+            sft=config.sft,
             objective=config.objective,
             temperature=config.rollout.temperature,
             published_dtype=config.rollout.dtype,
@@ -113,7 +113,7 @@ def run_rank(settings: dict[str, Any]) -> None:
 
 
 class LearnerHost:
-    """Keeps a gang running from the moment it is made; restarted, it needs nobody to call it."""
+    """Keeps a worker group running from the moment it is made; it needs no call to restart."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class LearnerHost:
         be_rank: Callable[[dict[str, Any]], None] = run_rank,
         resize_every_s: float = RESIZE_EVERY_S,
     ) -> None:
-        """Start the first gang.
+        """Start the first worker group.
 
         Args:
             config: of the run.
@@ -133,7 +133,7 @@ class LearnerHost:
             driver_name: of the actor that gives the ranks their tasks.
             namespace: of that actor.
             be_rank: what each rank does, from start to end.
-            resize_every_s: how often a gang is compared with the room there is.
+            resize_every_s: how often a worker group is compared with the room there is.
         """
         self._config, self._run_dir = config, run_dir
         self._driver_name, self._namespace = driver_name, namespace
@@ -153,7 +153,7 @@ class LearnerHost:
             try:
                 self._trainer().fit()
                 return
-            except Exception as error:  # whatever ended the gang, the policy decides
+            except Exception as error:  # whatever ended the worker group, the policy decides
                 finished = cast("int", ray.get(driver.learner_progress.remote(), timeout=60.0))
                 losses = 1 if finished > finished_before else losses + 1
                 finished_before = finished

@@ -1,8 +1,9 @@
 """Where the learner's ranks fetch their tasks and the driver hands them in.
 
-Ranks pull, in lock-step; the driver submits whole tasks, and each rank is given its share. A gang
-is all ranks between two starts. When a gang is replaced, every task of the old one ends in
-LearnerRestartedError, and the driver goes back to the checkpoint from which the new gang begins.
+Ranks pull, in lock-step; the driver submits whole tasks, and each rank is given its share. A worker
+group is all ranks between two starts. When a worker group is replaced, every task of the old one
+ends in WorkerGroupRestartedError, and the driver goes back to the checkpoint from which the new
+worker group begins.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from actors.messages import Beside, LearnerStart, LearnerTask
+from actors.messages import AuxiliaryBatch, LearnerStart, LearnerTask
 from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
 
 LONGEST_POLL_S = 20.0
@@ -30,7 +31,7 @@ STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
 REPUBLISH = STOP._replace(kind="republish", publish=True)
 
 
-class LearnerRestartedError(RuntimeError):
+class WorkerGroupRestartedError(RuntimeError):
     """The learner began again; what was submitted before is void."""
 
 
@@ -39,7 +40,7 @@ class LearnerFailedError(RuntimeError):
 
 
 class SupersededError(RuntimeError):
-    """A rank of an old gang asked for work; it must end so that a whole gang can start."""
+    """A rank of an old worker group asked for work; it must end so that a new group can start."""
 
 
 def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
@@ -52,7 +53,7 @@ def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
         teacher_states=None
         if task.teacher_states is None
         else task.trajectories.select_values(task.teacher_states, rows),
-        beside=task.beside and _share_beside(task.beside, rank, world_size),
+        auxiliary=task.auxiliary and _auxiliary_share(task.auxiliary, rank, world_size),
     )
 
 
@@ -67,34 +68,35 @@ def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.
     return np.concatenate(mine) if mine else np.zeros(0, np.int64)
 
 
-def _share_beside(beside: Beside, rank: int, world_size: int) -> Beside:
-    rows = _rows_of_rank(beside.comparisons, rank, world_size)
+def _auxiliary_share(auxiliary: AuxiliaryBatch, rank: int, world_size: int) -> AuxiliaryBatch:
+    rows = _rows_of_rank(auxiliary.comparisons, rank, world_size)
 
     def part(trajectories: Trajectories) -> Trajectories:
         return trajectories.select(_rows_of_rank(trajectories, rank, world_size))
 
-    return beside._replace(
-        comparisons=beside.comparisons.select(rows),
-        ranks=beside.ranks[rows],
-        demonstrations=part(beside.demonstrations),
-        mismatched=part(beside.mismatched),
+    return auxiliary._replace(
+        comparisons=auxiliary.comparisons.select(rows),
+        ranks=auxiliary.ranks[rows],
+        demonstrations=part(auxiliary.demonstrations),
+        mismatched=part(auxiliary.mismatched),
     )
 
 
-class LearnerDesk:
-    """Owns the tasks of the current gang.
+class LearnerTaskQueue:
+    """Owns the tasks of the current worker group.
 
     The driver's side: submit. The ranks' side: start, next_task, finished. Both in one event loop.
     """
 
-    def __init__(self, incarnation: int, timeout_s: float) -> None:
-        """Open the desk.
+    def __init__(self, attempt: int, timeout_s: float) -> None:
+        """Open the task queue.
 
         Args:
-            incarnation: of the last gang of this run, or -1; the next gang's is one more.
-            timeout_s: how long a rank waits for the rest of its gang.
+            attempt: of the last worker group of this run, or -1; the next worker group's is one
+            more.
+            timeout_s: how long a rank waits for the rest of its worker group.
         """
-        self.incarnation = incarnation
+        self.attempt = attempt
         self._timeout_s = timeout_s
         self._checkpoint: str | None = None
         self._began_from: str | None = None
@@ -112,38 +114,38 @@ class LearnerDesk:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of all gangs so far: tells a learner that works from one that cannot."""
+        """Optimizer steps of all worker groups so far; shows whether the learner makes progress."""
         return self._num_steps
 
     def set_checkpoint(self, checkpoint: str | None) -> None:
-        """Say from where the next gang begins."""
+        """Say from where the next worker group begins."""
         self._checkpoint = checkpoint
 
     async def start(self, rank: int, world_size: int) -> LearnerStart:
-        """Take part in the current gang, or begin a new one if this rank was already in it."""
+        """Join the current worker group, or begin a new one if this rank was already in it."""
         async with self._changed:
             is_other = world_size != self._world_size  # of what is left of one that never came up
             if self._num_gangs == 0 or self._is_up or rank in self._present or is_other:
                 self._begin_gang()
                 self._world_size = world_size
-            incarnation = self.incarnation
+            attempt = self.attempt
             self._present.add(rank)
             if len(self._present) == world_size:
                 self._is_up, self._began_from = True, self._checkpoint
             self._changed.notify_all()
 
             def is_settled() -> bool:
-                return self._is_up or self.incarnation != incarnation
+                return self._is_up or self.attempt != attempt
 
             await asyncio.wait_for(self._changed.wait_for(is_settled), self._timeout_s)
-        self._check(incarnation)
-        return LearnerStart(incarnation, self._began_from)
+        self._check(attempt)
+        return LearnerStart(attempt, self._began_from)
 
     def _begin_gang(self) -> None:
         self._num_gangs += 1
-        self.incarnation += 1
+        self.attempt += 1
         self._present, self._tasks, self._is_up = set(), [], False
-        self._void(LearnerRestartedError("the learner was restarted"))
+        self._void(WorkerGroupRestartedError("the learner was restarted"))
 
     def _void(self, error: Exception) -> None:
         results, self._results = self._results, []
@@ -151,9 +153,11 @@ class LearnerDesk:
             if not result.done():
                 result.set_exception(error)
 
-    def _check(self, incarnation: int) -> None:
-        if incarnation != self.incarnation:
-            raise SupersededError(f"gang {incarnation} was replaced by gang {self.incarnation}")
+    def _check(self, attempt: int) -> None:
+        if attempt != self.attempt:
+            raise SupersededError(
+                f"worker group {attempt} was replaced by worker group {self.attempt}"
+            )
 
     async def fail(self, reason: str) -> None:
         """Give up: whatever is submitted, now or later, ends in LearnerFailedError."""
@@ -168,14 +172,14 @@ class LearnerDesk:
         async with self._changed:
             self._changed.notify_all()
 
-    async def trust_gang(self) -> int:
-        """Wait until a whole gang is up that began from the newest checkpoint.
+    async def wait_for_worker_group(self) -> int:
+        """Wait until a whole worker group is up that began from the newest checkpoint.
 
         One that began from an older one, because it came while the newest was being written, is
         sent away.
 
         Returns:
-            Its incarnation.
+            Its attempt.
 
         Raises:
             LearnerFailedError: if the learner was given up, or does not come up in time.
@@ -189,8 +193,8 @@ class LearnerDesk:
                 raise LearnerFailedError(f"{slow}; raise placement.timeout_s") from error
         if self._failure:
             raise self._failure
-        self._trusted = self.incarnation
-        return self.incarnation
+        self._trusted = self.attempt
+        return self.attempt
 
     def _has_fit_gang(self) -> bool:
         if self._is_up and self._began_from != self._checkpoint:
@@ -205,7 +209,8 @@ class LearnerDesk:
             The learner's metrics.
 
         Raises:
-            LearnerRestartedError: if the trusted gang was replaced, before or meanwhile.
+            WorkerGroupRestartedError: if the trusted worker group was replaced, before or
+            meanwhile.
             LearnerFailedError: if the learner was given up, or is too slow.
         """
         result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
@@ -213,8 +218,8 @@ class LearnerDesk:
             # Looked at here, for while it waited for the lock the learner may have been lost.
             if self._failure:
                 raise self._failure
-            if self._trusted != self.incarnation:
-                raise LearnerRestartedError("the learner was restarted")
+            if self._trusted != self.attempt:
+                raise WorkerGroupRestartedError("the learner was restarted")
             self._tasks.append(task)
             self._results.append(result)
             self._changed.notify_all()
@@ -230,39 +235,40 @@ class LearnerDesk:
         """Have the newest weights published again; once, however many workers ask meanwhile.
 
         Raises:
-            LearnerRestartedError: if the gang was replaced; the next one publishes anyway.
+            WorkerGroupRestartedError: if the worker group was replaced; the next one publishes
+            anyway.
         """
         if self._republishing is None or self._republishing.done():
             self._republishing = asyncio.ensure_future(self.submit(REPUBLISH))
         await asyncio.shield(self._republishing)
 
     async def next_task(
-        self, incarnation: int, rank: int, world_size: int, index: int
+        self, attempt: int, rank: int, world_size: int, index: int
     ) -> LearnerTask | None:
         """Return a rank's share of a task, or None if there is none yet: then ask again.
 
         Raises:
-            SupersededError: if the rank's gang was replaced.
+            SupersededError: if the rank's worker group was replaced.
         """
-        self._check(incarnation)
+        self._check(attempt)
 
         def is_settled() -> bool:
             has_task = len(self._tasks) > index or self._stop_requested
-            return has_task or self.incarnation != incarnation
+            return has_task or self.attempt != attempt
 
         async with self._changed:
             try:
                 await asyncio.wait_for(self._changed.wait_for(is_settled), LONGEST_POLL_S)
             except TimeoutError:
                 return None
-        self._check(incarnation)
+        self._check(attempt)
         if len(self._tasks) <= index:
             return STOP
         return share(self._tasks[index], rank, world_size)
 
-    async def finished(self, incarnation: int, index: int, metrics: Mapping[str, float]) -> None:
+    async def finished(self, attempt: int, index: int, metrics: Mapping[str, float]) -> None:
         """Note that a task is done. Said again, it changes nothing."""
-        self._check(incarnation)
+        self._check(attempt)
         if not self._results[index].done():
             self._results[index].set_result(dict(metrics))
             self._num_steps += self._tasks[index].kind in STEPS

@@ -56,7 +56,7 @@ POLL_S = 2.0
 SECONDS_BETWEEN_LINES = 60.0
 
 
-def shortage(plan: Plan, free: Mapping[str, float]) -> str:
+def missing_resources(plan: Plan, free: Mapping[str, float]) -> str:
     """Say what of a plan is missing.
 
     Args:
@@ -81,7 +81,7 @@ def shortage(plan: Plan, free: Mapping[str, float]) -> str:
     return " and ".join(missing)
 
 
-def wait_for_room(
+def wait_for_resources(
     config: RunConfig,
     plan: Plan,
     console: Console,
@@ -103,7 +103,7 @@ def wait_for_room(
     """
     patience_s = math.inf if config.placement.when_full == "wait" else GRACE_S
     waited_s, told_s = 0.0, -math.inf
-    while missing := shortage(plan, free()):
+    while missing := missing_resources(plan, free()):
         if waited_s >= patience_s:
             raise InvalidInputError(
                 f"the cluster has no room: the run needs {missing}; end another run, or set "

@@ -17,7 +17,7 @@ POLICY = "checkpoints/step-*/policy"
 
 
 MAY_DIFFER = (
-    *("warm_start.steps", "objective.steps"),
+    *("sft.steps", "objective.steps"),
     *("evaluation", "trackers", "placement.lease_s", "placement.when_full"),
 )
 """What a resumed job may change: how far it goes, what is measured, and how it is looked after."""

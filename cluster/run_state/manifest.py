@@ -57,8 +57,8 @@ class Manifest(Position):
     num_starts: int = 0
     """How often a driver has taken the run up. One that was thought dead, and finds that another
     has since, ends: a node that fell silent may come back."""
-    incarnation: int = -1
-    """Of the learner's newest gang."""
+    attempt: int = -1
+    """Of the learner's newest worker group."""
     previous: Position | None = None
     """The checkpoint before, to go back to; None if there is none."""
     phases_sampled: list[str] = []

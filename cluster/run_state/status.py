@@ -15,14 +15,14 @@ class MemberStatus(NamedTuple):
     num_served: int
 
 
-Stage = Literal["starting", "warm_start", "discriminator_warm_up", "imitation", "finished"]
+Stage = Literal["starting", "sft", "discriminator_warm_up", "on_policy", "finished"]
 
 
 STAGES_IN_WORDS = {
     "starting": "starting",
-    "warm_start": "1/2 warm start",
+    "sft": "1/2 SFT",
     "discriminator_warm_up": "2/2 discriminator warm-up",
-    "imitation": "2/2 imitation",
+    "on_policy": "2/2 on-policy",
     "finished": "finished",
 }
 

@@ -22,7 +22,7 @@ ALLOWED_IMPORTS = "IRLIGN_ALLOWED_IMPORTS"
 ALLOWED_PATHS = "IRLIGN_ALLOWED_PATHS"
 
 
-def check_trust(config: RunConfig, run_dir: Path | None) -> None:
+def check_allowlist(config: RunConfig, run_dir: Path | None) -> None:
     """Refuse a job that names code or files out of bounds. Imports and opens nothing.
 
     Args:

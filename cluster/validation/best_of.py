@@ -29,7 +29,7 @@ from cluster.resources.model_files import policy_files, reward_model_files
 from cluster.run_state.directory import newest_policy
 from cluster.run_state.files import CONFIG
 from cluster.run_state.manifest import load_manifest
-from cluster.validation.allowlist import check_trust
+from cluster.validation.allowlist import check_allowlist
 from cluster.validation.preflight import check_windows
 
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -37,7 +37,7 @@ ONLY_SAMPLING = "objective.steps=0"
 """The setting by which a job has neither discriminator nor teacher."""
 
 
-class Asked(NamedTuple):
+class BestOfRequest(NamedTuple):
     """What is to be sampled and scored, all of it checked."""
 
     config: RunConfig
@@ -60,7 +60,7 @@ def check(
     reward: str | None,
     prompts: str | None,
     overrides: Sequence[str] = (),
-) -> Asked:
+) -> BestOfRequest:
     """Check a policy, a reward and prompts; the cheap checks come first.
 
     Args:
@@ -86,7 +86,7 @@ def check(
     if not rewards:
         raise InvalidInputError(f"{place} has no rewards of its own; give --reward")
     config = config.model_copy(update={"rewards": rewards})
-    check_trust(config, None)
+    check_allowlist(config, None)
     check_windows(config, policy_files(config.model.name))
     for source in rewards:
         _check_reward(source)
@@ -98,7 +98,7 @@ def check(
     rows = data.held_out_rows
     if prompts is None:
         rows = held_out_sample(rows, config.evaluation.num_prompts)
-    return Asked(config, policy, data, rows, num_samples, scales)
+    return BestOfRequest(config, policy, data, rows, num_samples, scales)
 
 
 def reward_source(name: str) -> RewardConfig:

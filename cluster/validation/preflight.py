@@ -17,7 +17,7 @@ from cluster.resources.model_files import ModelFiles, ModelSize, policy_files, r
 from cluster.resources.placement import Plan, Resources, plan
 from cluster.run_state.directory import check_disk, is_resumed
 from cluster.run_state.manifest import KEEP_CHECKPOINTS
-from cluster.validation.allowlist import check_trust
+from cluster.validation.allowlist import check_allowlist
 from cluster.validation.preference_data import _check_answers, check_microbatch
 
 CHECKPOINT_BYTES = 16
@@ -32,7 +32,7 @@ PUBLISHED_BYTES = 3 * 4
 """A parameter in the weight store, which keeps three versions."""
 
 
-class Findings(NamedTuple):
+class PreflightReport(NamedTuple):
     """What the checks found out, all of it fit to run."""
 
     model: ModelFiles
@@ -45,7 +45,7 @@ class Findings(NamedTuple):
     """Preferences, where the job gives some."""
 
 
-def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]) -> Findings:
+def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]) -> PreflightReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
     Args:
@@ -59,7 +59,7 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     Raises:
         InvalidInputError: at the first thing that would fail.
     """
-    check_trust(config, run_dir)
+    check_allowlist(config, run_dir)
     is_old = is_resumed(run_dir, config) if run_dir else False
     model = policy_files(config.model.name)
     check_windows(config, model)
@@ -75,7 +75,7 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
 
         check_teacher(config.teacher.model, config.model.name)
     data, comparisons = _checked_data(config)
-    return Findings(model, data, made, is_old, caveat, comparisons)
+    return PreflightReport(model, data, made, is_old, caveat, comparisons)
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:
@@ -212,8 +212,8 @@ def _checked_data(
     return data, comparisons
 
 
-def show_caveat(config: RunConfig, findings: Findings, console: Console) -> None:
+def show_caveat(config: RunConfig, report: PreflightReport, console: Console) -> None:
     """Print what to know of the chosen divergence, if there is something."""
-    if findings.caveat:
+    if report.caveat:
         name = escape(config.objective.divergence)
-        console.print(f"[yellow]{name}: {escape(findings.caveat)}[/]", soft_wrap=True)
+        console.print(f"[yellow]{name}: {escape(report.caveat)}[/]", soft_wrap=True)

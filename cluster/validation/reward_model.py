@@ -13,13 +13,13 @@ from alignment.data.tokenized import TokenizedComparisons
 from cluster.config.datasets import load_comparisons
 from cluster.config.reward_model_options import Training, likelihood_config
 from cluster.config.run_config import RunConfig
-from cluster.resources.availability import shortage
+from cluster.resources.availability import missing_resources
 from cluster.resources.memory import ACTIVATIONS_PER_LAYER, GIB, PROCESS_GIB, TRAINED_BYTES
 from cluster.resources.model_files import ModelSize, policy_files
 from cluster.resources.placement import Plan, WorkerPlan
 from cluster.run_state.directory import check_disk
 from cluster.run_state.files import write_atomically
-from cluster.validation.allowlist import check_trust
+from cluster.validation.allowlist import check_allowlist
 from cluster.validation.preference_data import check_answers, check_microbatch
 from cluster.validation.preflight import check_windows, resources
 
@@ -27,7 +27,7 @@ RECORD = "reward_model_job.json"
 """In the run directory: what its members were told, so that no other job goes on with them."""
 
 
-class Findings(NamedTuple):
+class RewardModelReport(NamedTuple):
     """What the checks found out, all of it fit to train."""
 
     data: TokenizedComparisons
@@ -36,7 +36,7 @@ class Findings(NamedTuple):
 
 def check(
     config: RunConfig, training: Training, run_dir: Path, cluster: Mapping[str, float]
-) -> Findings:
+) -> RewardModelReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
     Args:
@@ -52,12 +52,12 @@ def check(
         InvalidInputError: at the first thing that would fail.
     """
     preferences = likelihood_config(config)
-    check_trust(config, run_dir)
+    check_allowlist(config, run_dir)
     model = policy_files(config.model.name)
     check_windows(config, model)
     _check_record(config, training, run_dir)
     plan = _plan(config, model.size)
-    if missing := shortage(plan, cluster):
+    if missing := missing_resources(plan, cluster):
         raise InvalidInputError(
             f"the reward model needs {missing}; lower learner.num_ranks, learner.cpus_per_rank or "
             "learner.gpus_per_rank"
@@ -77,7 +77,7 @@ def check(
     assert data  # likelihood_config has seen the path
     check_answers(data, preferences.objective)
     check_microbatch(data, config.learner.max_tokens_per_microbatch)
-    return Findings(data, plan)
+    return RewardModelReport(data, plan)
 
 
 def write_record(config: RunConfig, training: Training, run_dir: Path) -> None:

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.bench_overlap --steps 200
 
-A whole run with the real driver, fleets and learner's desk, whose services are pauses of a known
-mean, each drawn anew within +-30 %. The clock is virtual: it leaps to whatever is next, so the
-figures hold what waits for what and nothing of the machine's speed. A step cannot take less than
-the longer of sampling (the fleet's work on a step, spread evenly) and learning; efficiency is that
-longer one over the time that a step took. With 0 the phases take turns by design.
+A whole run with the real driver, fleets and learner's task queue, whose services are pauses of a
+known mean, each drawn anew within +-30 %. The clock is virtual: it leaps to whatever is next, so
+the figures hold what waits for what and nothing of the machine's speed. A step cannot take less
+than the longer of sampling (the fleet's work on a step, spread evenly) and learning; efficiency is
+that longer one over the time that a step took. With 0 the phases take turns by design.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fakes.learner import FakeGang
+from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.whole_run import World, make_config
 
@@ -112,12 +112,12 @@ class SlowDiscriminator:
         pass
 
 
-def slow_gang(service):
-    class SlowGang(FakeGang):
-        async def _do(self, task, incarnation, index):
+def slow_worker_group(service):
+    class SlowGang(FakeWorkerGroup):
+        async def _do(self, task, attempt, index):
             if task.kind == "imitate":
                 await service.take()
-            await super()._do(task, incarnation, index)
+            await super()._do(task, attempt, index)
 
     return SlowGang
 
@@ -131,7 +131,7 @@ async def measure(options, sampling_s, learning_s, staleness, run_dir):
     objective |= {"divergence_weight": 1.0, "max_staleness_steps": staleness}
     config = make_config(
         objective=objective,
-        warm_start={"steps": 0},
+        sft={"steps": 0},
         discriminator={"warm_up_steps": 0},
         evaluation={"every_steps": 10 * options.steps, "num_prompts": 4},
         learner={"checkpoint_every_steps": 10 * options.steps},
@@ -142,7 +142,7 @@ async def measure(options, sampling_s, learning_s, staleness, run_dir):
         num_rollout_workers=options.workers,
         make_rollout_worker=lambda: SlowSampler(sampling, options.workers),
         make_discriminator=lambda: SlowDiscriminator(scoring),
-        gang=slow_gang(learning),
+        worker_group=slow_worker_group(learning),
     )
     ended = []
     world.driver.on_step = lambda _metrics: ended.append(asyncio.get_running_loop().time())

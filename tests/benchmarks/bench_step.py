@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.telemetry.metric_catalog import PHASES
 
-SHORT = ("warm_start.steps=3", "discriminator.warm_up_steps=1", "objective.steps=5")
+SHORT = ("sft.steps=3", "discriminator.warm_up_steps=1", "objective.steps=5")
 SKIPPED = 1  # the first step of a stage pays for what is done only once
 
 
@@ -46,7 +46,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = run(arguments.job, Path(folder) / "run")
-    for stage in ("warm_start", "imitation"):
+    for stage in ("sft", "on_policy"):
         print_table(stage, rows)
 
 

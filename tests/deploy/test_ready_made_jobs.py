@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from actors.errors import InvalidInputError
-from cluster.capacity.gpu_allocation import USABLE_MEMORY, Room, best_splits
+from cluster.capacity.gpu_allocation import USABLE_MEMORY, GpuPool, best_splits
 from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
 from cluster.capacity.step_cost import Lengths, work_of
 from cluster.capacity.step_time import GPUS_PER_NODE, Estimate, Split, estimate
@@ -106,7 +106,7 @@ def test_models_are_named_by_hub_name_and_data_lie_beside_the_file():
 class Planned(NamedTuple):
     """What irlign plan says of a job file, without asking the Hub for its model."""
 
-    room: Room
+    pool: GpuPool
     own: Estimate
     """Of the split that the file asks for."""
     ranking: list[Estimate]
@@ -114,33 +114,33 @@ class Planned(NamedTuple):
 
 def planned(name):
     job, shape = load_job(FOLDER / f"{name}.yaml"), MODELS[name]
-    judge = shape.first_layers(job.discriminator.num_layers)
+    scorer = shape.first_layers(job.discriminator.num_layers)
     has_reference = job.objective.reference.coefficient > 0
 
     def memory(split):
         rank = learner_memory(job.learner, shape, split.ranks, has_reference=has_reference)
-        judging = discriminator_memory(job.discriminator, job.learner, judge)
-        return rollout_memory(job.rollout, shape), rank, judging
+        scoring = discriminator_memory(job.discriminator, job.learner, scorer)
+        return rollout_memory(job.rollout, shape), rank, scoring
 
     num_gpus, staleness = int(CLUSTERS[name]["GPU"]), job.objective.max_staleness_steps
     longest = job.data.max_prompt_tokens, job.data.max_response_tokens
-    work = work_of(job, shape, judge, Lengths(*(GUESSED_SHARE * each for each in longest)))
-    rates, room = (
-        rates_from_hardware(GPU, shape, judge, work),
-        Room(num_gpus, gpu_of(GPU).memory_gib, memory),
+    work = work_of(job, shape, scorer, Lengths(*(GUESSED_SHARE * each for each in longest)))
+    rates, pool = (
+        rates_from_hardware(GPU, shape, scorer, work),
+        GpuPool(num_gpus, gpu_of(GPU).memory_gib, memory),
     )
     numbers = job.rollout.num_workers, job.learner.num_ranks, job.discriminator.num_workers
     split = Split(*numbers, "all" if num_gpus == 1 else "nothing")
     own = estimate(work, rates, split, staleness)
-    return Planned(room, own, best_splits(work, rates, staleness, room))
+    return Planned(pool, own, best_splits(work, rates, staleness, pool))
 
 
 @pytest.mark.parametrize("name", ON_GPUS)
 def test_the_memory_and_time_that_the_comments_name_are_plans_and_leave_room(name):
-    room, own, _ = planned(name)
-    assert room.excess_gib(own.split) <= -SPARE_GIB
-    parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in room.memory(own.split))
-    usable = f"{USABLE_MEMORY * room.gpu_gib:.0f} usable"
+    pool, own, _ = planned(name)
+    assert pool.excess_gib(own.split) <= -SPARE_GIB
+    parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in pool.memory(own.split))
+    usable = f"{USABLE_MEMORY * pool.gpu_gib:.0f} usable"
     place = "together" if own.split.sharing == "all" else "on each"
     text = (FOLDER / f"{name}.yaml").read_text()
     assert f"# GiB of {usable}, {place}: {parts}. A step takes about {own.step_s:.2g} s.\n" in text

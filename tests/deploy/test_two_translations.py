@@ -210,9 +210,7 @@ def test_a_run_is_judged_phase_by_phase_beside_its_expert(comparison, classifier
 
 
 def test_the_table_and_the_picture_show_what_was_judged(comparison, classifier, tmp_path):
-    run = write_run(
-        tmp_path, {"after_warm_start": ["Selah"] * 2, "after": ["He goeth unto it"] * 2}
-    )
+    run = write_run(tmp_path, {"after_sft": ["Selah"] * 2, "after": ["He goeth unto it"] * 2})
     judged = comparison.judge_run(classifier, run)
     text = io.StringIO()
     Console(file=text, width=80).print(comparison.comparison_table([run], [judged]))

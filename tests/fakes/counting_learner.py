@@ -12,7 +12,7 @@ import ray.train
 from actors.messages import LearnerTask
 from alignment.mdp.trajectories import EMPTY
 from cluster.learner.ray_train_host import RayLearnerPort
-from cluster.learner.task_queue import LearnerDesk, LearnerRestartedError
+from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
 
 TIMEOUT_S = 240.0
 STEP_S = 0.05
@@ -22,28 +22,31 @@ CHECKPOINT_EVERY_STEPS = 5
 class CountingDriver:
     """Submits steps, and goes back to the newest checkpoint when the learner was restarted.
 
-    A checkpoint is an empty file named for its step. One counts when its task was handed in: a gang
-    that ends between the two leaves a file of which the desk knows nothing.
+    A checkpoint is an empty file named for its step. One counts when its task was handed in: a
+    worker group that ends between the two leaves a file of which the task queue knows nothing.
     """
 
     def __init__(self, place):
-        self._place, self._desk = Path(place), LearnerDesk(incarnation=-1, timeout_s=TIMEOUT_S)
+        self._place, self._task_queue = (
+            Path(place),
+            LearnerTaskQueue(attempt=-1, timeout_s=TIMEOUT_S),
+        )
         self._step, self._saved_step, self._failure = 0, 0, None
         self._running = asyncio.get_event_loop().create_task(self._run())
 
     async def _run(self):
         while True:
-            await self._desk.trust_gang()
+            await self._task_queue.wait_for_worker_group()
             self._step = self._saved_step
             try:
                 while True:
                     task = self._next_task()
-                    await self._desk.submit(task)
+                    await self._task_queue.submit(task)
                     self._step += 1
                     if task.checkpoint:
                         self._saved_step = self._step
-                        self._desk.set_checkpoint(str(self._saved_step))
-            except LearnerRestartedError:
+                        self._task_queue.set_checkpoint(str(self._saved_step))
+            except WorkerGroupRestartedError:
                 continue
 
     def _next_task(self):
@@ -54,16 +57,16 @@ class CountingDriver:
         return task._replace(checkpoint=path)
 
     async def learner_start(self, rank, world_size):
-        return await self._desk.start(rank, world_size)
+        return await self._task_queue.start(rank, world_size)
 
-    async def learner_task(self, incarnation, rank, world_size, index):
-        return await self._desk.next_task(incarnation, rank, world_size, index)
+    async def learner_task(self, attempt, rank, world_size, index):
+        return await self._task_queue.next_task(attempt, rank, world_size, index)
 
-    async def learner_finished(self, incarnation, index, metrics):
-        await self._desk.finished(incarnation, index, metrics)
+    async def learner_finished(self, attempt, index, metrics):
+        await self._task_queue.finished(attempt, index, metrics)
 
     async def learner_progress(self):
-        return self._desk.num_steps
+        return self._task_queue.num_steps
 
     async def learner_failed(self, reason):
         self._failure = reason
@@ -81,10 +84,10 @@ def count_steps(settings):
     rank, world_size = context.get_world_rank(), context.get_world_size()
     driver = ray.get_actor(settings["driver"], namespace=settings["namespace"])
     port = RayLearnerPort(driver, TIMEOUT_S)
-    incarnation, checkpoint = port.start(rank, world_size)
+    attempt, checkpoint = port.start(rank, world_size)
     step = int(checkpoint or 0)
     born = {
-        "gang": incarnation,
+        "worker group": attempt,
         "rank": rank,
         "world_size": world_size,
         "step": step,

@@ -1,4 +1,4 @@
-"""A gang of learner ranks in this process. Its policy is the list of what it was trained on."""
+"""A worker group of learner ranks in this process; its policy is what it was trained on."""
 
 import asyncio
 import json
@@ -9,19 +9,19 @@ from alignment.mdp.trajectories import PolicyVersion
 from cluster.learner.task_queue import SupersededError
 
 
-class FakeGang:
-    """Ranks that pull tasks from a LearnerDesk, as Ray's would from the driver.
+class FakeWorkerGroup:
+    """Ranks that pull tasks from a LearnerTaskQueue, as Ray's would from the driver.
 
     lineage holds, for every optimizer step behind the weights, (kind, prompt ids, oldest version
-    sampled); a checkpoint stores it, and a gang that starts from one goes on with it.
+    sampled); a checkpoint stores it, and a worker group that starts from one goes on with it.
     """
 
-    def __init__(self, desk, published, *, world_size=1):
-        self._desk, self._published, self._world_size = desk, published, world_size
+    def __init__(self, task_queue, published, *, world_size=1):
+        self._task_queue, self._published, self._world_size = task_queue, published, world_size
         self.lineage = []
-        self.incarnation = None
+        self.attempt = None
         self.shares = []
-        self.beside = []
+        self.auxiliary = []
         self.rewards = []
         self.rates = []
         self._ranks = []
@@ -38,19 +38,21 @@ class FakeGang:
         try:
             await self._rank(rank)
         except Exception as error:
-            await self._desk.fail(f"rank {rank}: {error!r}")
+            await self._task_queue.fail(f"rank {rank}: {error!r}")
             raise
 
     async def _rank(self, rank):
-        start = await self._desk.start(rank, self._world_size)
+        start = await self._task_queue.start(rank, self._world_size)
         if rank == 0:
-            self.incarnation, self.lineage = start.incarnation, []
+            self.attempt, self.lineage = start.attempt, []
             if start.checkpoint:
                 self.lineage = json.loads(Path(start.checkpoint, "learner.json").read_text())
         index = 0
         while True:
             try:
-                task = await self._desk.next_task(start.incarnation, rank, self._world_size, index)
+                task = await self._task_queue.next_task(
+                    start.attempt, rank, self._world_size, index
+                )
             except SupersededError:
                 return
             if task is None:
@@ -60,15 +62,15 @@ class FakeGang:
             self.shares.append((rank, index, len(task.trajectories)))
             await self.hold.wait()
             if rank == 0:
-                await self._do(task, start.incarnation, index)
+                await self._do(task, start.attempt, index)
             index += 1
 
-    async def _do(self, task, incarnation, index):
+    async def _do(self, task, attempt, index):
         if task.kind == "prefer":
             assert task.step == len(self.lineage)
-            self.lineage.append(["prefer", task.beside.comparisons.token_ids.tolist(), 0])
+            self.lineage.append(["prefer", task.auxiliary.comparisons.token_ids.tolist(), 0])
             self.rates.append(task.learning_rate)
-        self.beside.append(task.beside)
+        self.auxiliary.append(task.auxiliary)
         self.rewards.append(task.rewards.tolist() if task.kind == "imitate" else [])
         if task.kind in ("clone", "imitate"):
             versions = task.trajectories.policy_versions[:, 1].tolist()
@@ -77,9 +79,9 @@ class FakeGang:
             self.lineage.append([task.kind, ids, min(versions)])
             self.rates.append(task.learning_rate)
         if task.publish:
-            version = PolicyVersion(incarnation, len(self.lineage))
+            version = PolicyVersion(attempt, len(self.lineage))
             self._published(Published(version, "", "", Canary((), ())))
         if task.checkpoint:
             Path(task.checkpoint, "learner.json").write_text(json.dumps(self.lineage))
         metrics = {"learner/loss": float(len(self.lineage))}
-        await self._desk.finished(incarnation, index, metrics)
+        await self._task_queue.finished(attempt, index, metrics)

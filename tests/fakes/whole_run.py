@@ -1,4 +1,4 @@
-"""A whole run in this process: real driver, fleets, desk and manifest; fake workers."""
+"""A whole run in this process: real driver, fleets, task queue and manifest; fake workers."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from cluster.driver.driver import Driver, Workforce
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.score_requests import Judges, RewardFleet
-from cluster.learner.task_queue import LearnerDesk
+from cluster.fleet.score_requests import RewardFleet, Scorers
+from cluster.learner.task_queue import LearnerTaskQueue
 from cluster.run_state.manifest import load_manifest
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
-from tests.fakes.learner import FakeGang
+from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
@@ -45,7 +45,7 @@ def make_config(**sections):
             "name": "test",
             "model": {"name": "tiny"},
             "data": {"path": "unused", "max_prompt_tokens": 8, "max_response_tokens": 8},
-            "warm_start": {"steps": 3, "prompts_per_step": 4, "learning_rate": 0.5},
+            "sft": {"steps": 3, "prompts_per_step": 4, "learning_rate": 0.5},
             "objective": objective,
             "rewards": [{"function": "tests:sum"}],
             "evaluation": {"every_steps": 2, "num_prompts": 4},
@@ -67,13 +67,13 @@ class World:
         num_rollout_workers=1,
         make_rollout_worker=FakeRolloutWorker,
         make_discriminator=None,
-        gang=FakeGang,
+        worker_group=FakeWorkerGroup,
         comparisons=None,
     ):
         self.config, self.run_dir = config, run_dir
         self.rollouts = Workshop(lambda _: make_rollout_worker())
         manifest = load_manifest(run_dir, config.name)
-        self.desk = LearnerDesk(manifest.incarnation, timeout_s=60.0)
+        self.task_queue = LearnerTaskQueue(manifest.attempt, timeout_s=60.0)
         self.events = []
         keeps = config.rollout.interrupt == "keep"
         self.rollout = self._fleet("rollout", self.rollouts, self._sync, keeps)
@@ -90,13 +90,15 @@ class World:
             rewards["sum"] = RewardFleet(fleet, 0.5, source.on_error)
             self._fleets.append(fleet)
         data = FakeData()
-        judges = Judges(self.discriminator, None, rewards)
-        scorer = self.scorer = Scorer(judges, data, config.objective.level, run_dir / "shared")
+        scorers = Scorers(self.discriminator, None, rewards)
+        scorer = self.scorer = Scorer(scorers, data, config.objective.level, run_dir / "shared")
         workforce = Workforce(
-            self.rollout, scorer, self.desk, PreferenceBatches(config, data, comparisons)
+            self.rollout, scorer, self.task_queue, PreferenceBatches(config, data, comparisons)
         )
         self.driver = Driver(config, run_dir, data, workforce, manifest)
-        self.gang = gang(self.desk, self.driver.published, world_size=world_size)
+        self.worker_group = worker_group(
+            self.task_queue, self.driver.published, world_size=world_size
+        )
         self.rollout.scale(num_rollout_workers)
         for fleet in self._fleets[1:]:
             fleet.scale(1)
@@ -124,16 +126,16 @@ class World:
         )
 
     async def __aenter__(self):
-        self.gang.start()
+        self.worker_group.start()
         return self
 
     async def __aexit__(self, *_):
-        await self.desk.close()
+        await self.task_queue.close()
         for fleet in self._fleets:
             await fleet.close()
 
     def at(self, *iterations, do):
-        """Do something once each of these iterations has been learnt, the first time it has."""
+        """Do something once each of these iterations has been learned, the first time it has."""
         left = set(iterations)
 
         def look(_metrics):

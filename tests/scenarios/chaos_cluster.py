@@ -47,7 +47,7 @@ def write_job(place, *, timeout_s=DEADLINE_S, **sections):
     save_tiny_job(place, hidden_size=64)
     job = json.loads((place / "job.yaml").read_text())
     job |= {
-        "warm_start": {"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
+        "sft": {"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
         "objective": {
             "steps": 100_000,
             "prompts_per_step": PROMPTS_PER_STEP,

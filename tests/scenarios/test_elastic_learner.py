@@ -1,4 +1,4 @@
-"""A gang of learner ranks that grows and shrinks with its cluster: real nodes, real Ray Train."""
+"""A worker group of learner ranks that grows and shrinks with its cluster, on real nodes."""
 
 import json
 import logging
@@ -49,13 +49,16 @@ def test_without_bounds_the_number_of_ranks_is_fixed_and_they_go_anywhere():
 
 
 def births(place):
-    """Return what each rank said of itself, by gang, in the order of rank."""
+    """Return what each rank said of itself, by worker group, in the order of rank."""
     path = place / "births.jsonl"
-    gangs = {}
+    worker_groups = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         born = json.loads(line)
-        gangs.setdefault(born.pop("gang"), []).append(born)
-    return [sorted(gangs[number], key=lambda born: born["rank"]) for number in sorted(gangs)]
+        worker_groups.setdefault(born.pop("worker group"), []).append(born)
+    return [
+        sorted(worker_groups[number], key=lambda born: born["rank"])
+        for number in sorted(worker_groups)
+    ]
 
 
 def wait_for_gang(driver, place, number, size):
@@ -63,10 +66,14 @@ def wait_for_gang(driver, place, number, size):
     deadline, target = time.monotonic() + TIMEOUT_S, None
     while True:
         assert time.monotonic() < deadline, births(place)
-        step, gangs = ray.get(driver.step.remote(), timeout=60.0), births(place)
-        if target is None and len(gangs) == number + 1 and len(gangs[number]) == size:
+        step, worker_groups = ray.get(driver.step.remote(), timeout=60.0), births(place)
+        if (
+            target is None
+            and len(worker_groups) == number + 1
+            and len(worker_groups[number]) == size
+        ):
             target = step + CHECKPOINT_EVERY_STEPS
-            logger.info("gang %d is there: %s", number, gangs[number])
+            logger.info("worker group %d is there: %s", number, worker_groups[number])
         if target is not None and step > target:
             return births(place)[number], step
         time.sleep(0.1)  # other processes do the work

@@ -40,10 +40,10 @@ CLOCKS = ("time", "rollout/tokens_per_s", "learner/step_s", "learner/tokens_per_
 
 
 class ThreadedLearner:
-    """The real learner in a thread, which pulls its tasks from the desk."""
+    """The real learner in a thread, which pulls its tasks from the task queue."""
 
-    def __init__(self, desk, published, settings):
-        self._desk, self._published, self._settings = desk, published, settings
+    def __init__(self, task_queue, published, settings):
+        self._task_queue, self._published, self._settings = task_queue, published, settings
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run)
         self.error = None
@@ -53,7 +53,7 @@ class ThreadedLearner:
             train_loop(self, self._settings, device=CPU, rank=0, world_size=1)
         except Exception as error:
             self.error = error
-            self._ask(self._desk.fail(repr(error)))
+            self._ask(self._task_queue.fail(repr(error)))
 
     def _ask(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
@@ -63,8 +63,8 @@ class ThreadedLearner:
     def start(self, rank=None, world_size=None):
         if rank is None:
             return self._thread.start()
-        begun = self._ask(self._desk.start(rank, world_size))
-        self._incarnation = begun.incarnation
+        begun = self._ask(self._task_queue.start(rank, world_size))
+        self._attempt = begun.attempt
         return begun
 
     async def ended(self):
@@ -74,7 +74,7 @@ class ThreadedLearner:
     # ---- what the rank calls
 
     def next_task(self, rank, world_size, index):
-        return self._ask(self._desk.next_task(self._incarnation, rank, world_size, index))
+        return self._ask(self._task_queue.next_task(self._attempt, rank, world_size, index))
 
     def published(self, published):
         async def note():
@@ -83,7 +83,7 @@ class ThreadedLearner:
         self._ask(note())
 
     def finished(self, index, metrics):
-        self._ask(self._desk.finished(self._incarnation, index, metrics))
+        self._ask(self._task_queue.finished(self._attempt, index, metrics))
 
 
 class TorchSampler:
@@ -128,7 +128,7 @@ class TorchSampler:
 def real_config(model):
     return make_config(
         model={"name": model},
-        warm_start={"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
+        sft={"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
         objective={
             "steps": 5,
             "divergence_weight": 1.0,
@@ -146,7 +146,7 @@ def real_settings(model, run_dir):
     return LearnerSettings(
         model=model,
         weights=run_dir / "weights",
-        warm_start=config.warm_start,
+        sft=config.sft,
         objective=config.objective,
         temperature=config.rollout.temperature,
         published_dtype="float32",
@@ -159,9 +159,9 @@ def real_world(model, run_dir):
     """A world with the real learner and discriminator, and a sampler of real weights."""
     config = real_config(model)
 
-    def gang(desk, published, world_size):
+    def worker_group(task_queue, published, world_size):
         assert world_size == 1
-        return ThreadedLearner(desk, published, real_settings(model, run_dir))
+        return ThreadedLearner(task_queue, published, real_settings(model, run_dir))
 
     def make_discriminator():
         return DiscriminatorWorker(
@@ -179,7 +179,7 @@ def real_world(model, run_dir):
         run_dir,
         make_rollout_worker=lambda: TorchSampler(model, run_dir / "weights"),
         make_discriminator=make_discriminator,
-        gang=gang,
+        worker_group=worker_group,
     )
 
 
@@ -191,7 +191,7 @@ async def run_real(model, run_dir, stop_at=None):
     async with world:
         world.at(stop_at, do=world.driver.request_stop)
         is_finished = await world.driver.run()
-    await world.gang.ended()
+    await world.worker_group.ended()
     return is_finished
 
 
@@ -272,7 +272,7 @@ async def run_fakes(run_dir, notes, stop_at=None):
         if stop_at == "at once":
             world.driver.request_stop()
         assert await world.driver.run() is (stop_at is None)
-        return world.gang.lineage
+        return world.worker_group.lineage
 
 
 @pytest.fixture(scope="module")

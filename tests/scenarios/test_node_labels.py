@@ -13,7 +13,7 @@ from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
 from cluster.fleet.members import READY
 from cluster.fleet.ray_worker import start_worker
-from cluster.fleet.run_fleets import hire
+from cluster.fleet.run_fleets import start_fleets
 from tests.fakes.labelled_cluster import WhereAmI, labelled_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +58,13 @@ def labels_of_actors():
     return {actor.name: dict(actor.label_selector) for actor in actors if actor.name}
 
 
-async def labels_of_crew(config, place):
-    """Hire a crew, look at what labels its workers ask for, and dismiss it."""
-    crew = hire(RunConfig.model_validate(config), place, lambda _: None, on_damage=None)
+async def labels_of_fleets(config, place):
+    """Hire a run_fleets, look at what labels its workers ask for, and dismiss it."""
+    run_fleets = start_fleets(
+        RunConfig.model_validate(config), place, lambda _: None, on_damage=None
+    )
     asked = labels_of_actors()
-    for fleet in crew.fleets():
+    for fleet in run_fleets.fleets():
         await fleet.close(patience_s=0.1)
     while {"rollout-0", "teacher-0"} & set(ray.util.list_named_actors()):
         await asyncio.sleep(0.05)  # Ray frees the names
@@ -86,17 +88,17 @@ async def test_workers_wait_for_and_go_to_nodes_with_their_labels(monkeypatch, t
         await picky.call(READY)
         assert await picky.call("pool") == "rollout"
 
-        # Of a whole crew, each kind asks for its own; there is no such node, so none starts.
+        # Of a whole run_fleets, each kind asks for its own; there is no such node, so none starts.
         config = {
             "name": "labels",
             "model": {"name": "none"},
             "data": {"path": "none"},
             "placement": {"node_labels": {kind: {"pool": f"for-{kind}"} for kind in KINDS}},
         }
-        asked = await labels_of_crew(config | {"rewards": [{"function": "m:sums"}]}, tmp_path)
+        asked = await labels_of_fleets(config | {"rewards": [{"function": "m:sums"}]}, tmp_path)
         assert asked["rollout-0"] == {"pool": "for-rollout"}
         assert asked["discriminator-0"] == {"pool": "for-discriminator"}
         assert asked["sums-0"] == {"pool": "for-reward"}
-        asked = await labels_of_crew(config | {"teacher": {"model": "none"}}, tmp_path)
+        asked = await labels_of_fleets(config | {"teacher": {"model": "none"}}, tmp_path)
         assert asked["teacher-0"] == {"pool": "for-teacher"}
         assert asked["easy"] == {}

@@ -25,7 +25,7 @@ def write_job(place):
     save_tiny_job(place, hidden_size=64)
     job = json.loads((place / "job.yaml").read_text())
     job |= {
-        "warm_start": {"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
+        "sft": {"steps": 2, "prompts_per_step": 4, "learning_rate": 0.01},
         "objective": {"steps": 100_000, "prompts_per_step": 4, "group_size": 2},
         "rollout": {"dtype": "float32", "max_sequences": 8, "kv_cache_gib": 0.05},
         "discriminator": {"warm_up_steps": 1},
@@ -75,7 +75,7 @@ def test_a_run_is_submitted_and_paused(site):
     assert told == "rollout scaled from 1 to 0: the run is paused\n"
     assert "tiny-1  RUNNING" in site.irlign("list")
     status = site.irlign("status", "tiny")
-    assert re.search(r"/irlign-runs/tiny \| 2/2 imitation \| step \d+ of 100003 \| paused", status)
+    assert re.search(r"/irlign-runs/tiny \| 2/2 on-policy \| step \d+ of 100003 \| paused", status)
     assert re.search(r"discriminator-0 +serving +v\d+ +[1-9]", status)
     assert "seconds of the step" in status
     assert "step" in site.irlign("logs", "tiny")

@@ -40,7 +40,7 @@ def figures_of_run(place, sections):
     (place / "pairs.jsonl").write_text("\n".join(pairs))
     job = json.loads((place / "job.yaml").read_text())
     job |= {
-        "warm_start": {"steps": 0},
+        "sft": {"steps": 0},
         "rollout": {"dtype": "float32", "max_sequences": 8, "kv_cache_gib": 0.05},
         "evaluation": {"num_prompts": 3},
         "placement": {"phases_share_cpus": True, "timeout_s": DEADLINE_S},
@@ -54,7 +54,7 @@ def figures_of_run(place, sections):
     assert process.returncode == 0, output
     lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    figures = [row for row in rows if row["stage"] == "imitation"]
+    figures = [row for row in rows if row["stage"] == "on_policy"]
     assert len(figures) == 3
     assert all(
         math.isfinite(value) for row in figures for value in row.values() if value != row["stage"]

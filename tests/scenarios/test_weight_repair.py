@@ -10,7 +10,7 @@ from actors.messages import Canary
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
 from cluster.fleet.run_fleets import sync_weights
-from cluster.learner.task_queue import LearnerDesk
+from cluster.learner.task_queue import LearnerTaskQueue
 from tests.fakes.handle import LocalHandle
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
@@ -60,16 +60,16 @@ async def test_weights_that_stay_damaged_are_not_served(tmp_path):
 
 
 async def test_many_workers_that_ask_at_once_have_the_weights_published_once():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
-    asking = [asyncio.ensure_future(desk.republish()) for _ in range(3)]
-    task = await desk.next_task(0, 0, 1, 0)
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
+    asking = [asyncio.ensure_future(task_queue.republish()) for _ in range(3)]
+    task = await task_queue.next_task(0, 0, 1, 0)
     assert (task.kind, task.publish) == ("republish", True)
     assert not any(one.done() for one in asking)
-    await desk.finished(0, 0, {})
+    await task_queue.finished(0, 0, {})
     await asyncio.gather(*asking)
-    again = asyncio.ensure_future(desk.republish())
-    assert (await desk.next_task(0, 0, 1, 1)).kind == "republish"
-    await desk.finished(0, 1, {})
+    again = asyncio.ensure_future(task_queue.republish())
+    assert (await task_queue.next_task(0, 0, 1, 1)).kind == "republish"
+    await task_queue.finished(0, 1, {})
     await again

@@ -12,7 +12,7 @@ from alignment.report.run_files import Run
 MAX_ACCURACY = 0.95  # above it, rewards that saturate carry next to no gradient
 MIN_ACCURACY = 0.52  # of a coin toss, give or take the noise of a few batches
 MAX_MISCALIBRATION = 0.15  # between two fractions that are equal for an optimal discriminator
-MIN_CONTROL_ACCURACY = 0.6  # below it a control has learnt nothing to speak of
+MIN_CONTROL_ACCURACY = 0.6  # below it a control has learned nothing to speak of
 MAX_CONTROL_GAP = 0.02  # by which the discriminator should be better than its controls
 MAX_LENGTH_EFFECT = 1.0  # nats between a response of no tokens and an average one
 MIN_DIVERSITY_RATIO = 0.7  # of the expert's distinct-2
@@ -94,7 +94,7 @@ def health_notes(run: Run, summary: Summary) -> list[str]:
 
 def late_mean(run: Run, name: str) -> float | None:
     """Mean of a metric over the last third of its values in stage 2, None if there are none."""
-    values = [value for _, value in run.series(name, "imitation")]
+    values = [value for _, value in run.series(name, "on_policy")]
     return fmean(values[-max(1, len(values) // 3) :]) if values else None
 
 
@@ -198,7 +198,7 @@ def _diversity(run: Run, summary: Summary) -> Iterator[str]:
         )
     if after and after.copied and after.copied.fraction > MAX_COPIED:
         yield f"{after.copied.fraction:.0%} of the responses only repeat the prompt."
-    entropy = [value for _, value in run.series("learner/entropy", "imitation")]
+    entropy = [value for _, value in run.series("learner/entropy", "on_policy")]
     late = late_mean(run, "learner/entropy")
     if late is not None and late < MIN_ENTROPY_RATIO * entropy[0]:
         yield (

@@ -85,7 +85,7 @@ def summarize(run: Run) -> Summary:
     """Compute the headline figures of a run that has been read."""
     last_step = max((row.step for row in run.rows), default=0)
     planned_steps = _planned_steps(run)
-    sampling = [value for _, value in run.series("rollout/tokens_per_s", "imitation")]
+    sampling = [value for _, value in run.series("rollout/tokens_per_s", "on_policy")]
     learning = [value for _, value in run.series("learner/tokens_per_s")]
     return Summary(
         last_step=last_step,
@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
 _GROUP_IN_WORDS = {
     "prompts": "of the prompts",
     "before": "of responses before",
-    "after_warm_start": "after the warm start",
+    "after_sft": "after SFT",
     "after": "after",
     "expert": "of the expert's responses",
 }
@@ -164,8 +164,8 @@ def _nll_sentence(summary: Summary) -> str:
         return "The held-out negative log-likelihood has not been measured twice yet."
     before, after = nll["before"].value, nll["after"].value
     verb = "fell" if after < before else "rose" if after > before else "stayed"
-    warm = nll.get("after_warm_start")
-    between = f" ({warm.value:.3f} after the warm start)" if warm else ""
+    warm = nll.get("after_sft")
+    between = f" ({warm.value:.3f} after SFT)" if warm else ""
     return (
         f"The held-out negative log-likelihood {verb} from {before:.3f} to {after:.3f} nats "
         f"a token{between}; lower is nearer to the expert."
@@ -174,12 +174,12 @@ def _nll_sentence(summary: Summary) -> str:
 
 def _planned_steps(run: Run) -> int | None:
     """Steps of all stages, those in which only the discriminator learns among them."""
-    warm_start, imitation = run.setting("warm_start.steps"), run.setting("objective.steps")
-    if not (isinstance(warm_start, int) and isinstance(imitation, int)):
+    sft, imitation = run.setting("sft.steps"), run.setting("objective.steps")
+    if not (isinstance(sft, int) and isinstance(imitation, int)):
         return None
     has_discriminator = imitation > 0 and run.setting("objective.divergence_weight", 1.0) > 0
     warm_up = run.setting("discriminator.warm_up_steps", 0) if has_discriminator else 0
-    return warm_start + int(warm_up) + imitation
+    return sft + int(warm_up) + imitation
 
 
 def _pattern_names(summary: Summary) -> list[str]:
@@ -187,26 +187,26 @@ def _pattern_names(summary: Summary) -> list[str]:
 
 
 def _held_out_nll(run: Run) -> dict[str, Measurement]:
-    """Find the first value, the last one and the last one of a warm start that is complete."""
+    """Find the first value, the last one and the last one of SFT that is complete."""
     points = [Measurement(*point) for point in run.series("eval/held_out_nll")]
     found = {}
     if points:
         found["before"] = points[0]
-    warm_steps = [row.step for row in run.rows if row.stage == "warm_start"]
+    warm_steps = [row.step for row in run.rows if row.stage == "sft"]
     end = max(warm_steps, default=0)
     is_complete = any(row.stage in STAGES[1:] for row in run.rows) or (
-        end >= run.setting("warm_start.steps", end + 1)
+        end >= run.setting("sft.steps", end + 1)
     )
     during = [point for point in points[1:] if point.step <= end]
     if is_complete and during:
-        found["after_warm_start"] = during[-1]
+        found["after_sft"] = during[-1]
     if len(points) > 1:
         found["after"] = points[-1]
     return found
 
 
 def _final_mean(run: Run, name: str) -> float | None:
-    values = [value for _, value in run.series(name, "imitation")][-FINAL_VALUES:]
+    values = [value for _, value in run.series(name, "on_policy")][-FINAL_VALUES:]
     return fmean(values) if values else None
 
 

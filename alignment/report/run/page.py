@@ -131,8 +131,8 @@ def _tiles(figures: Summary) -> list[Tile]:
     nll = {phase: f"{measured.value:.3f}" for phase, measured in figures.held_out_nll.items()}
     if nll:
         detail = "nats a token, lower is better"
-        if "after_warm_start" in nll:
-            detail += f"; {nll['after_warm_start']} after the warm start"
+        if "after_sft" in nll:
+            detail += f"; {nll['after_sft']} after SFT"
         tiles.append(Tile("Held-out NLL", _arrow(nll), detail))
     texts = figures.texts
     for name in texts["expert"].patterns if texts else ():

@@ -28,11 +28,11 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
         ("Demonstrations", _demonstrations(run)),
         *_objectives(run),
         (
-            "Stage 1: warm start",
-            f"{_get(run, 'warm_start.steps')} steps of {_get(run, 'warm_start.prompts_per_step')} "
-            f"demonstrations, learning rate {_get(run, 'warm_start.learning_rate')}",
+            "Stage 1: SFT",
+            f"{_get(run, 'sft.steps')} steps of {_get(run, 'sft.prompts_per_step')} "
+            f"demonstrations, learning rate {_get(run, 'sft.learning_rate')}",
         ),
-        ("Stage 2: imitation", _second_stage(run)),
+        ("Stage 2: on-policy", _second_stage(run)),
         ("Workers", ", ".join(_workers(run))),
         ("Seed", _get(run, "seed")),
     ]

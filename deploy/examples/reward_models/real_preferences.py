@@ -88,7 +88,7 @@ def job(arguments, name, path, limits):
                 "max_prompt_tokens": prompt,
                 "max_response_tokens": response,
             },
-            "warm_start": {"steps": 0},
+            "sft": {"steps": 0},
             "objective": {"steps": 0},
             "preferences": {"path": str(path)},
             "discriminator": {

@@ -1,6 +1,6 @@
 """Says which Bible a verse is from: a classifier of words and pairs of neighboring words.
 
-It knows three wordings, for a policy that has learnt nothing yet answers in the prompt's own: two
+It knows three wordings, for a policy that has learned nothing yet answers in the prompt's own: two
 classes would call that one of the two expert modes. Of what it is not sure is unclear, be it that
 a policy smears between the modes or that the verse tells nothing; what it says of the expert's own
 responses tells these two apart.

@@ -46,7 +46,7 @@ DIVERGENCES = {
     "jensen_shannon": "Jensen-Shannon",
 }
 """As people write them; others appear as they are configured."""
-PHASE_LABELS = {"before": "before", "after_warm_start": "warm start", "after": "after"}
+PHASE_LABELS = {"before": "before", "after_sft": "SFT", "after": "after"}
 NUM_RESAMPLES = 4000
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY)
 WIDTH_INCHES = 9.0
@@ -178,13 +178,13 @@ def draw_comparison(runs: Sequence[Run], judged: Sequence[dict[str, Judged]]) ->
         judged: of each.
 
     Returns:
-        Bars with their intervals; a diamond marks where the run was after its warm start.
+        Bars with their intervals; a diamond marks where the run was after its SFT.
     """
     figure, axes = new_figure("Which Bible the responses are from, by the run's divergence", 4.0)
     figure.set_figwidth(WIDTH_INCHES)
     bars = [("before", FAINT, judged[0].get("before"), None)]
     for run, color, phases in zip(runs, cycle(COLORS), judged, strict=False):
-        bars.append((_name(run), color, phases.get("after"), phases.get("after_warm_start")))
+        bars.append((_name(run), color, phases.get("after"), phases.get("after_sft")))
     bars.append(("the expert", INK, judged[0]["expert"], None))
     width = 0.84 / len(bars)
     for index, (label, color, end, warm) in enumerate(bars):
@@ -195,7 +195,7 @@ def draw_comparison(runs: Sequence[Run], judged: Sequence[dict[str, Judged]]) ->
             axes.errorbar(places, values, yerr=errors, fmt="none", ecolor="#777777", elinewidth=0.9)
         if warm:
             axes.plot(places, _percentages(warm)[0], **DIAMOND)
-    axes.plot([], [], label="after the warm start", **DIAMOND)
+    axes.plot([], [], label="after SFT", **DIAMOND)
     for place, share in enumerate((KING_JAMES_SHARE, 1 - KING_JAMES_SHARE)):
         axes.hlines(100 * share, place - 0.46, place + 0.46, colors=INK, linestyles="dashed")
     axes.plot([], [], color=INK, linestyle="dashed", label="weight in the data")

@@ -1,6 +1,6 @@
 """Makes the small version of the two-translation experiment: a teacher, and a student too small.
 
-Both are Llamas without pretraining, over a vocabulary learnt from the verses, so that whole runs
+Both are Llamas without pretraining, over a vocabulary learned from the verses, so that whole runs
 take minutes on two cores. The teacher learns the demonstrations, King James with probability 0.6
 and Basic English with 0.4, and is then the expert whose probabilities are known; the student, a
 seventh of its size, cannot be that expert. The verses are those that two_translations.yaml does
@@ -79,7 +79,7 @@ def make_tokenizer(demonstrations: list[dict[str, str]]) -> PreTrainedTokenizerF
 
 
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, **size: int) -> None:
-    """Write a model that has learnt nothing yet."""
+    """Write a model that has learned nothing yet."""
     torch.manual_seed(seed)
     ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     num_heads = size["hidden_size"] // HEAD_DIM

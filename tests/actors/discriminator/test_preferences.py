@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from actors.config.preferences import PreferencesConfig
-from actors.messages import Ranked
+from actors.messages import RankedResponses
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from tests.actors.discriminator.trials import batch, make_worker, set_head
@@ -26,7 +26,7 @@ def ranked(step, num=8):
     for number in range(num):
         prompt, length = [5, 6 + number % 3], int(rng.integers(1, 4))
         parts += [pack(prompt, [t] * length + [2], prompt_id=number) for t in (BETTER, WORSE)]
-    return Ranked(concatenate(parts), np.asarray([0.0, 1.0] * num, np.float32))
+    return RankedResponses(concatenate(parts), np.asarray([0.0, 1.0] * num, np.float32))
 
 
 def gradient(worker):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ObjectiveConfig, ReferenceConfig, WarmStartConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.worker import DiscriminatorWorker
 from actors.learner.learner import Learner
@@ -16,7 +16,7 @@ from actors.messages import LearnerTask
 from alignment.divergences.lookup import DIVERGENCES, divergence
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
-from tests.actors.config.test_objective import PARAMETERS
+from tests.actors.config.test_choices import PARAMETERS
 from tests.fakes.tiny_llama import save_tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -77,7 +77,7 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
     settings = LearnerSettings(
         model=model,
         weights=tmp_path,
-        warm_start=WarmStartConfig(),
+        sft=SftConfig(),
         objective=objective,
         temperature=1.0,
         published_dtype="float32",

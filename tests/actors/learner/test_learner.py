@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ObjectiveConfig, ReferenceConfig, WarmStartConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.distributed import join_process_group
 from actors.errors import InvalidInputError
 from actors.learner.learner import ADAM_BETAS, Learner
@@ -32,8 +32,8 @@ NONE = np.zeros(0, np.float32)
 class ListPort:
     """The driver's side, from a list of whole tasks; every rank gets some of the groups."""
 
-    def __init__(self, tasks, *, incarnation=0, checkpoint=None):
-        self.tasks, self.start_with = tasks, LearnerStart(incarnation, checkpoint)
+    def __init__(self, tasks, *, attempt=0, checkpoint=None):
+        self.tasks, self.start_with = tasks, LearnerStart(attempt, checkpoint)
         self.metrics, self.publications = {}, []
 
     def start(self, rank, world_size):
@@ -131,7 +131,7 @@ def settings_for(model_folder, *, estimator="k1_reward", coefficient=0.1, max_to
         ),
         config=LearnerConfig(autocast="float32", max_tokens_per_microbatch=max_tokens),
         **{
-            "warm_start": WarmStartConfig(),
+            "sft": SftConfig(),
             "temperature": 1.0,
             "published_dtype": "float32",
             "context_tokens": 12,
@@ -188,9 +188,9 @@ def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
 
 
 def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
-    warm_start = WarmStartConfig(td_weight=0.4, reduction="sum_per_sequence")
+    sft = SftConfig(td_weight=0.4, reduction="sum_per_sequence")
     t = task("clone", 0)
-    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, warm_start=warm_start)
+    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, sft=sft)
     port = run(ListPort([t]), settings)
     model, loss = LlamaForCausalLM.from_pretrained(model_folder), 0.0
     for row in range(5):
@@ -380,7 +380,7 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
         task("hold", 0, publish=True),
         task("clone", 0, publish=True, checkpoint=str(checkpoint)),
     ]
-    port = run(ListPort(tasks, incarnation=3), settings_for(folder, temperature=0.7))
+    port = run(ListPort(tasks, attempt=3), settings_for(folder, temperature=0.7))
     assert [p.version for p in port.publications] == [(3, 0), (3, 1)]
     for published, source in zip(port.publications, (folder, checkpoint / "policy"), strict=True):
         fetched = WeightStore(folder.parent / "weights").fetch(published)

@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ObjectiveConfig, ReferenceConfig, WarmStartConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.config.preferences import PreferencesConfig
 from actors.distributed import join_process_group
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
-from actors.messages import Beside, LearnerTask
+from actors.messages import AuxiliaryBatch, LearnerTask
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.driver.preference_batches import mismatched
 from cluster.learner.task_queue import share
@@ -48,7 +48,7 @@ def responses(seed, *, num, group_size, number=0):
     )
 
 
-def beside(config, seed=0, *, renews_reference=False):
+def auxiliary(config, seed=0, *, renews_reference=False):
     group_size = 1 if config.objective == "kahneman_tversky" else 2
     compared = responses(seed, num=NUM_COMPARISONS, group_size=group_size)
     ranks = [0.0, 1.0] * NUM_COMPARISONS if group_size == 2 else [0.0, 1.0, 1.0, 0.0, 1.0]
@@ -56,7 +56,7 @@ def beside(config, seed=0, *, renews_reference=False):
     shown = (
         responses(seed + 1, num=3, group_size=1) if config.parameter("demonstrations") else EMPTY
     )
-    return Beside(
+    return AuxiliaryBatch(
         comparisons=compared,
         ranks=np.asarray(ranks, np.float32),
         num_comparisons=NUM_COMPARISONS,
@@ -72,7 +72,7 @@ def beside(config, seed=0, *, renews_reference=False):
 
 def task(config, step, **more):
     return LearnerTask(
-        "prefer", step, RATE, EMPTY, NONE, NONE, 0, 0, beside=beside(config, step, **more)
+        "prefer", step, RATE, EMPTY, NONE, NONE, 0, 0, auxiliary=auxiliary(config, step, **more)
     )
 
 
@@ -80,7 +80,7 @@ def settings(folder, config, *, max_tokens=4096):
     return LearnerSettings(
         model=str(folder / "model"),
         weights=folder / "weights",
-        warm_start=WarmStartConfig(),
+        sft=SftConfig(),
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=0.0)),
         temperature=1.0,
         published_dtype="float32",
@@ -157,7 +157,7 @@ def test_the_second_step_is_that_of_a_plain_loop(folder, name, plain):
     for step in range(2):
         each = task(config, step)
         figures = ours.perform(each)
-        loss = plain(log_ratios(theirs, reference, each.beside.comparisons))
+        loss = plain(log_ratios(theirs, reference, each.auxiliary.comparisons))
         assert figures["learner/loss"] == pytest.approx(loss.item(), abs=1e-5)
         optimizer.zero_grad()
         loss.backward()
@@ -174,8 +174,8 @@ def test_kto_measures_the_distance_from_responses_to_other_prompts(folder):
     before.load_state_dict(ours.policy.model.state_dict())
     each = task(config, 1)
     with torch.no_grad():
-        z = float(log_ratios(before, reference, each.beside.mismatched).mean().clamp_min(0.0))
-        ratios = log_ratios(before, reference, each.beside.comparisons)
+        z = float(log_ratios(before, reference, each.auxiliary.mismatched).mean().clamp_min(0.0))
+        ratios = log_ratios(before, reference, each.auxiliary.comparisons)
         signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0])
         loss = (1.0 - torch.sigmoid(0.1 * signs * (ratios - z))).mean()
     assert abs(z) > 1e-3
@@ -199,9 +199,7 @@ def test_demonstrations_beside_have_their_weight(folder):
     without = learner(folder, alone).perform(task(alone, 0))
     expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_token"]
     assert figures["learner/loss"] == pytest.approx(expected, abs=1e-6)
-    per_sequence = settings(folder, both)._replace(
-        warm_start=WarmStartConfig(reduction="sum_per_sequence")
-    )
+    per_sequence = settings(folder, both)._replace(sft=SftConfig(reduction="sum_per_sequence"))
     ours = Learner(per_sequence, device=CPU, rank=0, world_size=1)
     expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_sequence"]
     assert ours.perform(task(both, 0))["learner/loss"] == pytest.approx(expected, abs=1e-5)
@@ -213,13 +211,13 @@ def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name)
     one = learner(folder, config)
     before = weights(one.policy)
     given = task(config, 0)
-    beside = given.beside._replace(
+    auxiliary = given.auxiliary._replace(
         comparisons=EMPTY, ranks=NONE, mismatched=EMPTY, demonstrations=EMPTY
     )
-    assert one.perform(given._replace(beside=beside))["learner/loss"] == 0.0
+    assert one.perform(given._replace(auxiliary=auxiliary))["learner/loss"] == 0.0
     assert torch.equal(weights(one.policy), before)
-    nobody = beside._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
-    figures = one.perform(task(config, 1)._replace(beside=nobody))
+    nobody = auxiliary._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
+    figures = one.perform(task(config, 1)._replace(auxiliary=nobody))
     assert figures["learner/loss"] == 0.0
     assert not [each for each in figures if "accuracy" in each or "log_ratio" in each]
     assert torch.equal(weights(one.policy), before)

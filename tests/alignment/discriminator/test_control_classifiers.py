@@ -91,7 +91,7 @@ def test_whether_a_response_ended_is_told_by_length_features():
 
 
 def test_they_measure_what_they_have_not_seen():
-    # Learnt on the classes exchanged, they are wrong on every fresh response.
+    # Learned on the classes exchanged, they are wrong on every fresh response.
     learnt, fresh = group(0, other_words), group(1, longer)
     exchanged = PromptGroup(group(0, longer).demonstrations, group(0, longer).rollouts)
     assert control_accuracies(exchanged, fresh)["length_accuracy"] == 0.0

@@ -1,4 +1,4 @@
-"""One step of on-policy imitation descends the divergence that it names, exactly.
+"""One step of the on-policy stage descends the divergence that it names, exactly.
 
 The expectation over sampled groups is taken by enumeration: every pair of responses is a group of
 two, weighed by its probability, and all of them go through the real code in one call. With the

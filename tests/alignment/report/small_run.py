@@ -5,7 +5,7 @@ CONFIG = {
     "seed": 3,
     "model": {"name": "tiny"},
     "data": {"path": "demonstrations.jsonl", "held_out_fraction": 0.1},
-    "warm_start": {"steps": 2, "prompts_per_step": 4, "learning_rate": 1e-4},
+    "sft": {"steps": 2, "prompts_per_step": 4, "learning_rate": 1e-4},
     "objective": {
         "divergence": "reverse_kl",
         "steps": 3,
@@ -19,14 +19,14 @@ CONFIG = {
 }
 
 METRICS = [
-    {"step": 0, "stage": "warm_start", "time_s": 1, "eval/held_out_nll": 4},
-    {"step": 1, "stage": "warm_start", "time_s": 5, "learner/tokens_per_s": 100.0},
-    {"step": 2, "stage": "warm_start", "time_s": 9, "eval/held_out_nll": 3.0},
+    {"step": 0, "stage": "sft", "time_s": 1, "eval/held_out_nll": 4},
+    {"step": 1, "stage": "sft", "time_s": 5, "learner/tokens_per_s": 100.0},
+    {"step": 2, "stage": "sft", "time_s": 9, "eval/held_out_nll": 3.0},
     {"step": 3, "stage": "discriminator_warm_up", "time_s": 12, "discriminator/accuracy_fresh": 1},
     *(
         {
             "step": 4 + index,
-            "stage": "imitation",
+            "stage": "on_policy",
             "time_s": 20 + 10 * index,
             "learner/tokens_per_s": speed,
             "learner/entropy": 1.0,
@@ -40,14 +40,14 @@ METRICS = [
         }
         for index, (speed, accuracy) in enumerate([(110.0, 0.9), (120.0, 0.65), (500.0, 0.55)])
     ),
-    {"step": 6, "stage": "imitation", "time_s": 65.5, "eval/held_out_nll": 2.5},
+    {"step": 6, "stage": "on_policy", "time_s": 65.5, "eval/held_out_nll": 2.5},
 ]
 
 PROMPTS = ["I see you", "you see me"]
 EXPERT = ["I see thee", "thou seest me"]
 RESPONSES = {
     "before": ["i see you!", "go on"],
-    "after_warm_start": ["I see you now", "thou seest"],
+    "after_sft": ["I see you now", "thou seest"],
     "after": ["I see thee", "Thou, see me"],
 }
 

@@ -4,21 +4,21 @@ from alignment.report.run_files import read_run
 from tests.alignment.report.small_run import CONFIG
 
 
-def line(step, stage="imitation", **values):
+def line(step, stage="on_policy", **values):
     return {"step": step, "stage": stage, "time_s": float(step), **values}
 
 
 def test_a_later_line_wins_and_keeps_what_it_does_not_repeat(write_run):
-    rows = [line(7, loss=1.0, nll=2.0), line(8, loss=3.0), line(7, loss=0.5), line(8, "warm_start")]
+    rows = [line(7, loss=1.0, nll=2.0), line(8, loss=3.0), line(7, loss=0.5), line(8, "sft")]
     run = read_run(write_run(metrics=rows))
     assert [(row.step, row.stage) for row in run.rows] == [
-        (7, "imitation"),
-        (8, "warm_start"),
-        (8, "imitation"),
+        (7, "on_policy"),
+        (8, "sft"),
+        (8, "on_policy"),
     ]
     assert run.series("loss") == [(7, 0.5), (8, 3.0)]
-    assert run.series("nll", "imitation") == [(7, 2.0)]
-    assert run.series("nll", "warm_start") == []
+    assert run.series("nll", "on_policy") == [(7, 2.0)]
+    assert run.series("nll", "sft") == []
 
 
 def test_a_later_sample_of_the_same_prompt_wins(write_run):
@@ -40,7 +40,7 @@ def test_a_torn_last_line_is_left_out_with_a_note(write_run):
 
 
 def test_a_line_that_cannot_be_used_costs_only_itself(write_run):
-    run = read_run(write_run(metrics=[line(1), {"stage": "imitation"}, [4], line(2)]))
+    run = read_run(write_run(metrics=[line(1), {"stage": "on_policy"}, [4], line(2)]))
     assert [row.step for row in run.rows] == [1, 2]
     assert len(run.notes) == 2
     assert run.notes[0] == "Line 2 of metrics.jsonl cannot be used; it is left out."

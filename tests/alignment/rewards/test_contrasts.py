@@ -35,10 +35,10 @@ def sample(response, expert="e", prompt="p", finish_reason="STOP"):
     return Sample(prompt, expert, response, finish_reason)
 
 
-def phases(before, after_warm_start):
+def phases(before, after_sft):
     return {
         "before": dict(enumerate(before)),
-        "after_warm_start": dict(enumerate(after_warm_start)),
+        "after_sft": dict(enumerate(after_sft)),
     }
 
 
@@ -97,9 +97,9 @@ def test_the_first_side_of_a_pair_is_rejected_and_the_second_chosen():
         "sft-demonstrations": [Comparison("p", ("e", "new"), (0, 1), domain="sft-demonstrations")],
     }
     assert [phases_of(pair) for pair in ESTIMATES] == [
-        ("before", "after_warm_start"),
+        ("before", "after_sft"),
         ("before",),
-        ("after_warm_start",),
+        ("after_sft",),
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alignment.preferences.reward_model_loss import learned_likelihood
-from alignment.rewards.evaluation import HeldOut, MemberVerdict, held_out_figures
+from alignment.rewards.evaluation import HeldOut, MemberLogits, held_out_figures
 
 HELD_OUT = HeldOut(
     rows=[4, 7, 9],
@@ -16,8 +16,8 @@ HELD_OUT = HeldOut(
     response_tokens=[3, 4, 5, 6, 7, 8],
 )
 VERDICTS = [
-    MemberVerdict([2.0, 0.0, 0.0, 1.0, 0.0, 0.0], None, 0.0),
-    MemberVerdict([1.0, 0.0, 4.0, 1.0, 0.0, 0.0], None, 0.0),
+    MemberLogits([2.0, 0.0, 0.0, 1.0, 0.0, 0.0], None, 0.0),
+    MemberLogits([1.0, 0.0, 4.0, 1.0, 0.0, 0.0], None, 0.0),
 ]
 
 
@@ -64,7 +64,7 @@ def test_the_interval_is_the_binomials_where_rows_are_right_or_wrong():
         ranks=np.tile(np.asarray([0, 1], np.float32), 400),
         response_tokens=[1] * 800,
     )
-    verdict = MemberVerdict([score for row in scores for score in row], None, 0.0)
+    verdict = MemberLogits([score for row in scores for score in row], None, 0.0)
     accuracy = figures_of("bradley_terry", held_out, [verdict])["accuracy"]
     assert accuracy["mean"] == pytest.approx(0.8)
     spread = 1.96 * math.sqrt(0.8 * 0.2 / 400)

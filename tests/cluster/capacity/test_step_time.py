@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.errors import InvalidInputError
-from cluster.capacity.gpu_allocation import SAME_SHARE, USABLE_MEMORY, Room, best_splits
+from cluster.capacity.gpu_allocation import SAME_SHARE, USABLE_MEMORY, GpuPool, best_splits
 from cluster.capacity.gpu_rates import Rates
 from cluster.capacity.step_cost import Lengths, Work
 from cluster.capacity.step_time import Split, estimate, phases_of
@@ -30,15 +30,15 @@ WORK = Work(
     published_bytes=200.0,
     is_judged=True,
     update_passes_tokens=3000.0,
-    saved_judge_bytes=60.0,
+    saved_scorer_bytes=60.0,
 )
 RATES = Rates(
     source="a table",
     iteration_s=0.01,
     sampled_tokens_per_s=1000.0,
     prefilled_tokens_per_s=10_000.0,
-    learnt_tokens_per_s=800.0,
-    judged_tokens_per_s=2300.0,
+    trained_tokens_per_s=800.0,
+    scored_tokens_per_s=2300.0,
     link_bytes_per_s=1000.0,
     network_bytes_per_s=100.0,
     publish_bytes_per_s=400.0,
@@ -48,8 +48,8 @@ RATES = Rates(
 )
 
 
-def seconds(work=WORK, rates=RATES, rollouts=1, ranks=1, judges=1):
-    return phases_of(work, rates, Split(rollouts, ranks, judges))
+def seconds(work=WORK, rates=RATES, rollouts=1, ranks=1, scorers=1):
+    return phases_of(work, rates, Split(rollouts, ranks, scorers))
 
 
 def test_sampling_is_iterations_and_tokens_of_the_requests_that_one_worker_does_in_turn():
@@ -79,7 +79,7 @@ def test_responses_without_room_in_the_cache_follow_one_another():
 def test_demonstrations_take_no_sampling_and_are_learnt_once_a_prompt():
     half = WORK._replace(num_sampled_prompts=4)
     assert seconds(half).sampling_s == pytest.approx(0.8 + 4 * 0.11)
-    assert half.learnt_tokens == 4 * (100 + 2 * 50) + 4 * (100 + 50)
+    assert half.trained_tokens == 4 * (100 + 2 * 50) + 4 * (100 + 50)
     assert seconds(WORK._replace(num_sampled_prompts=0)).sampling_s == 0.0
 
 
@@ -98,9 +98,9 @@ def test_learning_waits_for_the_fullest_rank_or_for_what_ranks_send():
 
 def test_one_worker_trains_the_discriminator_and_all_score():
     # (3000 + 8 x 200) / 2300; the second takes over 60 bytes, at 400/s and 1000/s.
-    assert seconds().judging_s == pytest.approx(2.0)
-    assert seconds(judges=2).judging_s == pytest.approx(3800 / 2300 + 60 / 400 + 60 / 1000)
-    assert seconds(WORK._replace(is_judged=False), judges=0).judging_s == 0.0
+    assert seconds().scoring_s == pytest.approx(2.0)
+    assert seconds(scorers=2).scoring_s == pytest.approx(3800 / 2300 + 60 / 400 + 60 / 1000)
+    assert seconds(WORK._replace(is_judged=False), scorers=0).scoring_s == 0.0
 
 
 def test_fetching_is_bound_by_the_worker_and_with_many_nodes_by_the_store():
@@ -124,7 +124,7 @@ def test_what_shares_a_gpu_takes_turns_however_stale():
     both = estimate(WORK, RATES, Split(1, 1, 1, "judge with learner"), 9)
     assert both.step_s == pytest.approx(2.5 + 2.0)
     assert both.split.num_gpus == 2
-    (best,) = best_splits(WORK, RATES, 9, Room(1))
+    (best,) = best_splits(WORK, RATES, 9, GpuPool(1))
     assert best.split == Split(1, 1, 1, "all")
     assert best.step_s == pytest.approx(estimate(WORK, RATES, Split(1, 1, 1), 0).step_s)
 
@@ -135,14 +135,14 @@ def test_with_infinitely_fast_sampling_and_judging_learning_is_the_limit_and_get
         iteration_s=0.0,
         sampled_tokens_per_s=inf,
         prefilled_tokens_per_s=inf,
-        judged_tokens_per_s=inf,
+        scored_tokens_per_s=inf,
         link_bytes_per_s=inf,
         publish_bytes_per_s=inf,
         fetch_bytes_per_s=inf,
         overhead_s=0.0,
     )
     for staleness in (0, 1, 2):
-        best = best_splits(WORK, rates, staleness, Room(6))[0]
+        best = best_splits(WORK, rates, staleness, GpuPool(6))[0]
         assert best.split == Split(1, 4, 1)  # 8 prompts: a fifth rank would change nothing
         assert best.bound == "learning"
         assert best.step_s == pytest.approx(400 / 800)
@@ -154,11 +154,11 @@ def test_a_split_that_does_not_fit_is_passed_over_and_an_error_names_what_comes_
         return Memory("rollout", {"weights": 20.0}), rank, Memory("discriminator", {"state": 10.0})
 
     linked = RATES._replace(link_bytes_per_s=math.inf)  # so that a third rank helps
-    fits_two = Room(5, 50.0 / USABLE_MEMORY, memory)
+    fits_two = GpuPool(5, 50.0 / USABLE_MEMORY, memory)
     assert {each.split.ranks for each in best_splits(WORK, linked, 1, fits_two)} == {2, 3}
-    fits_all = Room(5, 130.0 / USABLE_MEMORY, memory)
+    fits_all = GpuPool(5, 130.0 / USABLE_MEMORY, memory)
     assert Split(1, 1, 1, "all") in [each.split for each in best_splits(WORK, RATES, 1, fits_all)]
-    beside = Room(2, 110.0 / USABLE_MEMORY, memory)  # 100 and 10 together, but not 20 as well
+    beside = GpuPool(2, 110.0 / USABLE_MEMORY, memory)  # 100 and 10 together, but not 20 as well
     assert [each.split for each in best_splits(WORK, RATES, 1, beside)] == [
         Split(1, 1, 1, "judge with learner")
     ]
@@ -167,21 +167,21 @@ def test_a_split_that_does_not_fit_is_passed_over_and_an_error_names_what_comes_
     with pytest.raises(
         InvalidInputError, match="rollout 20, learner 33, discriminator 10"
     ) as error:
-        best_splits(WORK, RATES, 1, Room(5, 30.0, memory))
+        best_splits(WORK, RATES, 1, GpuPool(5, 30.0, memory))
     assert "no split of 5 GPUs fits" in str(error.value)
     assert "lower learner.max_tokens_per_microbatch" in str(error.value)
 
 
-def every_split(num_gpus, judges):
+def every_split(num_gpus, scorers):
     numbers = range(1, num_gpus + 1)
     for rollouts in numbers:
         for ranks in numbers:
-            for number in numbers if judges else [0]:
+            for number in numbers if scorers else [0]:
                 if rollouts + ranks + number <= num_gpus:
                     yield Split(rollouts, ranks, number)
-        if judges and rollouts < num_gpus:
+        if scorers and rollouts < num_gpus:
             yield Split(rollouts, 1, 1, "judge with learner")
-    yield Split(1, 1, judges, "all")
+    yield Split(1, 1, scorers, "all")
 
 
 rate = st.floats(1.0, 1e4)
@@ -191,8 +191,8 @@ drawn_rates = st.builds(
     iteration_s=st.floats(0.0, 0.1),
     sampled_tokens_per_s=rate,
     prefilled_tokens_per_s=rate,
-    learnt_tokens_per_s=rate,
-    judged_tokens_per_s=rate,
+    trained_tokens_per_s=rate,
+    scored_tokens_per_s=rate,
     link_bytes_per_s=rate,
     network_bytes_per_s=rate,
     publish_bytes_per_s=rate,
@@ -219,7 +219,7 @@ def test_the_best_split_is_that_of_every_split_tried(work, rates, staleness, gpu
         (each for each in tried if each.step_s <= fast_s),
         key=lambda each: (each.split.num_gpus, each.step_s),
     )
-    found = best_splits(work, rates, staleness, Room(gpus))[0]
+    found = best_splits(work, rates, staleness, GpuPool(gpus))[0]
     assert found.split.num_gpus == best.split.num_gpus
     assert found.step_s == pytest.approx(best.step_s)
 
@@ -227,15 +227,15 @@ def test_the_best_split_is_that_of_every_split_tried(work, rates, staleness, gpu
 @settings(max_examples=15, deadline=None)
 @given(work=drawn_work, rates=drawn_rates, staleness=st.integers(0, 3))
 def test_more_gpus_never_make_the_best_split_slower(work, rates, staleness):
-    times = [best_splits(work, rates, staleness, Room(gpus))[0].step_s for gpus in range(1, 14)]
+    times = [best_splits(work, rates, staleness, GpuPool(gpus))[0].step_s for gpus in range(1, 14)]
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(times))
 
 
 def simulated_step_s(tmp_path, phases, rollouts, staleness, *, jitter=0.0, steps=18):
-    """Run the real driver, fleets and desk on a virtual clock; workers pause so long."""
+    """Run the real driver, fleets and task queue on a virtual clock; workers pause so long."""
     tmp_path.mkdir(exist_ok=True)
     options = Namespace(
-        workers=rollouts, jitter=jitter, seed=0, scoring=phases.judging_s, steps=steps
+        workers=rollouts, jitter=jitter, seed=0, scoring=phases.scoring_s, steps=steps
     )
     with asyncio.Runner(loop_factory=bench_overlap.VirtualTimeLoop) as runner:
         measured = bench_overlap.measure(
@@ -253,7 +253,7 @@ def simulable(work, rates):
 @pytest.mark.parametrize("staleness", [0, 1, 2])
 @pytest.mark.parametrize("rollouts", [1, 3])
 def test_a_simulated_run_takes_as_long_as_was_estimated(tmp_path, rollouts, staleness):
-    work, rates = simulable(WORK, RATES._replace(judged_tokens_per_s=10_000.0))
+    work, rates = simulable(WORK, RATES._replace(scored_tokens_per_s=10_000.0))
     found = estimate(work, rates, Split(rollouts, 2, 1), staleness)
     step_s = simulated_step_s(tmp_path, found.phases, rollouts, staleness)
     assert step_s == pytest.approx(found.step_s, rel=0.02)
@@ -262,7 +262,7 @@ def test_a_simulated_run_takes_as_long_as_was_estimated(tmp_path, rollouts, stal
 @pytest.mark.parametrize(("staleness", "bound"), [(0, 0.1), (1, 0.15), (2, 0.1)])
 def test_service_times_that_vary_by_a_third_cost_a_tenth_or_so(tmp_path, staleness, bound):
     # Sampling and learning in balance, 1 s each, with 0.2 s of judging: where it costs the most.
-    work, rates = simulable(WORK, RATES._replace(judged_tokens_per_s=23_000.0))
+    work, rates = simulable(WORK, RATES._replace(scored_tokens_per_s=23_000.0))
     rates = rates._replace(sampled_tokens_per_s=200.0)
     found = estimate(work, rates, Split(4, 2, 1), staleness)
     step_s = simulated_step_s(tmp_path, found.phases, 4, staleness, jitter=0.3, steps=30)
@@ -277,5 +277,5 @@ def test_the_split_that_is_estimated_best_is_the_fastest_of_those_simulated(tmp_
         found = estimate(work, rates, Split(rollouts, 6 - rollouts, 0), 2)
         folder = tmp_path / str(rollouts)
         simulated[found.split] = simulated_step_s(folder, found.phases, rollouts, 2, steps=14)
-    best = best_splits(work, rates, 2, Room(6))[0]
+    best = best_splits(work, rates, 2, GpuPool(6))[0]
     assert best.split == min(simulated, key=simulated.get)

@@ -22,7 +22,7 @@ from alignment.rewards.best_of_n import Response
 from cluster.cli.best_of import tell, write
 from cluster.cli.main import app
 from cluster.config.job_file import load_job
-from cluster.driver.evaluation import HeldOut
+from cluster.driver.evaluation import Evaluator
 from cluster.jobs.best_of import Answers
 from cluster.run_state.manifest import Manifest, save_manifest
 from cluster.validation.best_of import check, reward_source
@@ -70,13 +70,13 @@ def prepared(place, reward=None, prompts=None, overrides=()):
 
 def test_a_run_gives_policy_prompts_and_rewards(run):
     save_manifest(run, Manifest(name="tiny", reward_scales={"counts_b": 4.0}))
-    asked = prepared(run, overrides=["evaluation.num_prompts=2"])
-    assert asked.policy == run / "checkpoints" / "step-000010" / "policy"
-    assert [(each.function, each.weight) for each in asked.config.rewards] == [(REWARD, 0.5)]
-    assert asked.scales == {"counts_b": 4.0}
-    measured = HeldOut(None, asked.data, 2, max_sequences=8).batch().prompt_ids
-    np.testing.assert_array_equal(asked.rows, measured)
-    assert not asked.config.has_discriminator
+    request = prepared(run, overrides=["evaluation.num_prompts=2"])
+    assert request.policy == run / "checkpoints" / "step-000010" / "policy"
+    assert [(each.function, each.weight) for each in request.config.rewards] == [(REWARD, 0.5)]
+    assert request.scales == {"counts_b": 4.0}
+    measured = Evaluator(None, request.data, 2, max_sequences=8).batch().prompt_ids
+    np.testing.assert_array_equal(request.rows, measured)
+    assert not request.config.has_discriminator
     given = prepared(run, reward=REWARD)
     assert [each.weight for each in given.config.rewards] == [1.0]
     assert given.scales == {}
@@ -87,22 +87,22 @@ def test_prompts_are_those_of_any_data(run, tmp_path):
     messages = [{"role": role, "content": text} for role, text in turns]
     # The expert may say more than the policy can
     write_rows(tmp_path, [{"prompt": messages, "chosen": "d " * 9, "rejected": "c"}] * 2)
-    asked = prepared(run, prompts=str(tmp_path / "data.jsonl"))
+    request = prepared(run, prompts=str(tmp_path / "data.jsonl"))
     history = (Turn("user", "a"), Turn("assistant", "b"))
-    assert asked.data.rows == (Demonstration("c", "d " * 9, history),) * 2
-    assert asked.rows.tolist() == [0, 1]
-    shown = asked.data.decode(asked.data.prompt_tokens(1))
+    assert request.data.rows == (Demonstration("c", "d " * 9, history),) * 2
+    assert request.rows.tolist() == [0, 1]
+    shown = request.data.decode(request.data.prompt_tokens(1))
     assert shown == "user a assistant b user c assistant"
 
 
 def test_a_model_has_the_defaults_as_far_as_its_window_has_room(run, tmp_path):
     model, data = run.parent / "model", str(run.parent / "data.jsonl")
-    asked = prepared(model, REWARD, data, ["rollout.temperature=0.5"])
-    limits = asked.config.data
+    request = prepared(model, REWARD, data, ["rollout.temperature=0.5"])
+    limits = request.config.data
     assert (limits.max_prompt_tokens, limits.max_response_tokens) == (32, 32)
-    assert asked.config.rollout.temperature == 0.5
-    assert asked.policy == model
-    assert len(asked.rows) == 20
+    assert request.config.rollout.temperature == 0.5
+    assert request.policy == model
+    assert len(request.rows) == 20
 
 
 def test_a_reward_is_code_a_folder_or_a_name_on_the_hub(tmp_path, monkeypatch):
@@ -163,19 +163,19 @@ def test_a_reward_model_is_checked_and_taken(run, tmp_path):
     config = AutoConfig.from_pretrained(run.parent / "model")
     config.num_labels = 1
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
-    asked = prepared(run, reward=str(tmp_path / "reward"))
-    assert [each.model for each in asked.config.rewards] == [str(tmp_path / "reward")]
+    request = prepared(run, reward=str(tmp_path / "reward"))
+    assert [each.model for each in request.config.rewards] == [str(tmp_path / "reward")]
 
 
 def test_what_was_found_is_told_and_written(run, tmp_path):
-    asked = prepared(run, prompts=str(run.parent / "data.jsonl"))
+    request = prepared(run, prompts=str(run.parent / "data.jsonl"))
     rows = [Response("a", 1.0, 2, False), Response("b", 3.0, 4, False), Response("c", 9.0, 5, True)]
     cut = [each._replace(was_cut=True) for each in rows]
     found = Answers({3: rows, 5: cut}, {7: "prompt 7 has no reward"}, 1234)
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    tell(asked, found, 60.4, console)
+    tell(request, found, 60.4, console)
     out, pairs = tmp_path / "best.jsonl", tmp_path / "pairs.jsonl"
-    write(asked, found, out, pairs, console)
+    write(request, found, out, pairs, console)
     console.file.close()
     text = console.export_text()
     lines = [line.split() for line in text.splitlines()]

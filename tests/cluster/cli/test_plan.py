@@ -172,14 +172,14 @@ def test_activations_and_casts_are_what_autograd_keeps(tmp_path):
 def planned(**sections):
     config = RunConfig.model_validate(make_job(**sections))
     shape = shape_of_parameters(7e9)
-    judge = shape.first_layers(config.discriminator.num_layers)
-    return config, shape, judge, work_of(config, shape, judge, Lengths(256.0, 256.0))
+    scorer = shape.first_layers(config.discriminator.num_layers)
+    return config, shape, scorer, work_of(config, shape, scorer, Lengths(256.0, 256.0))
 
 
 def test_work_of_a_step_by_hand():
-    _, _, judge, work = planned()
+    _, _, scorer, work = planned()
     assert work.sampled_tokens == 256 * 4 * 256
-    assert work.learnt_tokens == 256 * (256 + 4 * 256)
+    assert work.trained_tokens == 256 * (256 + 4 * 256)
     assert work.published_bytes == 14e9
     assert work.gathered_bytes == 4 * 4 * 7e9  # reference, forward, backward, gradients
     a_token = 2 * 31 * 992 * 2
@@ -188,26 +188,26 @@ def test_work_of_a_step_by_hand():
     # as many replayed; demonstrations held out are judged too.
     group = 256 * 6 * 256
     assert work.update_passes_tokens == pytest.approx(group + 256 * 512 + 3 * group / 0.75)
-    assert work.saved_judge_bytes == pytest.approx(12 * (judge.num_parameters - 128_256 * 3968))
+    assert work.saved_scorer_bytes == pytest.approx(12 * (scorer.num_parameters - 128_256 * 3968))
     free = planned(objective={"reference": {"coefficient": 0.0}}, discriminator={"tuning": "lora"})
     assert free[3].gathered_bytes == 3 * 4 * 7e9
-    assert free[3].saved_judge_bytes == 0.0
+    assert free[3].saved_scorer_bytes == 0.0
     with pytest.raises(InvalidInputError, match=r"objective\.steps is 0"):
         planned(objective={"steps": 0})
 
 
 def test_rates_are_bound_by_memory_and_by_arithmetic():
-    _, shape, judge, work = planned()
-    rates = rates_from_hardware("h100", shape, judge, work)
+    _, shape, scorer, work = planned()
+    rates = rates_from_hardware("h100", shape, scorer, work)
     # 14 GB of weights at 0.7 of 3.35 TB/s take 5.97 ms, and the engine 2 ms.
     assert rates.iteration_s == pytest.approx(0.00797, rel=1e-3)
     # 14 GFLOP at 0.3 of 989.4 TFLOP/s take 47.2 us, reading 384 tokens of 123 kB another 20.1 us.
     assert 1 / rates.sampled_tokens_per_s == pytest.approx(67.3e-6, rel=2e-3)
     assert rates.prefilled_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 14e9)
-    assert rates.learnt_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 56e9)
-    in_layers = judge.num_parameters - 128_256 * 3968
-    assert rates.judged_tokens_per_s == pytest.approx(0.3 * 989.4e12 / (2 * in_layers))
-    assert rates_from_hardware("l40s", shape, judge, work).network_bytes_per_s == 0.7 * 32e9
+    assert rates.trained_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 56e9)
+    in_layers = scorer.num_parameters - 128_256 * 3968
+    assert rates.scored_tokens_per_s == pytest.approx(0.3 * 989.4e12 / (2 * in_layers))
+    assert rates_from_hardware("l40s", shape, scorer, work).network_bytes_per_s == 0.7 * 32e9
     with pytest.raises(InvalidInputError, match="unknown GPU 'h10'; choose one of h100, h200"):
         gpu_of("h10")
 
@@ -220,32 +220,32 @@ def write_run(run_dir, job, phases, work):
     row = {
         "rollout/tokens_per_s": work.sampled_tokens / phases.sampling_s,
         "rollout/response_length": work.lengths.response,
-        "learner/tokens_per_s": work.learnt_tokens / computing_s,
-        "learner/trained_tokens": work.learnt_tokens,
+        "learner/tokens_per_s": work.trained_tokens / computing_s,
+        "learner/trained_tokens": work.trained_tokens,
         "learner/num_action_tokens": work.sampled_tokens,
         "learner/step_s": computing_s,
         "time/learning_s": phases.learning_s,
-        "time/discriminator_s": 0.75 * phases.judging_s,
-        "time/scoring_s": 0.25 * phases.judging_s,
+        "time/discriminator_s": 0.75 * phases.scoring_s,
+        "time/scoring_s": 0.25 * phases.scoring_s,
         "time/sync_s": phases.sync_s,
         "time/waiting_s": phases.overhead_s,
     }
     odd = {name: 100 * value for name, value in row.items()}  # the median is not moved by one step
-    rows = [{"stage": "warm_start", "learner/tokens_per_s": 1.0}]
-    rows += [{"stage": "imitation", "step": n} | row for n in range(3)]
-    rows += [{"stage": "imitation", "step": 3} | odd]
+    rows = [{"stage": "sft", "learner/tokens_per_s": 1.0}]
+    rows += [{"stage": "on_policy", "step": n} | row for n in range(3)]
+    rows += [{"stage": "on_policy", "step": 3} | odd]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
 
 
 def test_measured_rates_give_back_the_run_that_was_measured(tmp_path):
     sizes = {"rollout": {"num_workers": 3}, "learner": {"num_ranks": 5}}
-    config, shape, judge, work = planned(objective={"max_staleness_steps": 0}, **sizes)
-    sheet = rates_from_hardware("h100", shape, judge, work)._replace(link_bytes_per_s=math.inf)
+    config, shape, scorer, work = planned(objective={"max_staleness_steps": 0}, **sizes)
+    sheet = rates_from_hardware("h100", shape, scorer, work)._replace(link_bytes_per_s=math.inf)
     real = sheet._replace(
         sampled_tokens_per_s=3000.0,
         prefilled_tokens_per_s=math.inf,
-        learnt_tokens_per_s=2000.0,
-        judged_tokens_per_s=50_000.0,
+        trained_tokens_per_s=2000.0,
+        scored_tokens_per_s=50_000.0,
         publish_bytes_per_s=1e9,
         fetch_bytes_per_s=3e9,
         overhead_s=0.3,
@@ -259,15 +259,15 @@ def test_measured_rates_give_back_the_run_that_was_measured(tmp_path):
     )
     write_run(tmp_path / "run", job, phases, work)
     assert lengths_from_metrics(tmp_path / "run") == pytest.approx((256.0, 256.0))
-    found = rates_from_metrics(tmp_path / "run", config, shape, judge, sheet)
+    found = rates_from_metrics(tmp_path / "run", config, shape, scorer, sheet)
     again = phases_of(work._replace(max_sequences=1000), found, split)
     assert again == pytest.approx(phases)
-    assert found.learnt_tokens_per_s == pytest.approx(2000.0)
+    assert found.trained_tokens_per_s == pytest.approx(2000.0)
     assert found.sampled_tokens_per_s == pytest.approx(3000.0)
     # Of a run with overlap, waiting tells nothing; of another discriminator, its speed neither.
     write_run(tmp_path / "late", make_job(discriminator={"num_layers": 4}), phases, work)
-    found = rates_from_metrics(tmp_path / "late", config, shape, judge, sheet)
-    kept = ("fetch_bytes_per_s", "overhead_s", "judged_tokens_per_s")
+    found = rates_from_metrics(tmp_path / "late", config, shape, scorer, sheet)
+    kept = ("fetch_bytes_per_s", "overhead_s", "scored_tokens_per_s")
     assert [getattr(found, name) for name in kept] == [getattr(sheet, name) for name in kept]
 
 
@@ -280,12 +280,12 @@ def test_measured_rates_give_back_the_run_that_was_measured(tmp_path):
     ],
 )
 def test_a_run_that_tells_nothing_of_the_job_is_refused(tmp_path, sections, sentence):
-    config, shape, judge, work = planned()
-    sheet = rates_from_hardware("h100", shape, judge, work)
+    config, shape, scorer, work = planned()
+    sheet = rates_from_hardware("h100", shape, scorer, work)
     write_run(tmp_path / "run", make_job(**sections), phases_of(work, sheet, Split(1, 1, 1)), work)
     with pytest.raises(InvalidInputError, match=sentence):
-        rates_from_metrics(tmp_path / "run", config, shape, judge, sheet)
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"stage": "warm_start"}\n')
+        rates_from_metrics(tmp_path / "run", config, shape, scorer, sheet)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"stage": "sft"}\n')
     with pytest.raises(InvalidInputError, match="in any on-policy step"):
         lengths_from_metrics(tmp_path / "run")
 
@@ -349,7 +349,7 @@ def test_a_plan_needs_neither_torch_nor_ray_nor_weights(tmp_path):
         ({}, {"learning_s": 30.0, "publish_s": 20.0}, "publishing of weights"),
         ({}, {"learning_s": 30.0, "gathering_s": 30.0}, "raise learner.max_tokens_per_microbatch"),
         ({}, {"learning_s": 30.0}, "the learner's computing; more GPUs"),
-        ({}, {"judging_s": 30.0}, "one worker alone trains; lower discriminator.num_layers"),
+        ({}, {"scoring_s": 30.0}, "one worker alone trains; lower discriminator.num_layers"),
         ({}, {"sync_s": 30.0}, "the fetch of weights"),
         ({}, {"sampling_busy_s": 30.0, "sampling_s": 30.0}, "computing of the rollout workers"),
         ({}, {"sampling_busy_s": 30.0, "iterations_s": 9.0}, "the longest response"),

@@ -32,7 +32,7 @@ from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
 NUM_PROMPTS = 25
 
 
-def write_run(place, phases=("before", "after_warm_start"), **settings):
+def write_run(place, phases=("before", "after_sft"), **settings):
     """Write what a run of NUM_PROMPTS held-out rows leaves behind, as far as it has come."""
     write_rows(place, [{"prompt": f"a {i}", "response": "b c"} for i in range(2 * NUM_PROMPTS)])
     run_dir = place / "run"
@@ -41,7 +41,7 @@ def write_run(place, phases=("before", "after_warm_start"), **settings):
         "name": "tiny",
         "model": {"name": str(place / "init")},
         "data": {"path": str(place / "data.jsonl"), "held_out_fraction": 0.5},
-        "warm_start": {"steps": 3},
+        "sft": {"steps": 3},
         "rollout": {"temperature": 0.5},
     }
     for section, values in settings.items():
@@ -155,15 +155,14 @@ def test_the_help_says_what_each_contrast_estimates_and_what_sets_their_number()
         ({}, ("--out", "pairs.jsonl", "--pair", "sft-demonstrations"), None),
         ({}, (), "nothing to write: give --out FILE or --closed-form FOLDER"),
         (
-            {"warm_start": {"steps": 0}},
+            {"sft": {"steps": 0}},
             ("--out", "pairs.jsonl"),
-            "has no pi_SFT, since its warm_start.steps is 0; run the job with more",
+            "has no pi_SFT, since its sft.steps is 0; run the job with more",
         ),
         (
             {"phases": ("before",)},
             ("--out", "pairs.jsonl"),
-            "has no answers of the phase after_warm_start yet, which it gives after its warm start "
-            "of 3 steps",
+            "has no answers of the phase after_sft yet, which it gives after its SFT of 3 steps",
         ),
         (
             {"phases": ()},
@@ -244,8 +243,8 @@ def test_the_closed_form_is_of_the_policy_after_the_warm_start_and_outlives_its_
 @pytest.mark.parametrize(
     ("steps", "sentence"),
     [
-        ((), "has no pi_SFT yet: its newest checkpoint is of step 0 and its warm start ends at"),
-        ((1, 2), "has no pi_SFT yet: its newest checkpoint is of step 2 and its warm start ends"),
+        ((), "has no pi_SFT yet: its newest checkpoint is of step 0 and its SFT ends at"),
+        ((1, 2), "has no pi_SFT yet: its newest checkpoint is of step 2 and its SFT ends"),
         (
             (5, 7),
             "no longer has pi_SFT, the policy of step 3: a run keeps its newest 2 checkpoints, "

@@ -8,7 +8,7 @@ from cluster.jobs.submission import Run
 from cluster.run_state.status import MemberStatus, Status
 
 STATUS = Status(
-    stage="imitation",
+    stage="on_policy",
     phase="sampling",
     phase_s=4.0,
     iteration=20,
@@ -33,7 +33,7 @@ def printed(thing):
 
 def test_a_status_says_where_the_run_is_who_works_and_what_happened():
     assert printed(STATUS) == [
-        "runs/a | 2/2 imitation | step 20 of 50 | sampling, 4 s"
+        "runs/a | 2/2 on-policy | step 20 of 50 | sampling, 4 s"
         " | about 10 min left at the newest step's pace",
         "worker state weights requests served",
         "rollout-0 serving v17 12",

@@ -69,7 +69,7 @@ def test_overrides_are_yaml_applied_in_order(job):
     ("override", "message"),
     [
         ("objective.stepz=3", "no setting objective.stepz; did you mean objective.steps?"),
-        ("warmstart.steps=3", "no setting warmstart; did you mean warm_start?"),
+        ("warm_start.steps=3", "warm_start is called sft now; rename it"),
         ("objective.temperature=1", "setting objective.temperature; did you mean rollout.temper"),
         ("temperature=1", "no setting temperature; did you mean rollout.temperature?"),
         ("data.qqq=1", "no setting data.qqq; here are path, system_prompt, held_out_fraction"),

@@ -20,7 +20,7 @@ from cluster.fleet.fleet import FleetFailedError
 from cluster.learner.task_queue import LearnerFailedError
 from cluster.run_state.manifest import RunTakenOverError, load_manifest
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
-from tests.fakes.learner import FakeGang
+from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.whole_run import World, draws, make_config
 
@@ -28,10 +28,12 @@ from tests.fakes.whole_run import World, draws, make_config
 async def test_a_run_trains_on_every_draw_once_and_is_strictly_on_policy(tmp_path):
     async with World(make_config(), tmp_path) as world:
         assert await world.driver.run()
-        assert [kind for kind, _, _ in world.gang.lineage] == ["clone"] * 3 + ["imitate"] * 4
-        assert draws(world.gang.lineage) == [number % 12 for number in range(28)]
+        assert [kind for kind, _, _ in world.worker_group.lineage] == ["clone"] * 3 + [
+            "imitate"
+        ] * 4
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(28)]
         # Each on-policy step samples from exactly the weights of the step before.
-        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6]
+        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6]
 
 
 async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path):
@@ -39,14 +41,14 @@ async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path
         await world.driver.run()
         rows = world.lines("metrics.jsonl")
         assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6, 7]
-        stages = ["warm_start"] * 4 + ["imitation"] * 4
+        stages = ["sft"] * 4 + ["on_policy"] * 4
         assert [row["stage"] for row in rows] == stages
         for row in rows[4:]:
             assert row["rollout/staleness"] == 0.0
             assert row["reward/sum"] > 0
             assert row["time/step_s"] >= row["time/learning_s"] > 0
         phases = [row["phase"] for row in world.lines("samples.jsonl")]
-        assert phases == ["before"] * 4 + ["after_warm_start"] * 4 + ["after"] * 4
+        assert phases == ["before"] * 4 + ["after_sft"] * 4 + ["after"] * 4
         manifest = load_manifest(tmp_path, "test")
         assert (manifest.step, manifest.iteration, manifest.is_finished) == (7, 7, True)
         assert (manifest.num_draws, manifest.unfinished_draws) == (28, [])
@@ -58,13 +60,13 @@ async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path
 async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path):
     async with World(make_config(), tmp_path) as world:
         seen = []
-        submit = world.desk.submit
+        submit = world.task_queue.submit
 
         async def note(task):
             seen.append(task)
             return await submit(task)
 
-        world.desk.submit = note
+        world.task_queue.submit = note
         await world.driver.run()
         task = next(task for task in seen if task.kind == "imitate")
         batch = task.trajectories
@@ -77,15 +79,15 @@ async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path)
 async def test_learning_rates_follow_the_stages(tmp_path):
     async with World(make_config(objective={"learning_rate": 2.0}), tmp_path) as world:
         await world.driver.run()
-        np.testing.assert_allclose(world.gang.rates[:3], [0.1, 0.2, 0.3])
-        np.testing.assert_allclose(world.gang.rates[3:], [0.4, 0.8, 1.2, 1.6])
+        np.testing.assert_allclose(world.worker_group.rates[:3], [0.1, 0.2, 0.3])
+        np.testing.assert_allclose(world.worker_group.rates[3:], [0.4, 0.8, 1.2, 1.6])
 
 
 async def test_ranks_share_whole_groups(tmp_path):
     async with World(make_config(), tmp_path, world_size=2) as world:
         await world.driver.run()
         sizes = {}
-        for rank, index, size in world.gang.shares:
+        for rank, index, size in world.worker_group.shares:
             sizes.setdefault(index, {})[rank] = size
         assert {tuple(sorted(share.items())) for share in sizes.values()} == {
             ((0, 0), (1, 0)),  # publish and checkpoint carry nothing
@@ -102,11 +104,13 @@ async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers, interrup
     )
     async with World(config, tmp_path, num_rollout_workers=num_workers) as world:
         await world.driver.run()
-        steps = [oldest for _, _, oldest in world.gang.lineage[3:]]
+        steps = [oldest for _, _, oldest in world.worker_group.lineage[3:]]
         lags = [step - oldest for step, oldest in enumerate(steps, start=3)]
         assert max(lags) <= 2
         assert max(lags) > 0  # it really ran ahead
-        assert sorted(draws(world.gang.lineage)) == sorted(number % 12 for number in range(44))
+        assert sorted(draws(world.worker_group.lineage)) == sorted(
+            number % 12 for number in range(44)
+        )
 
 
 async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
@@ -115,28 +119,28 @@ async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     halves.mkdir()
     async with World(make_config(), whole) as world:
         await world.driver.run()
-        expected = world.gang.lineage
+        expected = world.worker_group.lineage
         samples = world.lines("samples.jsonl")
     for stop_at in (2, 4, 6, None):
         async with World(make_config(), halves) as world:
             world.at(stop_at, do=world.driver.request_stop)
             assert await world.driver.run() is (stop_at is None)
-            lineage = world.gang.lineage
+            lineage = world.worker_group.lineage
     assert lineage == expected
     phases = [(row["phase"], row["prompt_id"]) for row in world.lines("samples.jsonl")]
     assert phases == [(row["phase"], row["prompt_id"]) for row in samples]
-    assert world.gang.incarnation == 3
+    assert world.worker_group.attempt == 3
 
 
 async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path):
     config = make_config(objective={"steps": 8})
     async with World(config, tmp_path) as world:
-        world.at(7, do=world.gang.start)
+        world.at(7, do=world.worker_group.start)
         assert await world.driver.run()
-        assert draws(world.gang.lineage) == [number % 12 for number in range(44)]
-        assert world.gang.incarnation == 1
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(44)]
+        assert world.worker_group.attempt == 1
         manifest = load_manifest(tmp_path, "test")
-        assert manifest.incarnation == 1
+        assert manifest.attempt == 1
         assert [e.what for e in manifest.events] == [
             "the learner was restarted at step 7; the run goes on from step 5"
         ]
@@ -147,16 +151,16 @@ async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path
 async def test_a_discriminator_forgets_the_steps_that_are_repeated(tmp_path):
     # Without cloning there is no checkpoint but the one at the beginning.
     config = make_config(
-        warm_start={"steps": 0},
+        sft={"steps": 0},
         objective={"divergence_weight": 1.0},
         discriminator={"warm_up_steps": 3},
         learner={"checkpoint_every_steps": 100},
     )
     discriminator = LogisticDiscriminatorWorker(16)
     async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
-        world.at(2, do=world.gang.start)
+        world.at(2, do=world.worker_group.start)
         assert await world.driver.run()
-        assert world.gang.incarnation == 1
+        assert world.worker_group.attempt == 1
         assert discriminator.num_updates == 7
         assert world.manifest().trained_draws == 28
 
@@ -184,16 +188,18 @@ async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
 
         world.at(*range(8), do=kill)
         assert await world.driver.run()
-        assert draws(world.gang.lineage) == [number % 12 for number in range(28)]
-        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6]
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(28)]
+        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6]
 
 
 async def test_a_learner_that_was_given_up_ends_the_run_with_its_error(tmp_path):
     async with World(make_config(), tmp_path) as world:
-        world.gang.hold.clear()
+        world.worker_group.hold.clear()
         run = asyncio.ensure_future(world.driver.run())
         await asyncio.sleep(0.05)
-        await world.desk.fail("the learner failed 5 times in a row; the last error: no memory")
+        await world.task_queue.fail(
+            "the learner failed 5 times in a row; the last error: no memory"
+        )
         with pytest.raises(LearnerFailedError, match="no memory"):
             await run
 
@@ -207,7 +213,7 @@ async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error
         world.reward.names_prompts = on_error == "stop"
         with pytest.raises(RewardError, match="prompt 7 has no reward"):
             await world.driver.run()
-        assert [kind for kind, _, _ in world.gang.lineage] == ["clone"] * 3 + ["imitate"]
+        assert [kind for kind, _, _ in world.worker_group.lineage] == ["clone"] * 3 + ["imitate"]
 
 
 DROPPING = {"rewards": [{"function": "tests:sum", "on_error": "drop"}]}
@@ -218,9 +224,9 @@ async def test_a_prompt_without_a_reward_is_dropped_and_accounted_for(tmp_path):
         world.reward.fails_on = {1, 7}
         assert await world.driver.run()
         # Draws 12 to 35 are rows 0 to 11, twice: four of them are dropped, the steps are smaller.
-        trained = draws(world.gang.lineage[3:])
+        trained = draws(world.worker_group.lineage[3:])
         assert trained == [row for row in [*range(12)] * 2 if row not in {1, 7}]
-        assert [oldest for _, _, oldest in world.gang.lineage[3:]] == [3, 4, 5, 6, 7, 8]
+        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6, 7, 8]
         manifest = world.manifest()
         assert manifest.num_draws == 36
         assert manifest.trained_draws == 32
@@ -236,28 +242,28 @@ async def test_a_reward_that_no_prompt_of_a_step_has_ends_the_run(tmp_path):
         world.reward.fails_on = {4, 5, 6, 7}
         with pytest.raises(RewardError, match="prompt 4 has no reward"):
             await world.driver.run()
-        assert len(world.gang.lineage) == 4
+        assert len(world.worker_group.lineage) == 4
 
 
-class GangOnFullDisk(FakeGang):
+class WorkerGroupOnFullDisk(FakeWorkerGroup):
     """Cannot write these of its checkpoints, counted from 0."""
 
     failing = ()
     num_saved = 0
 
-    async def _do(self, task, incarnation, index):
+    async def _do(self, task, attempt, index):
         if task.checkpoint:
             if self.num_saved in self.failing:
                 Path(task.checkpoint, "failed.txt").write_text("No space left on device")
                 task = task._replace(checkpoint=None)
             self.num_saved += 1
-        await super()._do(task, incarnation, index)
+        await super()._do(task, attempt, index)
 
 
 async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
     config = make_config(objective={"steps": 18})
-    async with World(config, tmp_path, gang=GangOnFullDisk) as world:
-        world.gang.failing = {1, 2, 4}  # of those at steps 3, 5, 10, 15, 20 and 21
+    async with World(config, tmp_path, worker_group=WorkerGroupOnFullDisk) as world:
+        world.worker_group.failing = {1, 2, 4}  # of those at steps 3, 5, 10, 15, 20 and 21
         kept = []
         world.at(10, 11, 21, do=lambda: kept.append(os.listdir(tmp_path / "checkpoints")))
         assert await world.driver.run()
@@ -274,14 +280,16 @@ async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
 
 
 async def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(tmp_path):
-    async with World(make_config(objective={"steps": 20}), tmp_path, gang=GangOnFullDisk) as world:
-        world.gang.failing = range(1, 100)
+    async with World(
+        make_config(objective={"steps": 20}), tmp_path, worker_group=WorkerGroupOnFullDisk
+    ) as world:
+        world.worker_group.failing = range(1, 100)
         with pytest.raises(CheckpointFailedError, match=r"3 checkpoints in a row .*No space left"):
             await world.driver.run()
-        assert len(world.gang.lineage) == 15  # checkpoints were due at steps 5, 10 and 15
+        assert len(world.worker_group.lineage) == 15  # checkpoints were due at steps 5, 10 and 15
     async with World(make_config(objective={"steps": 20}), tmp_path) as world:
         assert await world.driver.run()
-        assert draws(world.gang.lineage) == [number % 12 for number in range(92)]
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(92)]
 
 
 class DiscriminatorOnFullDisk(LogisticDiscriminatorWorker):
@@ -307,7 +315,7 @@ async def test_a_discriminator_that_cannot_be_saved_costs_the_checkpoint(tmp_pat
         assert folders == ["step-000003", "step-000009"]
 
 
-class HostedGang(FakeGang):
+class HostedWorkerGroup(FakeWorkerGroup):
     """Starts again when it cannot read the checkpoint that it was named, as its host has it."""
 
     async def _guard(self, rank):
@@ -329,12 +337,14 @@ def damage(run_dir, *folders):
 async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_path):
     async with World(make_config(objective={"steps": 9}), tmp_path) as world:
         await world.driver.run()
-        expected = world.gang.lineage
+        expected = world.worker_group.lineage
     assert world.manifest().checkpoint == "step-000012"
     damage(tmp_path, "step-000012")
-    async with World(make_config(objective={"steps": 9}), tmp_path, gang=HostedGang) as world:
+    async with World(
+        make_config(objective={"steps": 9}), tmp_path, worker_group=HostedWorkerGroup
+    ) as world:
         assert await world.driver.run()
-        assert world.gang.lineage == expected
+        assert world.worker_group.lineage == expected
         manifest = world.manifest()
         event = manifest.events[0]
         assert "step-000012/learner.json is damaged (checksum" in event.what
@@ -344,14 +354,16 @@ async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_pat
         # What was noted after step 10 is noted again, in place of what there was.
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
-        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+        assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
 
 async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_needed(tmp_path):
-    async with World(make_config(objective={"steps": 9}), tmp_path, gang=HostedGang) as world:
-        world.at(11, do=lambda: (damage(tmp_path, "step-000010"), world.gang.start()))
+    async with World(
+        make_config(objective={"steps": 9}), tmp_path, worker_group=HostedWorkerGroup
+    ) as world:
+        world.at(11, do=lambda: (damage(tmp_path, "step-000010"), world.worker_group.start()))
         assert await world.driver.run()
-        assert draws(world.gang.lineage) == [number % 12 for number in range(48)]
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(48)]
         events = world.manifest().events
         assert "the run goes back to step 5" in events[0].what
         assert "restarted at step 11; the run goes on from step 5" in events[1].what
@@ -373,7 +385,7 @@ async def test_torn_and_excess_lines_are_taken_out_when_a_run_is_taken_up(tmp_pa
         world.at(5, do=world.driver.request_stop)
         await world.driver.run()
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "stage": "imitation"}\n{"step": 7, "sta')
+        file.write('{"step": 6, "stage": "on_policy"}\n{"step": 7, "sta')
     with (tmp_path / "samples.jsonl").open("a") as file:
         file.write('{"phase": "after", "prompt_id": 12}\n')
     async with World(make_config(), tmp_path) as world:
@@ -382,7 +394,7 @@ async def test_torn_and_excess_lines_are_taken_out_when_a_run_is_taken_up(tmp_pa
         assert [row["step"] for row in rows] == list(range(8))
         assert all("learner/loss" in row for row in rows)
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
-        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+        assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
 
 async def test_a_longer_job_goes_on_from_the_end_of_the_shorter(tmp_path):
@@ -392,9 +404,9 @@ async def test_a_longer_job_goes_on_from_the_end_of_the_shorter(tmp_path):
     async with World(make_config(objective={"steps": 6}), tmp_path) as world:
         assert await world.driver.run()
         assert world.lines("samples.jsonl")[8:] != answers  # by the policy of the new end
-        assert draws(world.gang.lineage) == [number % 12 for number in range(36)]
+        assert draws(world.worker_group.lineage) == [number % 12 for number in range(36)]
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
-        assert phases == {"before": 4, "after_warm_start": 4, "after": 4}
+        assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
 
 async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_tries(tmp_path):
@@ -404,15 +416,15 @@ async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_t
     content[-1] ^= 1
     Path(published.path).write_bytes(content)
 
-    class Gang(FakeGang):
-        def __init__(self, desk, note, *, world_size):
-            super().__init__(desk, lambda _: note(published), world_size=world_size)
+    class WorkerGroup(FakeWorkerGroup):
+        def __init__(self, task_queue, note, *, world_size):
+            super().__init__(task_queue, lambda _: note(published), world_size=world_size)
 
     async with World(
         make_config(),
         tmp_path,
         make_rollout_worker=lambda: FakeRolloutWorker(store=store),
-        gang=Gang,
+        worker_group=WorkerGroup,
     ) as world:
         with pytest.raises(FleetFailedError, match=r"5 rollout workers in a row .*is damaged"):
             await world.driver.run()
@@ -463,12 +475,12 @@ async def live_through(config, run_dir, fails_on, num_workers, happenings):
     left = dict(happenings)
     while True:
         async with World(
-            config, run_dir, num_rollout_workers=num_workers, gang=HostedGang
+            config, run_dir, num_rollout_workers=num_workers, worker_group=HostedWorkerGroup
         ) as world:
             world.reward.fails_on = fails_on
             world.driver.on_step = lambda _: happen(world, left)
             if await world.driver.run():
-                return world.gang.lineage, world.manifest(), world.lines("metrics.jsonl")
+                return world.worker_group.lineage, world.manifest(), world.lines("metrics.jsonl")
         manifest = world.manifest()
         if left.pop("damage", None) and manifest.previous:
             damage(run_dir, manifest.checkpoint)
@@ -477,7 +489,7 @@ async def live_through(config, run_dir, fails_on, num_workers, happenings):
 def happen(world, left):
     what = left.pop(world.driver.progress.iteration, None)
     if what == "learner":
-        world.gang.start()
+        world.worker_group.start()
     if what == "rollout":
         next(iter(world.rollouts.handles.values())).kill()
     if what in {"stop", "damage"}:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from cluster.driver.evaluation import HeldOut
+from cluster.driver.evaluation import Evaluator
 from cluster.fleet.fleet import Fleet
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
@@ -10,7 +10,7 @@ from tests.fakes.rollout_worker import FakeRolloutWorker
 def make_held_out(num_prompts, num_held_out=100):
     fleet = Fleet("rollout", Workshop(lambda _: FakeRolloutWorker()), timeout_s=5.0)
     data = FakeData(num_held_out=num_held_out)
-    return HeldOut(fleet, data, num_prompts, max_sequences=8), data
+    return Evaluator(fleet, data, num_prompts, max_sequences=8), data
 
 
 def test_the_sample_is_always_the_same_and_spread_over_the_held_out_rows():

@@ -34,7 +34,7 @@ def first_tokens(trajectories):
 
 
 def test_three_steps_of_four_take_every_pair_of_twelve_once():
-    seen = [batches(PAIRS).beside(index) for index in range(3)]
+    seen = [batches(PAIRS).auxiliary(index) for index in range(3)]
     prompts = [first for each in seen for first in first_tokens(each.comparisons)[::2]]
     assert prompts == [3 + row % 8 for row in range(12)]
     assert [each.num_comparisons for each in seen] == [4, 4, 4]
@@ -43,15 +43,17 @@ def test_three_steps_of_four_take_every_pair_of_twelve_once():
 
 
 def test_a_pair_that_comes_twice_in_a_step_is_two_comparisons():
-    beside = batches(PAIRS, num_train=1).beside(5)
-    assert beside.num_comparisons == 4
-    assert beside.comparisons.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    auxiliary = batches(PAIRS, num_train=1).auxiliary(5)
+    assert auxiliary.num_comparisons == 4
+    assert auxiliary.comparisons.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_step_depends_on_its_number_alone():
     one, other = batches(PAIRS), batches(PAIRS)
-    one.beside(0)
-    for mine, theirs in zip(one.beside(2).comparisons, other.beside(2).comparisons, strict=True):
+    one.auxiliary(0)
+    for mine, theirs in zip(
+        one.auxiliary(2).comparisons, other.auxiliary(2).comparisons, strict=True
+    ):
         assert np.array_equal(mine, theirs)
 
 
@@ -59,22 +61,22 @@ def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
     rollouts = concatenate(
         [pack([3 + row], [9, token, 2], prompt_id=row) for row in (4, 1) for token in (5, 6)]
     )
-    beside = batches(SELF_PLAY, comparisons=False).beside(1, rollouts)
+    auxiliary = batches(SELF_PLAY, comparisons=False).auxiliary(1, rollouts)
     expert = FakeData().demonstrations([4, 1])
-    assert beside.num_comparisons == 2
-    assert beside.ranks.tolist() == [0.0, 1.0, 1.0] * 2
+    assert auxiliary.num_comparisons == 2
+    assert auxiliary.ranks.tolist() == [0.0, 1.0, 1.0] * 2
     for group, row in enumerate((0, 3)):
-        assert np.array_equal(beside.comparisons.response(row), expert.response(group))
-        assert beside.comparisons.response(row + 1).tolist() == [9, 5, 2]
-        assert beside.comparisons.response(row + 2).tolist() == [9, 6, 2]
+        assert np.array_equal(auxiliary.comparisons.response(row), expert.response(group))
+        assert auxiliary.comparisons.response(row + 1).tolist() == [9, 5, 2]
+        assert auxiliary.comparisons.response(row + 2).tolist() == [9, 6, 2]
 
 
 def test_in_self_play_the_reference_is_renewed_once_an_epoch():
     self_play = batches(SELF_PLAY, comparisons=False)
     rollout = pack([3], [9, 2], prompt_id=0)
-    renewals = [self_play.beside(index, rollout).renews_reference for index in range(9)]
+    renewals = [self_play.auxiliary(index, rollout).renews_reference for index in range(9)]
     assert renewals == [True, False, False] * 3
-    assert not batches(PAIRS).beside(0).renews_reference
+    assert not batches(PAIRS).auxiliary(0).renews_reference
 
 
 def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_beginning():
@@ -82,7 +84,7 @@ def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_begin
         SELF_PLAY, num_train=6, comparisons=False
     )  # epochs begin at draws 0, 6, 12, 18
     rollout = pack([3], [9, 2], prompt_id=0)
-    renewals = [self_play.beside(index, rollout).renews_reference for index in range(6)]
+    renewals = [self_play.auxiliary(index, rollout).renews_reference for index in range(6)]
     assert renewals == [True, False, True, True, False, True]
 
 
@@ -110,28 +112,28 @@ ROLLOUTS = rolled_out((5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16))
     ],
 )
 def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tokens, ranks):
-    beside = batches({"objective": objective}, comparisons=False).beside(0, ROLLOUTS, REWARDS)
-    compared = [beside.comparisons.response(row)[0] for row in range(len(beside.comparisons))]
-    assert (compared, beside.ranks.tolist()) == (tokens, ranks)
+    auxiliary = batches({"objective": objective}, comparisons=False).auxiliary(0, ROLLOUTS, REWARDS)
+    compared = [auxiliary.comparisons.response(row)[0] for row in range(len(auxiliary.comparisons))]
+    assert (compared, auxiliary.ranks.tolist()) == (tokens, ranks)
     starts = [number for number, rank in enumerate(ranks) if rank == 0]
-    assert beside.num_compared == len(tokens)
-    assert beside.num_comparisons == len(set(beside.comparisons.prompt_ids.tolist()))
-    assert beside.num_comparisons == (2 if objective != "rao_kupper" else 3) <= len(starts)
-    assert not beside.renews_reference
+    assert auxiliary.num_compared == len(tokens)
+    assert auxiliary.num_comparisons == len(set(auxiliary.comparisons.prompt_ids.tolist()))
+    assert auxiliary.num_comparisons == (2 if objective != "rao_kupper" else 3) <= len(starts)
+    assert not auxiliary.renews_reference
 
 
 def test_a_step_of_equal_rewards_compares_nothing_and_is_still_a_step():
     online = batches({}, comparisons=False)
-    beside = online.beside(0, ROLLOUTS, np.ones(12, np.float32))
-    assert len(beside.comparisons) == 0
-    assert (beside.num_comparisons, beside.num_compared) == (0, 0)
+    auxiliary = online.auxiliary(0, ROLLOUTS, np.ones(12, np.float32))
+    assert len(auxiliary.comparisons) == 0
+    assert (auxiliary.num_comparisons, auxiliary.num_compared) == (0, 0)
 
 
 def test_a_single_comparison_has_no_other_prompt_to_be_mismatched_with():
     kto = batches({"objective": "kahneman_tversky"}, comparisons=False)
     one = np.asarray([0.0, 1.0] + [0.0] * 10, np.float32)
-    assert kto.beside(0, ROLLOUTS, one).num_mismatched == 0
-    assert kto.beside(0, ROLLOUTS, REWARDS).num_mismatched == 2
+    assert kto.auxiliary(0, ROLLOUTS, one).num_mismatched == 0
+    assert kto.auxiliary(0, ROLLOUTS, REWARDS).num_mismatched == 2
 
 
 def test_mismatched_responses_belong_to_the_next_prompt():
@@ -150,15 +152,15 @@ def test_mismatched_responses_belong_to_the_next_prompt():
 
 
 def test_only_kto_measures_how_far_the_reference_is():
-    assert batches(PAIRS).beside(0).num_mismatched == 0
-    assert batches(PAIRS | {"objective": "kahneman_tversky"}).beside(0).num_mismatched == 4
+    assert batches(PAIRS).auxiliary(0).num_mismatched == 0
+    assert batches(PAIRS | {"objective": "kahneman_tversky"}).auxiliary(0).num_mismatched == 4
 
 
 def test_demonstrations_are_cloned_beside_where_they_have_a_weight():
-    assert batches(PAIRS).beside(1).num_demonstrations == 0
-    beside = batches(PAIRS | {"parameters": {"demonstrations": 0.5}}).beside(1)
-    assert beside.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
-    assert (beside.num_demonstrations, beside.num_demonstration_tokens) == (4, 8)
+    assert batches(PAIRS).auxiliary(1).num_demonstrations == 0
+    auxiliary = batches(PAIRS | {"parameters": {"demonstrations": 0.5}}).auxiliary(1)
+    assert auxiliary.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
+    assert (auxiliary.num_demonstrations, auxiliary.num_demonstration_tokens) == (4, 8)
 
 
 def test_preferences_go_to_the_policy_or_to_the_discriminator():
@@ -170,29 +172,29 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
         FakeComparisons(),
     )
     assert len(taught.for_discriminator(0).ranks) == 8
-    assert taught.beside(0).num_comparisons == 0
+    assert taught.auxiliary(0).num_comparisons == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_whole_comparisons(world_size):
-    beside = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).beside(0)
+    auxiliary = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).auxiliary(0)
     rising = np.arange(8, dtype=np.float32)
-    task = task_with(beside._replace(ranks=rising))
-    parts = [share(task, rank, world_size).beside for rank in range(world_size)]
+    task = task_with(auxiliary._replace(ranks=rising))
+    parts = [share(task, rank, world_size).auxiliary for rank in range(world_size)]
     assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
-        beside.comparisons.prompt_ids
+        auxiliary.comparisons.prompt_ids
     )
     for part in parts:
-        of_row = dict(zip(beside.comparisons.prompt_ids[::2], rising[::2], strict=True))
+        of_row = dict(zip(auxiliary.comparisons.prompt_ids[::2], rising[::2], strict=True))
         first = [of_row[number] for number in part.comparisons.prompt_ids]
         assert part.ranks.tolist() == [rank + i % 2 for i, rank in enumerate(first)]
     assert {part.num_comparisons for part in parts} == {4}
     assert sum(len(part.demonstrations) for part in parts) == 4
 
 
-def task_with(beside):
+def task_with(auxiliary):
     nothing = np.zeros(0, np.float32)
-    return LearnerTask("prefer", 0, 0.1, EMPTY, nothing, nothing, 0, 0, beside=beside)
+    return LearnerTask("prefer", 0, 0.1, EMPTY, nothing, nothing, 0, 0, auxiliary=auxiliary)
 
 
 def offline(**objective):
@@ -205,8 +207,8 @@ def test_preferences_alone_need_no_sampling(tmp_path):
             assert await world.driver.run()
         sampled = [call for each in world.rollouts.handles.values() for call in each.calls]
         assert sampled.count("rollout") <= 3  # held-out prompts, before, between and after
-        assert [kind for kind, *_ in world.gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
-        return world.gang.lineage[3:]
+        assert [kind for kind, *_ in world.worker_group.lineage] == ["clone"] * 3 + ["prefer"] * 4
+        return world.worker_group.lineage[3:]
 
     steps = asyncio.run(run())
     assert steps[1] != steps[0]
@@ -221,7 +223,7 @@ def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
                 if stop:
                     world.at(stop, do=world.driver.request_stop)
                 assert await world.driver.run() == (stop is None)
-            lineage = world.gang.lineage
+            lineage = world.worker_group.lineage
         return lineage
 
     (tmp_path / "once").mkdir()
@@ -234,26 +236,30 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
     async def run():
         async with World(config(PAIRS), tmp_path, comparisons=FakeComparisons()) as world:
             assert await world.driver.run()
-        return world.gang
+        return world.worker_group
 
-    gang = asyncio.run(run())
-    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["imitate"] * 4
-    assert [beside.num_comparisons for beside in gang.beside if beside] == [4] * 4
+    worker_group = asyncio.run(run())
+    assert [kind for kind, *_ in worker_group.lineage] == ["clone"] * 3 + ["imitate"] * 4
+    assert [auxiliary.num_comparisons for auxiliary in worker_group.auxiliary if auxiliary] == [
+        4
+    ] * 4
 
 
 def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
     async def run():
         async with World(config({}), tmp_path) as world:
             assert await world.driver.run()
-        return world.gang
+        return world.worker_group
 
-    gang = asyncio.run(run())
-    assert [kind for kind, *_ in gang.lineage] == ["clone"] * 3 + ["prefer"] * 4
-    found = [beside for beside in gang.beside if beside]
-    decided = [beside.num_comparisons / 4 for beside in found]
+    worker_group = asyncio.run(run())
+    assert [kind for kind, *_ in worker_group.lineage] == ["clone"] * 3 + ["prefer"] * 4
+    found = [auxiliary for auxiliary in worker_group.auxiliary if auxiliary]
+    decided = [auxiliary.num_comparisons / 4 for auxiliary in found]
     assert max(decided) == 1.0
-    for beside in found:
-        sums = [sum(beside.comparisons.response(row)) for row in range(len(beside.comparisons))]
+    for auxiliary in found:
+        sums = [
+            sum(auxiliary.comparisons.response(row)) for row in range(len(auxiliary.comparisons))
+        ]
         assert all(better > worse for better, worse in zip(sums[::2], sums[1::2], strict=True))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     undecided = [json.loads(line).get("rollout/undecided_fraction") for line in lines][-4:]
@@ -266,12 +272,12 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
         discriminator = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
         async with World(both, tmp_path, **discriminator) as world:
             assert await world.driver.run()
-        return world.gang
+        return world.worker_group
 
-    gang = asyncio.run(run())
-    assert [kind for kind, *_ in gang.lineage][-4:] == ["imitate"] * 4
-    assert [rewards for rewards in gang.rewards if len(rewards)] == [[0.0] * 8] * 4
-    assert all(beside.num_comparisons for beside in gang.beside if beside)
+    worker_group = asyncio.run(run())
+    assert [kind for kind, *_ in worker_group.lineage][-4:] == ["imitate"] * 4
+    assert [rewards for rewards in worker_group.rewards if len(rewards)] == [[0.0] * 8] * 4
+    assert all(auxiliary.num_comparisons for auxiliary in worker_group.auxiliary if auxiliary)
 
 
 @pytest.mark.parametrize(

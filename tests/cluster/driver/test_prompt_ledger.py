@@ -1,16 +1,16 @@
 import pytest
 
-from cluster.driver.prompt_ledger import Ledger, Place, Settled, Ticket
+from cluster.driver.prompt_ledger import DrawState, DrawTotals, Ledger, PromptDraw
 
 
-def tickets(*numbers):
-    return [Ticket(number, number % 3) for number in numbers]
+def draws(*numbers):
+    return [PromptDraw(number, number % 3) for number in numbers]
 
 
 def test_without_staleness_a_step_leaves_only_when_the_one_before_is_done():
     ledger = Ledger(4, 0, num_steps=3)
     assert [ledger.num_allowed(done) for done in range(3)] == [4, 8, 12]
-    ledger.hand_out(tickets(0, 1, 2, 3))
+    ledger.hand_out(draws(0, 1, 2, 3))
     assert [ledger.num_allowed(done) for done in range(3)] == [0, 4, 8]
 
 
@@ -26,8 +26,8 @@ def test_never_more_is_handed_out_than_the_stage_needs():
 
 def test_a_dropped_ticket_is_not_replaced_and_keeps_its_reason():
     ledger = Ledger(2, 0, num_steps=5)
-    ledger.hand_out(tickets(0, 1))
-    ledger.move(tickets(1), Place.DROPPED, "its reward failed")
+    ledger.hand_out(draws(0, 1))
+    ledger.move(draws(1), DrawState.DROPPED, "its reward failed")
     assert ledger.num_allowed(0) == 0  # it would be older than the step that it is trained in
     assert ledger.num_allowed(1) == 2
     assert ledger.reasons() == {"its reward failed": 1}
@@ -35,39 +35,39 @@ def test_a_dropped_ticket_is_not_replaced_and_keeps_its_reason():
 
 def test_what_is_settled_adds_up_over_stages():
     ledger = Ledger(4, 0, num_steps=5)
-    ledger.hand_out(tickets(0, 1, 2, 3))
-    ledger.move(tickets(0, 1, 2), Place.SAMPLED)
-    ledger.move(tickets(0), Place.TRAINED)
-    ledger.move(tickets(1), Place.DROPPED, "why")
-    ledger.move(tickets(3), Place.DROPPED, "another")
-    settled = Settled(trained=8, dropped={"why": 2}).plus(ledger)
-    assert settled == Settled(9, {"why": 3, "another": 1})
+    ledger.hand_out(draws(0, 1, 2, 3))
+    ledger.move(draws(0, 1, 2), DrawState.SAMPLED)
+    ledger.move(draws(0), DrawState.TRAINED)
+    ledger.move(draws(1), DrawState.DROPPED, "why")
+    ledger.move(draws(3), DrawState.DROPPED, "another")
+    settled = DrawTotals(trained=8, dropped={"why": 2}).plus(ledger)
+    assert settled == DrawTotals(9, {"why": 3, "another": 1})
 
 
 def test_every_ticket_is_in_exactly_one_place():
     ledger = Ledger(4, 0, num_steps=5)
-    ledger.hand_out(tickets(0, 1, 2, 3))
-    ledger.move(tickets(0, 1), Place.SAMPLED)
-    ledger.move(tickets(0), Place.TRAINED)
-    ledger.move(tickets(3), Place.DROPPED, "why")
+    ledger.hand_out(draws(0, 1, 2, 3))
+    ledger.move(draws(0, 1), DrawState.SAMPLED)
+    ledger.move(draws(0), DrawState.TRAINED)
+    ledger.move(draws(3), DrawState.DROPPED, "why")
     assert ledger.counts() == {"running": 1, "sampled": 1, "trained": 1, "dropped": 1}
     assert ledger.unfinished() == [1, 2]
 
 
-@pytest.mark.parametrize("place", [Place.SAMPLED, Place.TRAINED, Place.RUNNING])
+@pytest.mark.parametrize("place", [DrawState.SAMPLED, DrawState.TRAINED, DrawState.RUNNING])
 def test_training_twice_or_going_back_is_an_error(place):
     ledger = Ledger(2, 0, num_steps=5)
-    ledger.hand_out(tickets(0))
-    ledger.move(tickets(0), Place.SAMPLED)
-    ledger.move(tickets(0), Place.TRAINED)
-    with pytest.raises(RuntimeError, match="ticket 0 is settled or unknown"):
-        ledger.move(tickets(0), place)
+    ledger.hand_out(draws(0))
+    ledger.move(draws(0), DrawState.SAMPLED)
+    ledger.move(draws(0), DrawState.TRAINED)
+    with pytest.raises(RuntimeError, match="draw 0 is settled or unknown"):
+        ledger.move(draws(0), place)
 
 
 def test_a_ticket_cannot_be_trained_on_before_it_is_sampled_nor_handed_out_twice():
     ledger = Ledger(2, 0, num_steps=5)
-    ledger.hand_out(tickets(0))
-    with pytest.raises(RuntimeError, match="ticket 0 is running, cannot be trained"):
-        ledger.move(tickets(0), Place.TRAINED)
-    with pytest.raises(RuntimeError, match="ticket 0 is already handed out"):
-        ledger.hand_out(tickets(0))
+    ledger.hand_out(draws(0))
+    with pytest.raises(RuntimeError, match="draw 0 is running, cannot be trained"):
+        ledger.move(draws(0), DrawState.TRAINED)
+    with pytest.raises(RuntimeError, match="draw 0 is already handed out"):
+        ledger.hand_out(draws(0))

@@ -40,7 +40,7 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
         await asyncio.sleep(0)
         sampler.advance(done)
         sampled = await asked
-        numbers = sorted(ticket.number for ticket in sampled.tickets)
+        numbers = sorted(draw.number for draw in sampled.draws)
         assert numbers == list(range(4 * done, 4 * done + 4))
         batch = sampled.trajectories
         by_policy = batch.policy_versions[:, 0] >= 0
@@ -49,7 +49,7 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
         assert len(shown) == 4 - rollout_prompts
         expected = data.demonstrations(shown.prompt_ids)
         np.testing.assert_array_equal(shown.token_ids, expected.token_ids)
-        sampler.trained(sampled.tickets)
+        sampler.trained(sampled.draws)
     assert sampler.ledger.counts()["trained"] == 12
     assert sampler.ledger.unfinished() == []
     await fleet.close()
@@ -87,6 +87,6 @@ async def test_a_group_that_overtakes_waits_for_those_that_left_before():
         await asyncio.sleep(0)
     assert not first.done()
     gate.set()
-    assert [ticket.number for ticket in (await first).tickets] == [0, 1]
-    assert [ticket.number for ticket in (await sampler.step()).tickets] == [2, 3]
+    assert [draw.number for draw in (await first).draws] == [0, 1]
+    assert [draw.number for draw in (await sampler.step()).draws] == [2, 3]
     await fleet.close()

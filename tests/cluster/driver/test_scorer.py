@@ -12,7 +12,7 @@ from alignment.mdp.trajectories import concatenate, pack
 from cluster.config.worker_counts import reward_names
 from cluster.driver.scorer import Scorer, exact_logits
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.score_requests import Judges, RewardFleet, chunks
+from cluster.fleet.score_requests import RewardFleet, Scorers, chunks
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.tiny_job import save_tiny_tokenizer
@@ -65,7 +65,7 @@ def make_fleet(workshop, size):
 def make_scorer(folder, discriminators, num_discriminators, **rewards):
     data = FakeData()
     fleet = make_fleet(discriminators, num_discriminators) if discriminators else None
-    return Scorer(Judges(fleet, None, rewards), data, "trajectory", folder)
+    return Scorer(Scorers(fleet, None, rewards), data, "trajectory", folder)
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), count=st.integers(1, 5))
@@ -232,7 +232,7 @@ def test_logits_of_a_teacher_are_sums_of_log_ratios():
 async def test_a_teacher_stands_in_for_the_discriminator(tmp_path, num_workers):
     for level in ("trajectory", "token", "state"):
         fleet = make_fleet(Workshop(lambda _: Teacher()), num_workers)
-        scorer = Scorer(Judges(None, fleet, {}), FakeData(), level, tmp_path)
+        scorer = Scorer(Scorers(None, fleet, {}), FakeData(), level, tmp_path)
         assert await scorer.update(THREE) == {}
         scores = await scorer.score(THREE)
         if level == "state":

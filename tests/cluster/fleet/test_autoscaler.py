@@ -24,7 +24,7 @@ REQUESTS = 48
 class Simulation:
     """Steps of a run in simulated time: workers take requests in order, the learner whole steps.
 
-    Requests of a step may begin once all but max_staleness of the steps before are learnt. The
+    Requests of a step may begin once all but max_staleness of the steps before are learned. The
     autoscaler is asked after each step; a new worker begins some seconds later.
     """
 

@@ -10,7 +10,7 @@ from cluster.config.worker_counts import job_sizes, resized
 from cluster.driver.sampler import Draws, Sampler
 from cluster.fleet.autoscaler import NUM_STEPS
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.scaling import Headcount
+from cluster.fleet.scaling import FleetScaler
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -60,7 +60,7 @@ class World:
         self.rollout.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
         self.rollout.scale(rollout)
         self.discriminator.scale(1)
-        self.headcount = Headcount(
+        self.scaler = FleetScaler(
             [self.rollout, self.discriminator],
             self._share,
             autoscale,
@@ -94,8 +94,8 @@ async def turns(count=50):
 
 async def test_each_change_is_told_and_kept_with_those_before_it():
     async with World(asked={"sum": 2}) as world:
-        assert await world.headcount.ask({"rollout": 4}) == ["rollout scaled from 1 to 4"]
-        told = await world.headcount.ask({"rollout": 4, "discriminator": 2})
+        assert await world.scaler.ask({"rollout": 4}) == ["rollout scaled from 1 to 4"]
+        told = await world.scaler.ask({"rollout": 4, "discriminator": 2})
         assert told == ["rollout stays at 4", "discriminator scaled from 1 to 2"]
         assert world.notes == [
             ("rollout scaled from 1 to 4", {"sum": 2, "rollout": 4}),
@@ -106,20 +106,20 @@ async def test_each_change_is_told_and_kept_with_those_before_it():
 
 async def test_a_second_discriminator_comes_only_after_the_first_has_shared_its_weights():
     async with World() as world:
-        await world.headcount.ask({"discriminator": 3})
+        await world.scaler.ask({"discriminator": 3})
         assert world.shares == [1]
-        await world.headcount.ask({"discriminator": 4})  # these share after every update anyway
-        await world.headcount.ask({"discriminator": 1})
+        await world.scaler.ask({"discriminator": 4})  # these share after every update anyway
+        await world.scaler.ask({"discriminator": 1})
         assert world.shares == [1]
 
 
 async def test_a_pause_and_its_end_are_told():
     async with World(rollout=2) as world:
-        assert not world.headcount.is_paused
-        await world.headcount.ask({"rollout": 0})
-        assert world.headcount.is_paused
-        await world.headcount.ask({"rollout": 5})
-        assert not world.headcount.is_paused
+        assert not world.scaler.is_paused
+        await world.scaler.ask({"rollout": 0})
+        assert world.scaler.is_paused
+        await world.scaler.ask({"rollout": 5})
+        assert not world.scaler.is_paused
         assert world.notes == [
             ("rollout scaled from 2 to 0: the run is paused", {"rollout": 0}),
             ("rollout scaled from 0 to 5: the run goes on", {"rollout": 5}),
@@ -128,10 +128,10 @@ async def test_a_pause_and_its_end_are_told():
 
 async def test_a_paused_run_that_shall_stop_gets_one_worker_and_its_job_size_when_it_resumes():
     async with World(asked={"discriminator": 1, "rollout": 0}, rollout=0) as world:
-        world.headcount.resume_to_stop()
+        world.scaler.resume_to_stop()
         assert world.rollout.wanted == 1
         assert [sizes for _, sizes in world.notes] == [{"discriminator": 1}]
-        world.headcount.resume_to_stop()  # now there is one
+        world.scaler.resume_to_stop()  # now there is one
         assert len(world.notes) == 1
 
 
@@ -150,14 +150,14 @@ async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_a
             step = asyncio.ensure_future(sampler.step())
             await turns(7 * done)  # somewhere in the middle of responses
             size = next(sizes)
-            await world.headcount.ask({"rollout": size})
+            await world.scaler.ask({"rollout": size})
             if size == 0:
                 await turns(2000)
                 assert world.rollout.status() == []
-                await world.headcount.ask({"rollout": 1})
+                await world.scaler.ask({"rollout": 1})
             sampled = await step
-            trained += [ticket.number for ticket in sampled.tickets]
-            sampler.trained(sampled.tickets)
+            trained += [draw.number for draw in sampled.draws]
+            sampler.trained(sampled.draws)
         assert sorted(trained) == list(range(12 * num_steps))
         assert sampler.ledger.counts()["trained"] == 12 * num_steps
         assert sampler.ledger.unfinished() == []
@@ -180,7 +180,7 @@ async def test_with_autoscale_the_rollout_fleet_follows_the_steps_and_says_why()
         for _ in range(NUM_STEPS):
             assert world.rollout.wanted == 1
             await work(world)
-            world.headcount.after_step(HUNGRY)
+            world.scaler.after_step(HUNGRY)
         assert world.rollout.wanted == 8
         (text, sizes), *others = world.notes
         assert text.startswith("rollout scaled from 1 to 8: sampling took ")
@@ -190,14 +190,14 @@ async def test_with_autoscale_the_rollout_fleet_follows_the_steps_and_says_why()
 async def test_steps_during_which_workers_come_are_not_looked_at():
     async with World(autoscale=LIMITS) as world:
         for _ in range(NUM_STEPS):
-            world.headcount.after_step(HUNGRY)  # the worker has had no turn to start yet
+            world.scaler.after_step(HUNGRY)  # the worker has had no turn to start yet
         await turns()
         for _ in range(NUM_STEPS - 1):
             await work(world)
-            world.headcount.after_step(HUNGRY)
+            world.scaler.after_step(HUNGRY)
         assert world.rollout.wanted == 1
         await work(world)
-        world.headcount.after_step(HUNGRY)
+        world.scaler.after_step(HUNGRY)
         assert world.rollout.wanted == 8
 
 
@@ -208,6 +208,6 @@ async def test_without_autoscale_or_in_a_pause_the_size_is_left_to_people(autosc
         for _ in range(2 * NUM_STEPS):
             if rollout:
                 await work(world)
-            world.headcount.after_step(HUNGRY)
+            world.scaler.after_step(HUNGRY)
         assert world.rollout.wanted == rollout
         assert world.notes == []

@@ -16,10 +16,10 @@ from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import PolicyVersion, pack
 from alignment.models.policy import load_policy
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.run_fleets import Crew
-from cluster.fleet.score_requests import Judges, RewardFleet
+from cluster.fleet.run_fleets import RunFleets
+from cluster.fleet.score_requests import RewardFleet, Scorers
 from cluster.jobs.best_of import answers, publish, requests
-from cluster.validation.best_of import Asked
+from cluster.validation.best_of import BestOfRequest
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -31,7 +31,7 @@ def asked_for(num_samples, rows=(12, 13, 14, 15), timeout_s=60.0, scales=(), **r
     config = make_config(
         rollout={"max_sequences": 8, **rollout}, placement={"timeout_s": timeout_s}, seed=3
     )
-    return Asked(config, None, FakeData(), np.asarray(rows), num_samples, dict(scales))
+    return BestOfRequest(config, None, FakeData(), np.asarray(rows), num_samples, dict(scales))
 
 
 def reward_fleet(reward, weight=1.0, on_error="stop", size=1):
@@ -40,8 +40,8 @@ def reward_fleet(reward, weight=1.0, on_error="stop", size=1):
     return RewardFleet(fleet, weight, on_error)
 
 
-async def answered(asked, *, num_workers=2, num_advanced=None, hang=False, **rewards):
-    """Have a crew of fake workers answer; close it in any case."""
+async def answered(request, *, num_workers=2, num_advanced=None, hang=False, **rewards):
+    """Have a run_fleets of fake workers answer; close it in any case."""
 
     async def sync(handle, published):
         await handle.call("sync_weights", published)
@@ -54,7 +54,7 @@ async def answered(asked, *, num_workers=2, num_advanced=None, hang=False, **rew
 
     rollout = Fleet("rollout", Workshop(start), timeout_s=60.0, sync=sync)
     rollout.scale(num_workers)
-    crew = Crew(rollout, Judges(None, None, rewards))
+    run_fleets = RunFleets(rollout, Scorers(None, None, rewards))
 
     class Weights:
         version = PolicyVersion(0, 0)
@@ -62,9 +62,9 @@ async def answered(asked, *, num_workers=2, num_advanced=None, hang=False, **rew
     rollout.announce(Weights)
     try:
         count = (lambda _: None) if num_advanced is None else num_advanced.append
-        return await answers(asked, crew, count)
+        return await answers(request, run_fleets, count)
     finally:
-        for fleet in crew.fleets():
+        for fleet in run_fleets.fleets():
             await fleet.close(patience_s=0.1)
 
 
@@ -79,8 +79,8 @@ async def answered(asked, *, num_workers=2, num_advanced=None, hang=False, **rew
     ],
 )
 def test_requests_hold_every_prompt_as_often_as_asked(num_samples, num_workers, sizes):
-    asked = asked_for(num_samples, num_workers=num_workers)
-    found = list(requests(asked))
+    request = asked_for(num_samples, num_workers=num_workers)
+    found = list(requests(request))
     assert [(len(each.prompts), each.group_size) for each in found] == sizes
     times = Counter()
     for each in found:
@@ -94,9 +94,9 @@ def test_requests_hold_every_prompt_as_often_as_asked(num_samples, num_workers, 
 
 @pytest.mark.parametrize("num_samples", [3, 19])
 async def test_every_response_is_scored_and_the_rewards_are_weighed(num_samples):
-    asked, advanced = asked_for(num_samples, scales={"halved": 2.0}), []
+    request, advanced = asked_for(num_samples, scales={"halved": 2.0}), []
     sources = {"plain": reward_fleet(SumReward()), "halved": reward_fleet(SumReward(), 0.5)}
-    found = await answered(asked, num_advanced=advanced, **sources)
+    found = await answered(request, num_advanced=advanced, **sources)
     assert list(found.responses) == [12, 13, 14, 15]
     assert found.failures == {}
     everything = [each for row in found.responses.values() for each in row]
@@ -153,8 +153,8 @@ def test_published_weights_are_the_policys_and_the_canary_is_what_a_learner_says
         max_response_tokens=4,
         seed=0,
     )
-    asked = asked_for(2, dtype=dtype)._replace(policy=tmp_path / "policy", data=data)
-    published = publish(asked, tmp_path / "weights")
+    request = asked_for(2, dtype=dtype)._replace(policy=tmp_path / "policy", data=data)
+    published = publish(request, tmp_path / "weights")
     policy = load_policy(tmp_path / "policy")
     expected = {name: each.detach() for name, each in policy.model.named_parameters()}
     found = load_file(published.path)

@@ -101,8 +101,8 @@ class Load:
             sampled = await self.sampler.step()
             self.step_s.append(time.monotonic() - began)
             assert (sampled.trajectories.policy_versions == NEWEST.version).all()
-            self.trained += [ticket.number for ticket in sampled.tickets]
-            self.sampler.trained(sampled.tickets)
+            self.trained += [draw.number for draw in sampled.draws]
+            self.sampler.trained(sampled.draws)
 
 
 async def scaled_under_load(fleet, load, size):

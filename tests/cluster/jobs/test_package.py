@@ -20,26 +20,26 @@ def job(place, **sections):
     return load_job(place / "job.yaml")
 
 
-def parcel_of(place, config, name="parcel"):
-    parcel = place / name
-    parcel.mkdir()
-    pack(config, place / "job.yaml", parcel)
-    return parcel
+def package_of(place, config, name="parcel"):
+    package_dir = place / name
+    package_dir.mkdir()
+    pack(config, place / "job.yaml", package_dir)
+    return package_dir
 
 
 def test_a_parcel_runs_by_itself(tmp_path):
-    parcel = parcel_of(tmp_path, job(tmp_path))
+    package_dir = package_of(tmp_path, job(tmp_path))
     code = "import cluster.cli.main, cluster; print(cluster.__file__)"
     told = subprocess.run(
-        [sys.executable, "-c", code], cwd=parcel, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=package_dir, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == str(parcel / "cluster" / "__init__.py")
+    assert told.stdout.strip() == str(package_dir / "cluster" / "__init__.py")
 
 
 def test_demonstrations_arrive_beside_the_run_directory_and_the_job_names_them_there(tmp_path):
     config = job(tmp_path, seed=7)
     run_dir = tmp_path / "runs" / "run"
-    unpacked = load_job(unpack(parcel_of(tmp_path, config), run_dir))
+    unpacked = load_job(unpack(package_of(tmp_path, config), run_dir))
     assert unpacked.data.path.parent == tmp_path / "runs" / "data"
     assert unpacked.data.path.read_text() == ROW
     assert unpacked == config.model_copy(update={"data": unpacked.data})
@@ -49,18 +49,18 @@ def test_demonstrations_arrive_beside_the_run_directory_and_the_job_names_them_t
 def test_the_same_demonstrations_have_the_same_path_again_and_others_another(tmp_path):
     run_dir = tmp_path / "run"
     config = job(tmp_path)
-    first = load_job(unpack(parcel_of(tmp_path, config, "1"), run_dir)).data.path
-    assert load_job(unpack(parcel_of(tmp_path, config, "2"), run_dir)).data.path == first
+    first = load_job(unpack(package_of(tmp_path, config, "1"), run_dir)).data.path
+    assert load_job(unpack(package_of(tmp_path, config, "2"), run_dir)).data.path == first
     (tmp_path / "data.jsonl").write_text(ROW + ROW)
-    assert load_job(unpack(parcel_of(tmp_path, config, "3"), run_dir)).data.path != first
+    assert load_job(unpack(package_of(tmp_path, config, "3"), run_dir)).data.path != first
     assert first.read_text() == ROW
 
 
 def test_a_path_that_is_not_here_is_taken_for_one_on_the_cluster(tmp_path):
     config = job(tmp_path)
     settings = config.model_dump(mode="json") | {"data": {"path": "/on/the/cluster.jsonl"}}
-    parcel = parcel_of(tmp_path, RunConfig.model_validate(settings))
-    path = load_job(unpack(parcel, tmp_path / "run")).data.path
+    package_dir = package_of(tmp_path, RunConfig.model_validate(settings))
+    path = load_job(unpack(package_dir, tmp_path / "run")).data.path
     assert str(path) == "/on/the/cluster.jsonl"
 
 
@@ -68,7 +68,7 @@ def test_too_large_demonstrations_are_refused_with_the_remedy(tmp_path):
     config = job(tmp_path)
     os.truncate(tmp_path / "data.jsonl", (MAX_DATA_MIB + 1) * 2**20)  # a hole: no disk is taken
     with pytest.raises(InvalidInputError, match="put it on storage that the cluster sees"):
-        parcel_of(tmp_path, config)
+        package_of(tmp_path, config)
 
 
 def test_modules_that_the_job_names_come_along_and_no_others(tmp_path):
@@ -79,7 +79,7 @@ def test_modules_that_the_job_names_come_along_and_no_others(tmp_path):
     rewards = [{"function": "mine:f"}, {"function": "package.deep:g"}, {"function": "numpy:sum"}]
     config = job(tmp_path, rewards=rewards, objective={"divergence": "mine:convex"})
     assert [path.name for path in modules_beside(config, tmp_path)] == ["mine.py", "package"]
-    parcel = parcel_of(tmp_path, config)
-    assert (parcel / "mine.py").is_file()
-    assert (parcel / "package" / "deep.py").is_file()
-    assert not (parcel / "other.py").exists()
+    package_dir = package_of(tmp_path, config)
+    assert (package_dir / "mine.py").is_file()
+    assert (package_dir / "package" / "deep.py").is_file()
+    assert not (package_dir / "other.py").exists()

@@ -6,7 +6,7 @@ from cluster.jobs.progress import Bar, Lines, TimeLeft, display
 from cluster.run_state.status import Status
 
 
-def status(stage="imitation", iteration=3, phase="learning", phase_s=0.0):
+def status(stage="on_policy", iteration=3, phase="learning", phase_s=0.0):
     return Status(stage, phase, phase_s, iteration, 10, [], False, None, {}, ())
 
 
@@ -18,7 +18,7 @@ def test_time_left_follows_the_pace_of_the_stage_under_way():
     assert left.text(status(iteration=4)) == "about 60 s left"  # 10 s a step, 6 to go
     now[0] = 220.0
     assert left.text(status(iteration=5)) == "about 6 min left"  # 220 s / 3 steps, 5 to go
-    assert left.text(status(stage="warm_start", iteration=5)) == ""
+    assert left.text(status(stage="sft", iteration=5)) == ""
     assert left.text(status(stage="starting", iteration=0)) == ""
 
 
@@ -29,7 +29,7 @@ def test_a_log_gets_a_line_for_every_stage_and_not_for_every_step():
         lines.show(each)
     printed = console.file.getvalue().splitlines()
     assert len(printed) == 2  # long lines are not wrapped
-    assert "2/2 imitation | step 3 of 10 | learning" in printed[0]
+    assert "2/2 on-policy | step 3 of 10 | learning" in printed[0]
     assert "finished | step 10 of 10" in printed[1]
 
 
@@ -40,7 +40,7 @@ def test_a_terminal_gets_a_bar_with_stage_step_and_phase():
     bar.show(status(phase="sampling", phase_s=7.0))
     bar.close()
     printed = console.file.getvalue()
-    for text in ("2/2 imitation", "3/10", "sampling 7 s"):
+    for text in ("2/2 on-policy", "3/10", "sampling 7 s"):
         assert text in printed
 
 

@@ -18,7 +18,7 @@ from tests.fakes.tiny_job import save_tiny_job
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 DEADLINE_S = 400
-STEPS = {"warm_start": 4, "discriminator_warm_up": 2, "imitation": 6}
+STEPS = {"sft": 4, "discriminator_warm_up": 2, "on_policy": 6}
 
 
 def begins_with_b(prompt, response, expert_response):
@@ -30,9 +30,9 @@ def write_job(place):
     save_tiny_job(place, hidden_size=64)
     job = json.loads((place / "job.yaml").read_text())
     job |= {
-        "warm_start": {"steps": STEPS["warm_start"], "prompts_per_step": 4, "learning_rate": 0.01},
+        "sft": {"steps": STEPS["sft"], "prompts_per_step": 4, "learning_rate": 0.01},
         "objective": {
-            "steps": STEPS["imitation"],
+            "steps": STEPS["on_policy"],
             "prompts_per_step": 4,
             "group_size": 2,
             "learning_rate": 0.001,
@@ -139,14 +139,14 @@ def test_every_step_was_done_and_every_stage_has_its_figures(story):
     rows = {(row["stage"], row["step"]): row for row in map(json.loads, lines)}
     assert sorted(step for _, step in rows) == list(range(sum(STEPS.values()) + 1))
     for stage, number in STEPS.items():
-        assert sum(key[0] == stage for key in rows) - (stage == "warm_start") == number
-    last = rows["imitation", 12]
+        assert sum(key[0] == stage for key in rows) - (stage == "sft") == number
+    last = rows["on_policy", 12]
     assert 0.0 <= last["discriminator/accuracy_fresh"] <= 1.0
     assert 0.0 <= last["reward/begins_with_b"] <= 1.0
     assert last["rollout/staleness"] == 0.0
     # Both compute in float32, so sampler and learner agree: the weights really are the newest.
     assert last["learner/behavior_kl"] < 1e-6
-    assert last["eval/held_out_nll"] < rows["warm_start", 0]["eval/held_out_nll"]
+    assert last["eval/held_out_nll"] < rows["sft", 0]["eval/held_out_nll"]
 
 
 def test_the_losses_are_told(story):
@@ -155,7 +155,7 @@ def test_the_losses_are_told(story):
     assert "the learner was restarted" in told
     assert "rollout-0 lost" in told
     assert manifest["is_finished"]
-    assert manifest["incarnation"] == 2
+    assert manifest["attempt"] == 2
 
 
 def test_the_policy_is_left_in_hugging_face_format(story):
@@ -175,6 +175,6 @@ def test_settings_metrics_and_answers_are_left_for_people(story):
     phases = [
         json.loads(line)["phase"] for line in (run / "samples.jsonl").read_text().splitlines()
     ]
-    assert phases == ["before"] * 3 + ["after_warm_start"] * 3 + ["after"] * 3
+    assert phases == ["before"] * 3 + ["after_sft"] * 3 + ["after"] * 3
     page = (run / "report" / "index.html").read_text()
     assert "Jensen" in page or "jensen_shannon" in page

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from actors.messages import LearnerTask
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.learner.task_queue import (
-    LearnerDesk,
     LearnerFailedError,
-    LearnerRestartedError,
+    LearnerTaskQueue,
     SupersededError,
+    WorkerGroupRestartedError,
     share,
 )
 
@@ -56,129 +56,131 @@ def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_
 
 
 async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there():
-    desk = LearnerDesk(incarnation=4, timeout_s=5.0)
-    desk.set_checkpoint("step-7")
-    first = asyncio.ensure_future(desk.start(0, 2))
+    task_queue = LearnerTaskQueue(attempt=4, timeout_s=5.0)
+    task_queue.set_checkpoint("step-7")
+    first = asyncio.ensure_future(task_queue.start(0, 2))
     await asyncio.sleep(0)
     assert not first.done()
-    assert await desk.start(1, 2) == await first == (5, "step-7")
+    assert await task_queue.start(1, 2) == await first == (5, "step-7")
 
 
 async def test_a_smaller_gang_does_not_wait_for_ranks_of_one_that_never_came_up():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    left = asyncio.ensure_future(desk.start(1, 2))
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    left = asyncio.ensure_future(task_queue.start(1, 2))
     await asyncio.sleep(0)
-    assert await desk.start(0, 1) == (1, None)
+    assert await task_queue.start(0, 1) == (1, None)
     with pytest.raises(SupersededError):
         await left
 
 
 async def test_a_gang_that_is_not_complete_in_time_fails():
     with pytest.raises(TimeoutError):
-        await LearnerDesk(incarnation=-1, timeout_s=0.02).start(0, 2)
+        await LearnerTaskQueue(attempt=-1, timeout_s=0.02).start(0, 2)
 
 
 async def test_a_new_gang_voids_what_the_old_one_had_and_sends_its_ranks_away():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
-    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
+    submitted = asyncio.ensure_future(task_queue.submit(make_task([1])))
     await asyncio.sleep(0)
-    assert await desk.start(0, 1) == (1, None)
-    with pytest.raises(LearnerRestartedError):
+    assert await task_queue.start(0, 1) == (1, None)
+    with pytest.raises(WorkerGroupRestartedError):
         await submitted
-    with pytest.raises(SupersededError, match="gang 0 was replaced by gang 1"):
-        await desk.next_task(0, 0, 1, 0)
+    with pytest.raises(SupersededError, match="worker group 0 was replaced by worker group 1"):
+        await task_queue.next_task(0, 0, 1, 0)
 
 
 async def test_a_gang_that_came_unnoticed_gets_no_work_before_it_is_trusted():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
-    await desk.start(0, 1)  # it died while nothing was submitted; its weights are the checkpoint's
-    with pytest.raises(LearnerRestartedError):
-        await desk.submit(make_task([1]))
-    assert await desk.trust_gang() == 1
-    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
-    await desk.next_task(1, 0, 1, 0)
-    await desk.finished(1, 0, {"loss": 3.0})
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
+    await task_queue.start(
+        0, 1
+    )  # it died while nothing was submitted; its weights are the checkpoint's
+    with pytest.raises(WorkerGroupRestartedError):
+        await task_queue.submit(make_task([1]))
+    assert await task_queue.wait_for_worker_group() == 1
+    submitted = asyncio.ensure_future(task_queue.submit(make_task([1])))
+    await task_queue.next_task(1, 0, 1, 0)
+    await task_queue.finished(1, 0, {"loss": 3.0})
     assert await submitted == {"loss": 3.0}
 
 
 async def test_a_gang_that_came_while_a_checkpoint_was_written_is_sent_away():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    desk.set_checkpoint("step-5")
-    await desk.start(0, 1)
-    await desk.trust_gang()
-    assert await desk.start(0, 1) == (1, "step-5")
-    desk.set_checkpoint("step-10")  # written by the gang before this one
-    trusted = asyncio.ensure_future(desk.trust_gang())
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    task_queue.set_checkpoint("step-5")
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
+    assert await task_queue.start(0, 1) == (1, "step-5")
+    task_queue.set_checkpoint("step-10")  # written by the worker group before this one
+    trusted = asyncio.ensure_future(task_queue.wait_for_worker_group())
     with pytest.raises(SupersededError):
-        await desk.next_task(1, 0, 1, 0)
-    assert await desk.start(0, 1) == (2, "step-10")
+        await task_queue.next_task(1, 0, 1, 0)
+    assert await task_queue.start(0, 1) == (2, "step-10")
     assert await trusted == 2
 
 
 async def test_finishing_twice_changes_nothing():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
-    submitted = asyncio.ensure_future(desk.submit(make_task([1])))
-    await desk.next_task(0, 0, 1, 0)
-    await desk.finished(0, 0, {"loss": 3.0})
-    await desk.finished(0, 0, {"loss": 4.0})
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
+    submitted = asyncio.ensure_future(task_queue.submit(make_task([1])))
+    await task_queue.next_task(0, 0, 1, 0)
+    await task_queue.finished(0, 0, {"loss": 3.0})
+    await task_queue.finished(0, 0, {"loss": 4.0})
     assert await submitted == {"loss": 3.0}
-    assert desk.num_steps == 1
+    assert task_queue.num_steps == 1
 
 
 async def test_only_optimizer_steps_count_as_progress():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
     for index, kind in enumerate(("hold", "evaluate", "clone", "imitate")):
-        submitted = asyncio.ensure_future(desk.submit(make_task([1])._replace(kind=kind)))
-        await desk.next_task(0, 0, 1, index)
-        await desk.finished(0, index, {})
+        submitted = asyncio.ensure_future(task_queue.submit(make_task([1])._replace(kind=kind)))
+        await task_queue.next_task(0, 0, 1, index)
+        await task_queue.finished(0, index, {})
         await submitted
-    assert desk.num_steps == 2
+    assert task_queue.num_steps == 2
 
 
 async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the_task():
-    desk = LearnerDesk(incarnation=-1, timeout_s=0.05)
-    await desk.start(0, 1)
-    await desk.trust_gang()
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=0.05)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
     with pytest.raises(LearnerFailedError, match=r"did not finish a task \(imitate\) in 0 s"):
-        await desk.submit(make_task([1]))
+        await task_queue.submit(make_task([1]))
 
 
 async def test_without_a_learner_nobody_waits_for_ever():
-    desk = LearnerDesk(incarnation=-1, timeout_s=0.02)
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=0.02)
     with pytest.raises(LearnerFailedError, match="no learner came up"):
-        await desk.trust_gang()
+        await task_queue.wait_for_worker_group()
 
 
 async def test_closing_tells_the_ranks_to_stop():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    waiting = asyncio.ensure_future(desk.next_task(0, 0, 1, 0))
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    waiting = asyncio.ensure_future(task_queue.next_task(0, 0, 1, 0))
     await asyncio.sleep(0)
-    await desk.close()
+    await task_queue.close()
     task = await waiting
     assert task.kind == "stop"
     assert len(task.trajectories) == len(EMPTY) == 0
 
 
 async def test_a_task_is_forgotten_once_the_next_one_is_done():
-    desk = LearnerDesk(incarnation=-1, timeout_s=5.0)
-    await desk.start(0, 1)
-    await desk.trust_gang()
+    task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
+    await task_queue.start(0, 1)
+    await task_queue.wait_for_worker_group()
     held = []
     for index in range(3):
         task = make_task([1])._replace(teacher_states=np.zeros((2, 4), np.float32))
         held += [weakref.ref(task.teacher_states), weakref.ref(task.rewards)]
-        submitted = asyncio.ensure_future(desk.submit(task))
-        await desk.next_task(0, 0, 1, index)
-        await desk.finished(0, index, {})
+        submitted = asyncio.ensure_future(task_queue.submit(task))
+        await task_queue.next_task(0, 0, 1, index)
+        await task_queue.finished(0, index, {})
         await submitted
         del task, submitted
     gc.collect()

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.resources.availability import GRACE_S, shortage, wait_for_room
+from cluster.resources.availability import GRACE_S, missing_resources, wait_for_resources
 from cluster.resources.placement import Plan, WorkerPlan
 
 
@@ -22,18 +22,18 @@ def config(when_full):
 
 
 def test_what_is_missing_is_named_with_what_there_is():
-    assert not shortage(PLAN, {"CPU": 10.0, "GPU": 4.0})
-    assert shortage(PLAN, {"CPU": 9.0, "GPU": 4.0}) == "10 CPUs (9 are free)"
-    assert shortage(PLAN, {"CPU": 9.5}) == "10 CPUs (9.5 are free) and 4 GPUs (0 are free)"
+    assert not missing_resources(PLAN, {"CPU": 10.0, "GPU": 4.0})
+    assert missing_resources(PLAN, {"CPU": 9.0, "GPU": 4.0}) == "10 CPUs (9 are free)"
+    assert missing_resources(PLAN, {"CPU": 9.5}) == "10 CPUs (9.5 are free) and 4 GPUs (0 are free)"
 
 
 def test_parts_that_make_a_whole_in_decimals_need_no_more_than_it():
     tenths = Plan((worker("rollout", 3, 0.1, 0.1),), shares_cpus=False)
-    assert not shortage(tenths, {"CPU": 0.3, "GPU": 0.3})
+    assert not missing_resources(tenths, {"CPU": 0.3, "GPU": 0.3})
 
 
 def test_phases_that_share_cpus_need_almost_none():
-    assert not shortage(PLAN._replace(shares_cpus=True), {"CPU": 0.06, "GPU": 4.0})
+    assert not missing_resources(PLAN._replace(shares_cpus=True), {"CPU": 0.06, "GPU": 4.0})
 
 
 class Cluster:
@@ -53,7 +53,7 @@ class Cluster:
 def wait(when_full, looks):
     cluster, text = Cluster(looks), io.StringIO()
     console = Console(file=text, width=200)
-    wait_for_room(config(when_full), PLAN, console, free=cluster.free, pause=cluster.pause)
+    wait_for_resources(config(when_full), PLAN, console, free=cluster.free, pause=cluster.pause)
     return cluster.paused_s, text.getvalue()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate, pack
 from cluster.driver.rollout_metrics import rollout_metrics, with_step_time
-from cluster.driver.sampler import Sampled
+from cluster.driver.sampler import SampledStep
 from cluster.run_state.journal import Journal
 from tests.fakes.demonstrations import FakeData
 
@@ -26,7 +26,9 @@ def two_responses():
 
 
 def test_rollout_figures_by_hand():
-    metrics = rollout_metrics(Sampled([], two_responses(), sampling_s=0.5), waited_s=0.75, step=4)
+    metrics = rollout_metrics(
+        SampledStep([], two_responses(), sampling_s=0.5), waited_s=0.75, step=4
+    )
     assert metrics == {
         "rollout/tokens_per_s": 8.0,  # 4 tokens in half a second
         "rollout/response_length": 2.0,
@@ -40,16 +42,18 @@ def test_rollout_figures_by_hand():
 def test_demonstrations_among_a_steps_trajectories_are_not_described():
     mixed = concatenate([two_responses(), pack([3], [7] * 9, prompt_id=1)])
     figures = [
-        rollout_metrics(Sampled([], batch, sampling_s=0.5), waited_s=0.75, step=4)
+        rollout_metrics(SampledStep([], batch, sampling_s=0.5), waited_s=0.75, step=4)
         for batch in (two_responses(), mixed)
     ]
     assert figures[0] == figures[1]
-    shown = Sampled([], pack([3], [7], prompt_id=1), sampling_s=0.0)
+    shown = SampledStep([], pack([3], [7], prompt_id=1), sampling_s=0.0)
     assert rollout_metrics(shown, waited_s=0.0, step=4) == {"time/sampling_s": 0.0}
 
 
 def test_sampling_that_ran_ahead_costs_the_step_only_what_was_waited_for():
-    metrics = rollout_metrics(Sampled([], two_responses(), sampling_s=5.0), waited_s=0.75, step=4)
+    metrics = rollout_metrics(
+        SampledStep([], two_responses(), sampling_s=5.0), waited_s=0.75, step=4
+    )
     assert (metrics["time/sampling_s"], metrics["time/sync_s"]) == (0.75, 0.0)
 
 
@@ -62,12 +66,12 @@ def test_waiting_is_what_no_phase_accounts_for_and_never_negative(step_s, waitin
 
 def test_the_journal_appends_whole_lines_and_its_clock_goes_on_over_starts(tmp_path):
     journal = Journal(tmp_path, elapsed_s=100.0)
-    journal.metrics(3, "imitation", {"learner/loss": 1 / 3})
-    journal.metrics(4, "imitation", {"learner/loss": np.float32(0.25)})
+    journal.metrics(3, "on_policy", {"learner/loss": 1 / 3})
+    journal.metrics(4, "on_policy", {"learner/loss": np.float32(0.25)})
     first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert {key: first[key] for key in ("step", "stage", "learner/loss")} == {
         "step": 3,
-        "stage": "imitation",
+        "stage": "on_policy",
         "learner/loss": 0.3333333,
     }
     assert second["learner/loss"] == 0.25

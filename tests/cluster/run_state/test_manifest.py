@@ -87,10 +87,10 @@ def test_the_newest_checkpoint_and_the_one_before_are_kept_with_their_positions(
 
 
 def test_going_back_takes_the_position_and_leaves_what_belongs_to_the_run(tmp_path):
-    manifest = write_checkpoint(tmp_path, Manifest(name="run", incarnation=4), 5)
+    manifest = write_checkpoint(tmp_path, Manifest(name="run", attempt=4), 5)
     manifest = write_checkpoint(tmp_path, manifest, 10)
     back = gone_back(manifest, "it is damaged")
-    assert (back.checkpoint, back.step, back.incarnation) == ("step-000005", 5, 4)
+    assert (back.checkpoint, back.step, back.attempt) == ("step-000005", 5, 4)
     assert back.previous is None
     with pytest.raises(DamagedCheckpointError, match=r"damaged, and there is no .* before it"):
         gone_back(back, "it is damaged")

@@ -4,7 +4,7 @@ import pytest
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.validation.allowlist import ALLOWED_IMPORTS, ALLOWED_PATHS, check_trust
+from cluster.validation.allowlist import ALLOWED_IMPORTS, ALLOWED_PATHS, check_allowlist
 
 
 def job(**sections):
@@ -24,7 +24,7 @@ def test_code_that_is_not_allowed_is_refused_by_name(monkeypatch, config, settin
     monkeypatch.setenv(ALLOWED_IMPORTS, allowed)
     remedy = ",".join([*filter(None, [allowed]), "mine.rewards"])
     with pytest.raises(InvalidInputError) as refused:
-        check_trust(config, None)
+        check_allowlist(config, None)
     assert str(refused.value).startswith(f"{setting}: mine.rewards:f would run code")
     assert f"set {ALLOWED_IMPORTS}={remedy} if you trust it" in str(refused.value)
 
@@ -35,14 +35,14 @@ def test_code_of_an_allowed_module_and_what_is_below_it_may_be_named(
     monkeypatch, config, setting, allowed
 ):
     monkeypatch.setenv(ALLOWED_IMPORTS, allowed)
-    check_trust(config, None)
+    check_allowlist(config, None)
 
 
 def test_without_the_variable_no_code_may_be_named(monkeypatch):
     monkeypatch.delenv(ALLOWED_IMPORTS)
-    check_trust(job(), None)
+    check_allowlist(job(), None)
     with pytest.raises(InvalidInputError, match="it allows: none"):
-        check_trust(CODE[0][0], None)
+        check_allowlist(CODE[0][0], None)
 
 
 def test_paths_are_confined_wherever_links_and_dots_lead(monkeypatch, tmp_path):
@@ -54,7 +54,7 @@ def test_paths_are_confined_wherever_links_and_dots_lead(monkeypatch, tmp_path):
     monkeypatch.setenv(ALLOWED_PATHS, f"{inside}:/nowhere")
 
     def paths(data=inside / "a.jsonl", model="org/hub", run_dir=inside / "run", **sections):
-        check_trust(job(data={"path": data}, model={"name": model}, **sections), run_dir)
+        check_allowlist(job(data={"path": data}, model={"name": model}, **sections), run_dir)
 
     paths()
     for wrong, setting in (
@@ -72,7 +72,7 @@ def test_paths_are_confined_wherever_links_and_dots_lead(monkeypatch, tmp_path):
 
 def test_without_bounds_paths_may_lie_anywhere(monkeypatch, tmp_path):
     monkeypatch.delenv(ALLOWED_PATHS, raising=False)
-    check_trust(job(model={"name": str(tmp_path)}), tmp_path)
+    check_allowlist(job(model={"name": str(tmp_path)}), tmp_path)
 
 
 def test_the_two_policies_of_a_log_ratio_are_confined_too(tmp_path, monkeypatch):
@@ -84,4 +84,4 @@ def test_the_two_policies_of_a_log_ratio_are_confined_too(tmp_path, monkeypatch)
     monkeypatch.setenv(ALLOWED_PATHS, str(inside))
     config = job(data={"path": inside / "a.jsonl"}, rewards=[{"model": str(inside / "reward")}])
     with pytest.raises(InvalidInputError, match=r"rewards\.0\.model, numerator: .*outside lies"):
-        check_trust(config, None)
+        check_allowlist(config, None)

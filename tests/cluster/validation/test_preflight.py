@@ -169,7 +169,7 @@ def test_the_same_job_is_resumed_also_for_more_steps_and_other_measurements(plac
     run_dir = start_run(place)
     assert preflight.check(job(place), run_dir, CLUSTER).is_resumed
     longer = job(
-        place, warm_start={"steps": 7}, objective={"steps": 9}, evaluation={"patterns": {"x": "y"}}
+        place, sft={"steps": 7}, objective={"steps": 9}, evaluation={"patterns": {"x": "y"}}
     )
     assert preflight.check(longer, run_dir, CLUSTER).is_resumed
 

@@ -18,7 +18,7 @@ def rows(**metrics):
     return [
         {
             "step": step,
-            "stage": "imitation",
+            "stage": "on_policy",
             "time_s": step,
             **{
                 name: values[step // 3] if isinstance(values, tuple) else values

@@ -10,7 +10,7 @@ def test_headline_figures_are_those_of_the_files(write_run):
     figures = summary(write_run())
     assert figures.held_out_nll == {
         "before": Measurement(0, 4.0),
-        "after_warm_start": Measurement(2, 3.0),
+        "after_sft": Measurement(2, 3.0),
         "after": Measurement(6, 2.5),
     }
     assert (figures.last_step, figures.planned_steps, figures.is_finished) == (6, 6, True)
@@ -40,7 +40,7 @@ def test_groups_of_texts_are_compared(write_run):
 
 def test_the_end_is_the_mean_of_the_last_ten_values(write_run):
     rows = [
-        {"step": step, "stage": "imitation", "time_s": step, "discriminator/accuracy_fresh": value}
+        {"step": step, "stage": "on_policy", "time_s": step, "discriminator/accuracy_fresh": value}
         for step, value in enumerate([1.0] * 5 + [0.5] * 9 + [0.6])
     ]
     assert summary(write_run(metrics=rows)).discriminator_accuracy == pytest.approx(0.51)
@@ -48,7 +48,7 @@ def test_the_end_is_the_mean_of_the_last_ten_values(write_run):
 
 def test_the_middle_of_a_warm_start_is_not_its_end(write_run):
     rows = [
-        {"step": step, "stage": "warm_start", "time_s": step, "eval/held_out_nll": 3.0 - step}
+        {"step": step, "stage": "sft", "time_s": step, "eval/held_out_nll": 3.0 - step}
         for step in (0, 1)
     ]
     figures = summary(write_run(metrics=rows))
@@ -77,11 +77,11 @@ def test_headline_says_what_was_achieved(write_run):
     assert lines[0] == "Finished: 6 steps in 1 min 06 s."
     assert lines[1] == (
         "The held-out negative log-likelihood fell from 4.000 to 2.500 nats a token "
-        "(3.000 after the warm start); lower is nearer to the expert."
+        "(3.000 after SFT); lower is nearer to the expert."
     )
     assert lines[2] == (
         "Texts that match archaic: 0% of the prompts, 0% of responses before, "
-        "50% after the warm start, 100% after, 100% of the expert's responses."
+        "50% after SFT, 100% after, 100% of the expert's responses."
     )
     assert lines[-1].startswith("At the end the discriminator told expert from policy in 70% of")
 
@@ -95,7 +95,7 @@ def test_headline_of_an_empty_run_says_so(write_run):
 
 
 def test_a_configuration_without_stages_gives_no_plan(write_run):
-    config = {key: value for key, value in CONFIG.items() if key not in ("warm_start", "objective")}
+    config = {key: value for key, value in CONFIG.items() if key not in ("sft", "objective")}
     assert summary(write_run(config=config)).planned_steps is None
 
 

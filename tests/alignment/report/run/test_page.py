@@ -123,7 +123,7 @@ def test_a_run_that_has_only_begun_says_what_is_missing(write_run):
 def test_an_unfinished_run_names_its_stage(write_run):
     text = Tags(report(write_run(metrics=METRICS[:5]))).text
     assert "Not finished: 4 of 6 steps so far in 20 s." in text
-    assert "The run is in its stage imitation or was stopped there" in text
+    assert "The run is in its stage on-policy or was stopped there" in text
 
 
 def test_what_the_manifest_tells_is_shown(write_run):
@@ -151,7 +151,7 @@ def test_events_are_told_with_the_time_to_the_next_step(write_run):
     told = [(15.5, "a worker was lost"), (36.0, "the learner was restarted"), (70.0, "disk full")]
     manifest = {"is_finished": True, "events": [{"time_s": t, "what": w} for t, w in told]}
     times = [(1, 10.0), (2, 35.0), (3, 36.25), (4, 140.0)]
-    metrics = [{"step": s, "stage": "imitation", "time_s": t} for s, t in times]
+    metrics = [{"step": s, "stage": "on_policy", "time_s": t} for s, t in times]
     page = report(write_run(metrics=metrics, manifest=manifest))
     assert events(page) == [
         ["15.5 s", "a worker was lost", "19.5 s", "25 s"],

@@ -63,7 +63,7 @@ def test_curves_hold_the_values_of_the_run(write_run):
 
 def test_a_long_curve_is_smoothed_by_a_centered_mean(write_run):
     rows = [
-        {"step": s, "stage": "imitation", "time_s": s, "learner/entropy": float(s == 30)}
+        {"step": s, "stage": "on_policy", "time_s": s, "learner/entropy": float(s == 30)}
         for s in range(60)
     ]
     (curve,) = curves_of(
@@ -77,7 +77,7 @@ def test_a_long_curve_is_smoothed_by_a_centered_mean(write_run):
 def test_smoothing_does_not_blur_the_change_of_stages(write_run):
     rows = [
         {"step": s, "stage": stage, "time_s": s, "learner/entropy": value}
-        for s, (stage, value) in enumerate([("warm_start", 2.0)] * 30 + [("imitation", 1.0)] * 30)
+        for s, (stage, value) in enumerate([("sft", 2.0)] * 30 + [("on_policy", 1.0)] * 30)
     ]
     axes = draw_curves(read_run(write_run(metrics=rows)), plot_named("entropy")).axes[0]
     curves = [set(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata()) == 30]
@@ -87,12 +87,12 @@ def test_smoothing_does_not_blur_the_change_of_stages(write_run):
 def test_stages_are_marked_where_they_begin(write_run):
     axes = draw_curves(read_run(write_run()), plot_named("held_out_nll")).axes[0]
     marks = {text.get_text().strip(): text.xy[0] for text in axes.texts}
-    assert marks == {"discriminator warm-up": 3, "imitation": 4}
+    assert marks == {"discriminator warm-up": 3, "on-policy": 4}
 
 
 def test_each_reward_source_has_a_curve_and_its_name_is_plain_text(write_run, tmp_path):
     rewards = {"reward/$x^$": 1.0, "reward/_length": 2.0, "learner/reward_mean": 3.0}
-    rows = [{"step": 1, "stage": "imitation", "time_s": 1, **rewards}]
+    rows = [{"step": 1, "stage": "on_policy", "time_s": 1, **rewards}]
     run = read_run(write_run(metrics=rows))
     figure = draw_curves(run, plot_named("rewards"))
     assert list(curves_of(figure)) == ["total, mean", r"\$x^\$", "length"]

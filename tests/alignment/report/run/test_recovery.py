@@ -11,7 +11,7 @@ LEDGER = {
 }
 
 
-def row(step, time_s, stage="imitation"):
+def row(step, time_s, stage="on_policy"):
     return {"step": step, "stage": stage, "time_s": time_s}
 
 
@@ -42,7 +42,7 @@ def test_an_event_after_the_last_step_has_no_next_one(write_run):
 
 
 def test_before_the_first_step_time_counts_from_the_beginning_of_the_run(write_run):
-    rows = [row(0, 4.0, "warm_start"), row(1, 8.0, "warm_start")]  # step 0 only measures
+    rows = [row(0, 4.0, "sft"), row(1, 8.0, "sft")]  # step 0 only measures
     assert found_in(write_run, rows, (3.0, "lost")) == [Recovery("lost", 3.0, 0, 5.0, 8.0)]
 
 
@@ -51,7 +51,7 @@ def test_without_any_metrics_no_step_is_known(write_run):
 
 
 def test_a_step_of_the_discriminators_warm_up_is_a_step(write_run):
-    rows = [row(2, 8.0, "warm_start"), row(3, 9.0, "discriminator_warm_up"), row(4, 20.0)]
+    rows = [row(2, 8.0, "sft"), row(3, 9.0, "discriminator_warm_up"), row(4, 20.0)]
     assert found_in(write_run, rows, (8.5, "lost")) == [Recovery("lost", 8.5, 2, 0.5, 1.0)]
 
 

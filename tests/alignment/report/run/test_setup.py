@@ -16,7 +16,7 @@ def test_a_divergence_has_a_discriminator(write_run):
     assert found["Divergence"].startswith("Reverse KL")
     assert found["Further rewards"] == "module:name"
     assert "1 discriminating" in found["Workers"]
-    assert "2 prompts with 4 responses each" in found["Stage 2: imitation"]
+    assert "2 prompts with 4 responses each" in found["Stage 2: on-policy"]
 
 
 def test_a_teacher_stands_in_for_it(write_run):
@@ -41,7 +41,7 @@ def test_given_preferences_alone_sample_nothing(write_run):
     preferences = {"objective": "identity", "path": "pairs.jsonl", "teaches": "policy"}
     found = rows(write_run, objective={"divergence_weight": 0.0}, preferences=preferences)
     assert found["Preferences"] == "identity, of pairs.jsonl"
-    assert found["Stage 2: imitation"].endswith("learning rate 1e-06, nothing sampled")
+    assert found["Stage 2: on-policy"].endswith("learning rate 1e-06, nothing sampled")
 
 
 def test_the_pupil_of_preferences_is_named(write_run):
