@@ -29,9 +29,7 @@ def join_process_group(
     """Meet the other ranks where no host has done so already: gloo on CPUs, NCCL on GPUs.
 
     Args:
-        device: of this rank.
         rank: of this process, from 0.
-        world_size: number of ranks.
         init_method: where they meet: "env://" under torchrun, or "file:///..." on one machine.
         timeout_s: a collective that waits longer fails.
     """
@@ -54,7 +52,6 @@ def shard(model: Decoder, device: torch.device, world_size: int) -> Decoder:
 
     Args:
         model: equal on all ranks, on the CPU; changed in place.
-        device: of this rank.
         world_size: number of ranks; with one nothing is split.
 
     Returns:
@@ -91,10 +88,6 @@ def full_tensors(policy: PolicyModel, dtype: torch.dtype) -> Iterator[tuple[str,
 
     A head that shares the embeddings' matrix is left out.
 
-    Args:
-        policy: sharded or not.
-        dtype: of what is yielded.
-
     Yields:
         Name and whole tensor, detached, on the policy's device; rank 0 may keep it.
     """
@@ -114,9 +107,7 @@ def sum_over_ranks(
     """Sum figures over all ranks, which must have the same names.
 
     Args:
-        figures: scalars, on any device.
         device: of this rank's policy, over which the ranks communicate.
-        world_size: number of ranks.
 
     Returns:
         The sums, equal on all ranks.

@@ -21,9 +21,6 @@ MAX_NAMES_SHOWN = 3
 def end_token_ids(model: str) -> list[int]:
     """Return the ids that end a response: of the generation config, else of the model's own.
 
-    Args:
-        model: folder or hub name.
-
     Returns:
         Token ids; empty if the model knows none, so that only its length ends a response.
     """
@@ -42,9 +39,6 @@ def end_token_ids(model: str) -> list[int]:
 
 def parameter_shapes(model: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of each parameter by name; a tied head is not one of them.
-
-    Args:
-        model: folder or hub name.
 
     Returns:
         What a complete set of this model's weights must hold.

@@ -12,7 +12,6 @@ def constant_rate(peak: float, step: int) -> float:
     """Rise linearly to the peak over WARM_UP_STEPS, then stay there.
 
     Args:
-        peak: the largest rate.
         step: optimizer steps done before this one, in this stage.
 
     Returns:

@@ -17,7 +17,6 @@ def save_training(folder: Path, parameters: Parameters, optimizer: torch.optim.O
     Args:
         folder: made where there is none.
         parameters: those that are trained, by name.
-        optimizer: of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -42,7 +41,6 @@ def load_training(
         folder: written by a worker with the same arguments.
         parameters: those that are trained, by name.
         optimizer: of these; its rates stay as they are.
-        device: of the parameters.
 
     Raises:
         InvalidInputError: if other weights are trained here than in the folder.

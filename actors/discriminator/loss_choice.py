@@ -31,8 +31,6 @@ def require_possible(config: DiscriminatorConfig, level: Level, divergence: Dive
     """Refuse what cannot be trained.
 
     Args:
-        config: of the discriminator.
-        level: of the verdicts.
         divergence: whose reward the logit becomes.
 
     Raises:

@@ -71,9 +71,7 @@ class DiscriminatorModel:
         """Bind the parts.
 
         Args:
-            model: on its device.
             config: chooses loss and regularizers; discriminator_choice.require_possible passed it.
-            level: of the verdicts.
             divergence: whose reward the logit becomes.
             max_tokens_per_microbatch: what fits in memory at once.
             seed: of hidden tokens.
@@ -115,7 +113,6 @@ class DiscriminatorModel:
         """Add the gradient of one update to the parameters'.
 
         Args:
-            batch: both classes.
             number: of the update, which decides the tokens that it does not see.
 
         Returns:

@@ -129,7 +129,6 @@ class DiscriminatorWorker:
             rollouts: responses of the policy, a group a prompt.
             demonstrations: one a prompt, of the same prompts.
             held_out: demonstrations of prompts that are never trained on, possibly none.
-            ranked: responses that annotators compared.
 
         Returns:
             The figures above.
@@ -154,9 +153,6 @@ class DiscriminatorWorker:
         Both classes weigh the same in the loss whatever their counts, so the logit has no offset
         for the class ratio. The pairwise loss leaves an offset for each prompt, which is taken away
         by its group here: give all responses of the policy to a prompt at once, at least two.
-
-        Args:
-            trajectories: responses of the policy.
 
         Returns:
             [trajectory], or at levels token and occupancy [response token]: on the response up to

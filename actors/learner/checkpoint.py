@@ -52,12 +52,8 @@ def save_checkpoint(
 
     Args:
         folder: to write into; the caller gives it its final name.
-        policy: sharded or not.
-        optimizer: of the policy.
         reference: None before imitation, or where it has no weight.
-        step: optimizer steps done.
         source: folder or hub name of the model that training began with.
-        rank: of this process.
     """
     contents = {"step": step, "has_reference": reference is not None}
     try:
@@ -88,7 +84,6 @@ def restore_checkpoint(
     """Read a checkpoint that any number of ranks wrote; all ranks call it.
 
     Args:
-        folder: of a whole checkpoint.
         policy: sharded or not; changed in place.
         optimizer: of the policy; changed in place.
 
@@ -124,7 +119,6 @@ def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) 
     """Write the policy so that AutoModelForCausalLM.from_pretrained loads it; all ranks call it.
 
     Args:
-        folder: to write into.
         policy: sharded or not; written in float32, as it is trained.
         source: folder or hub name of the model that training began with, for the tokenizer.
         rank: of this process; rank 0 writes, and holds the whole model in main memory.

@@ -50,7 +50,6 @@ class Learner:
         """Load the model and take this rank's part of it.
 
         Args:
-            settings: equal on all ranks.
             device: on which this rank computes.
             rank: of this process, from 0.
             world_size: number of ranks; with more than one, a process group must exist.
@@ -101,9 +100,6 @@ class Learner:
 
     def perform(self, task: LearnerTask) -> dict[str, float]:
         """Take the optimizer step that a task asks for, or measure, or do neither.
-
-        Args:
-            task: this rank's part.
 
         Returns:
             Figures of the whole task, equal on all ranks. learner/...: loss; grad_norm before

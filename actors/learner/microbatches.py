@@ -41,8 +41,6 @@ def task_shares(
     Args:
         task: this rank's part, possibly without trajectories.
         max_tokens: most tokens in a microbatch.
-        device: where the microbatches go.
-        world_size: number of ranks.
 
     Returns:
         At least one share; the trajectories of those of weight 1 are the task's, and of what is
@@ -75,9 +73,6 @@ def part_shares(
         max_tokens: most tokens in a microbatch.
         trajectories: this rank's, possibly none.
         ranks: [trajectory] of comparisons.
-        part: what they are.
-        device: where the microbatches go.
-        world_size: number of ranks.
 
     Returns:
         At least one share.

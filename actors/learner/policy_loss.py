@@ -48,9 +48,6 @@ def task_objective(
 
     Args:
         task: of kind clone or imitate; gives the counts of the whole step.
-        scored: one microbatch of it.
-        config: of imitation.
-        sft: how demonstrations are cloned.
 
     Returns:
         This microbatch's share of the loss, and diagnostics.
@@ -83,8 +80,6 @@ def cloning(
     """Make demonstrations likely, and where the run says so the rewards small that this implies.
 
     Args:
-        scored: one microbatch of demonstrations.
-        config: how.
         num_sequences: demonstrations in the optimizer step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
 

@@ -31,9 +31,6 @@ def beside_objective(
     Args:
         auxiliary: gives the counts of the whole step.
         scored: the microbatch; of comparisons the ranks are its rewards.
-        part: comparisons or demonstrations.
-        config: of the preferences.
-        sft: how demonstrations are cloned.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
 
     Returns:

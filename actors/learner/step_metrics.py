@@ -12,7 +12,6 @@ def step_metrics(
     """Name the figures of an optimizer step, and add those that are no sums.
 
     Args:
-        task: the step.
         sums: of the figures of all microbatches and ranks.
         norm: of the gradient before clipping.
         step_s: how long the step took.
@@ -44,7 +43,6 @@ def accepted_scale(task: LearnerTask, sums: dict[str, float]) -> float:
     """By how much to scale a gradient whose mean counts rejected sequences, which add nothing.
 
     Args:
-        task: the step.
         sums: of the figures of all microbatches and ranks.
 
     Returns:

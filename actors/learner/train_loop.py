@@ -24,11 +24,8 @@ def train_loop(
     raised; the host starts the whole worker group again, and it goes on from the newest checkpoint.
 
     Args:
-        port: to the driver.
-        settings: equal on all ranks.
         device: on which this rank computes.
         rank: of this process, from 0.
-        world_size: number of ranks.
     """
     torch.set_num_threads(max(int(settings.config.cpus_per_rank), 1))
     attempt, checkpoint = port.start(rank, world_size)

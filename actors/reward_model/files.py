@@ -30,9 +30,6 @@ does, up to the end token, and not as its chat template writes one that is over.
 def load_reward_model(name: str) -> PreTrainedModel:
     """Load a sequence-classification model in float32, all of it from files.
 
-    Args:
-        name: folder or hub name.
-
     Returns:
         The model, in evaluation mode.
 
@@ -66,7 +63,6 @@ def save_reward_model(folder: Path, model: ScalarModel, *, source: str, rank: in
     they correct.
 
     Args:
-        folder: to write into.
         model: sharded or not, its head without bias; written in float32, as it is trained.
         source: folder or hub name of the model that training began with, for the tokenizer.
         rank: of this process; rank 0 writes, and holds the whole model in main memory.
@@ -102,7 +98,6 @@ def classification_config(
     pads with its end token gets none here; then batches of one are what transformers takes.
 
     Args:
-        config: of the decoder.
         tokenizer: its tokenizer.
 
     Returns:
@@ -119,9 +114,6 @@ def classification_config(
 
 def empty_classifier(config: PreTrainedConfig) -> PreTrainedModel:
     """Build a sequence classifier without memory for its weights.
-
-    Args:
-        config: of a decoder.
 
     Returns:
         The model, on the device meta.

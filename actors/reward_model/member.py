@@ -37,14 +37,9 @@ def train_member(
     """Train a member from the beginning, measure it on held-out rows and write it down.
 
     Args:
-        data: equal on all ranks.
-        settings: equal on all ranks.
-        member: number in the ensemble.
         run_dir: where it is written; of member 0 the features too.
-        report: told how it goes.
         device: on which this rank computes.
         rank: of this process, from 0.
-        world_size: number of ranks.
 
     Returns:
         The folder, which the caller gives its final name.
@@ -76,8 +71,6 @@ def rows_of_steps(
     """Say which rows each step of a member learns from.
 
     Args:
-        train_rows: of the data.
-        settings: of the training.
         member: number in the ensemble. One of several draws as many rows as there are, with
             replacement, once; each epoch is a new order of these.
 
@@ -106,9 +99,6 @@ def save_features(
         path: holds features [response, hidden], rows [response] of the data, ranks [response] and
             is_held_out [response], 0 or 1.
         data: the rows are spread evenly over each side of it.
-        trainer: of the member.
-        report: told of every microbatch.
-        rank: of this process.
     """
     held_out = _spread(data.held_out_rows, int(FEATURE_ROWS * HELD_OUT_FEATURE_SHARE))
     rows = np.concatenate([held_out, _spread(data.train_rows, FEATURE_ROWS - len(held_out))])

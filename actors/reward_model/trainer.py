@@ -99,8 +99,6 @@ class RewardModelTrainer:
         """Load the model under a head that knows nothing yet, and take this rank's part of it.
 
         Args:
-            data: equal on all ranks.
-            settings: equal on all ranks.
             member: number in the ensemble; seeds what is random.
             device: on which this rank computes.
             rank: of this process, from 0.
@@ -135,7 +133,6 @@ class RewardModelTrainer:
         Args:
             rows: of the whole step, at least one.
             step: number of it, from 0.
-            num_steps: of the member.
 
         Returns:
             loss, in nats a row; accuracy, the share of pairs in the right order before the step, a
@@ -173,8 +170,6 @@ class RewardModelTrainer:
         """Judge the responses of some rows.
 
         Args:
-            rows: of the data.
-            report: told of every microbatch.
             with_features: whether to return what the head sees.
 
         Returns:

@@ -23,7 +23,6 @@ class RewardFunctionWorker:
         """Import the function.
 
         Args:
-            function: "module:name".
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
         """
         self._function = load_reward_function(function)
@@ -36,7 +35,6 @@ class RewardFunctionWorker:
         """Return one reward a trajectory.
 
         Args:
-            trajectories: prompts and responses.
             expert_responses: the demonstration of each trajectory's prompt, as text.
 
         Returns:
@@ -78,9 +76,6 @@ class RewardFunctionWorker:
 
 def load_reward_function(path: str) -> RewardFunction:
     """Import a reward function.
-
-    Args:
-        path: "module:name".
 
     Returns:
         The function.

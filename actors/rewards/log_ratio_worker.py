@@ -28,7 +28,6 @@ class LogRatioWorker:
         """Load both policies.
 
         Args:
-            folder: holds log_ratio.json.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
 
         Raises:
@@ -54,7 +53,6 @@ class LogRatioWorker:
         """Return one reward a trajectory.
 
         Args:
-            trajectories: prompts and responses.
             expert_responses: not looked at.
 
         Returns:

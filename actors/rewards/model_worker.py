@@ -64,7 +64,6 @@ class RewardModelWorker:
         """Return one reward a trajectory.
 
         Args:
-            trajectories: prompts and responses.
             expert_responses: not looked at.
 
         Returns:
@@ -79,9 +78,6 @@ class RewardModelWorker:
 
     def member_scores(self, trajectories: Trajectories) -> NDArray[np.float32]:
         """Return each member's output; where they differ, the data did not say.
-
-        Args:
-            trajectories: prompts and responses.
 
         Returns:
             [member, trajectory]

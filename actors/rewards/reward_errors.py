@@ -11,10 +11,6 @@ from actors.errors import RewardError
 def checked_reward(reward: object, prompt_id: int) -> float:
     """Return the reward as a number.
 
-    Args:
-        reward: what a source returned.
-        prompt_id: named in the error.
-
     Returns:
         The same, as a float.
 

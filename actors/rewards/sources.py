@@ -21,9 +21,6 @@ def member_folder(run_dir: Path, member: int) -> Path:
 def member_names(name: str) -> list[str]:
     """Return the members of an ensemble, or of a single reward model its own name.
 
-    Args:
-        name: folder or hub name.
-
     Returns:
         Folders in the order of their numbers, or the name itself.
     """
@@ -53,9 +50,6 @@ def is_log_ratio(name: str) -> bool:
 
 def read_log_ratio(name: str) -> LogRatio:
     """Read which policies a reward consists of.
-
-    Args:
-        name: folder with the file.
 
     Returns:
         The two, folders as absolute paths.

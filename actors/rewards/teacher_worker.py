@@ -39,7 +39,6 @@ class TeacherWorker:
         """Load the teacher.
 
         Args:
-            model: folder or hub name.
             place: on what it computes, as the discriminator would in its place.
             max_tokens_per_microbatch: what fits in memory at once.
             temperature: softmax temperature, at which the policy samples too.
@@ -95,10 +94,6 @@ class TeacherWorker:
 
 def check_teacher(teacher: str, policy: str) -> None:
     """Refuse a teacher that does not speak in the policy's tokens, without loading a weight.
-
-    Args:
-        teacher: folder or hub name.
-        policy: folder or hub name.
 
     Raises:
         InvalidInputError: if the two have vocabularies of different size or tokens with different

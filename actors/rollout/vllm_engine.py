@@ -52,7 +52,6 @@ class VllmEngine:
         """Load the model, and start the thread that steps the engine.
 
         Args:
-            config: how to sample.
             model: folder or hub name; its weights only fill the memory until an update.
             max_prompt_tokens: a longer prompt is refused.
             max_response_tokens: a longer response is ended.

@@ -40,8 +40,6 @@ class RolloutWorker:
         """Start the engine, in the process that will use it.
 
         Args:
-            config: how to sample.
-            store: where the learner publishes.
             make_engine: builds the engine here, because an engine cannot cross processes.
         """
         self._max_canary_difference = CANARY_BOUND_NATS[config.dtype]
@@ -139,7 +137,6 @@ def response_seeds(request_seed: int, num_responses: int) -> list[int]:
     """Return a seed for each response, all different, and unlike those of neighboring requests.
 
     Args:
-        request_seed: any integer.
         num_responses: how many; the first seeds do not depend on it.
 
     Returns:

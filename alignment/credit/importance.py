@@ -64,7 +64,6 @@ def importance_weights(
         policy_logprobs: log pi(a_t|s_t) in nats, at the sampling temperature.
         behavior_logprobs: log mu(a_t|s_t) in nats, as recorded when the token was sampled.
         sequence_index: which sequence of the microbatch each action belongs to.
-        level: what one weight covers.
         max_mean_log_ratio: a sequence whose mean of log pi - log mu is farther from 0, in nats a
             token, gets weight 0; None rejects none.
 
@@ -109,7 +108,6 @@ def importance_diagnostics(
     The largest log-ratio is not among them, since maxima of microbatches do not add up.
 
     Args:
-        importance: of this microbatch.
         sequence_index: which sequence of the microbatch each action belongs to.
         num_sequences: sequences in the optimizer step over all ranks and microbatches.
 

@@ -41,7 +41,6 @@ def increment_rewards(
     Args:
         prefix_logits: h_t, corrected for staleness and clipped.
         sequence_index: which sequence each action belongs to.
-        reward: of the divergence.
 
     Returns:
         One reward for each action, in nats.
@@ -62,7 +61,6 @@ def occupancy_rewards(
 
     Args:
         prefix_logits: h_t, corrected for staleness and clipped.
-        reward: of the divergence.
 
     Returns:
         One reward for each action, in nats.
@@ -77,7 +75,6 @@ def rewards_to_go(
     """Sum the rewards of each action and of all that follow it in its sequence, undiscounted.
 
     Args:
-        rewards: one for each action.
         sequence_index: which sequence each action belongs to, ascending.
 
     Returns:

@@ -40,8 +40,6 @@ def prompt_text(
     """Return all that comes before the response, special tokens written out.
 
     Args:
-        tokenizer: of the model.
-        prompt: the user's last message.
         system_prompt: opens the conversation, if given.
         history: the turns before the prompt.
 
@@ -112,8 +110,6 @@ def conversation_tokens(
     response is tokenized alone, as the policy, which never sees half a token, would write it.
 
     Args:
-        tokenizer: of the model.
-        rows: demonstrations or comparisons.
         system_prompt: opens every conversation, if given.
 
     Returns:

@@ -61,7 +61,6 @@ def turns_of(value: object, key: str) -> Turns:
     A message is an object with role and content (OpenAI, TRL) or from and value (ShareGPT).
 
     Args:
-        value: as it was read.
         key: the value's name, for errors.
 
     Returns:
@@ -80,7 +79,6 @@ def transcript_turns(text: str, key: str) -> Turns:
     r"""Return the turns of a text such as "\n\nHuman: Hi\n\nAssistant: Hello".
 
     Args:
-        text: the transcript.
         key: what holds it, for errors.
 
     Returns:

@@ -74,9 +74,6 @@ class Format(NamedTuple):
 def detect_format(values: Values) -> Format:
     """Say what a row is.
 
-    Args:
-        values: of the row.
-
     Returns:
         Its format.
 
@@ -112,7 +109,6 @@ def read_records(
     """Read every row of a source as a record.
 
     Args:
-        source: as read_rows takes it.
         setting: what names the source in a job file, for errors.
         record_of: what makes a record of a row's values; it raises ValueError if that cannot be.
 
@@ -133,10 +129,6 @@ def read_records(
 
 def prompt_turns(values: Values, form: Format) -> Turns:
     """Return what comes before the answers: a row's prompt, with its system, history and input.
-
-    Args:
-        values: of the row.
-        form: of the row.
 
     Returns:
         The turns; none where the answers themselves begin with them.
@@ -171,10 +163,6 @@ def answer_turns(values: Values, key: str) -> Turns:
 
 def answered_exchange(values: Values, form: Format) -> tuple[Exchange, str]:
     """Return prompt and response of a row with a single answer, the assistant's last turn.
-
-    Args:
-        values: of the row.
-        form: of the row.
 
     Returns:
         The exchange up to the response, and the response.

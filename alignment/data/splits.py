@@ -38,7 +38,6 @@ def split_rows(rows: Sequence[Answered], held_out_fraction: float) -> Split:
     """Divide rows into those to learn from and those to measure on.
 
     Args:
-        rows: demonstrations or comparisons.
         held_out_fraction: expected share of the prompts that is held out.
 
     Returns:
@@ -74,8 +73,6 @@ def prompt_of_draw(number: int, *, num_prompts: int, seed: int) -> int:
 
     Args:
         number: of the draw, from 0.
-        num_prompts: prompts in an epoch.
-        seed: of the run.
 
     Returns:
         An index below num_prompts.

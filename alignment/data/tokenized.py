@@ -52,9 +52,6 @@ class TokenizedComparisons:
     ) -> tuple[Trajectories, NDArray[np.float32]]:
         """Return the responses to these rows, in this order, as copies.
 
-        Args:
-            rows: row numbers.
-
         Returns:
             Trajectories, those of a row beside one another and best first; their ranks,
             [trajectory].
@@ -78,7 +75,6 @@ def tokenize_comparisons(
 
     Args:
         rows: the comparisons, all of one kind.
-        tokenizer: the policy's.
         system_prompt: opens every conversation, if given.
         held_out_fraction: expected share of the prompts that is held out; a prompt lies on the same
             side as in demonstrations.
@@ -131,8 +127,6 @@ def tokenize_rows(
     """Tokenize the responses of every row behind its prompt.
 
     Args:
-        rows: demonstrations or comparisons.
-        tokenizer: the policy's.
         system_prompt: opens every conversation, if given.
         max_prompt_tokens: a longer prompt, template included, is an error.
         max_response_tokens: a longer response, end token included, is an error.
@@ -233,8 +227,6 @@ def tokenize_demonstrations(
     """Tokenize and split the rows.
 
     Args:
-        rows: the demonstrations.
-        tokenizer: the policy's.
         system_prompt: opens every conversation, if given.
         held_out_fraction: expected share of the prompts that is held out.
         max_prompt_tokens: a longer prompt, template included, is an error.

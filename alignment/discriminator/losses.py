@@ -41,7 +41,6 @@ def cross_entropy_costs(
     so 2 log 2 = 1.386 nats means that the policy can no longer be told from the expert.
 
     Args:
-        logits: expert-positive.
         is_expert: whether a demonstration was judged.
         label_smoothing: s above, at least 0 and below 1/2, of both classes.
 
@@ -68,7 +67,6 @@ def least_squares_costs(
     the output is no logit.
 
     Args:
-        logits: expert-positive.
         is_expert: whether a demonstration was judged.
         label_smoothing: at least 0 and below 1/2, of both classes.
 
@@ -97,7 +95,6 @@ def variational_costs(
     logit that went too far comes back, and no further than the end does any term push.
 
     Args:
-        logits: expert-positive.
         is_expert: whether a demonstration was judged.
         divergence: with a generator that curves; others raise the ValueError of their critic.
         label_smoothing: at least 0 and below 1/2, of both classes.
@@ -220,7 +217,6 @@ def group_levels(
     logit 0 after its own c is subtracted, and a few have a rough c.
 
     Args:
-        logits: of the policy's responses.
         group_index: of each response its group, 0 to the number of groups - 1; none empty.
 
     Returns:
@@ -241,7 +237,6 @@ def length_slope(logits: Float[Tensor, " batch"], lengths: Int[Tensor, " batch"]
     means that the policy is paid for longer (above 0) or shorter (below 0) responses.
 
     Args:
-        logits: of the policy's responses.
         lengths: of the same, in tokens.
 
     Returns:

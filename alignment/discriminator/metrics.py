@@ -138,9 +138,6 @@ def fresh_figures(judged: Judged) -> dict[str, float]:
     The demonstrations of this step are new to it only in the first epoch, and the longer the run
     the better the discriminator knows them; those held out it does not know.
 
-    Args:
-        judged: the verdicts.
-
     Returns:
         What discriminator_estimates says, of rollouts of this step and of demonstrations held out
         or, where there are none, of those of this step; its accuracy as accuracy_held_out, only

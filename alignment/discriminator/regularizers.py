@@ -33,7 +33,6 @@ def squared_gradient_norms(
         response_index: whose logits depend on each token: 0 to num_responses - 1; num_responses for
             a token on which those of several do, such as a prompt stored once for all its
             responses, which counts for none.
-        num_responses: responses of the batch.
 
     Returns:
         sum over a response's tokens of |d logit / d embedding|^2, differentiable by the parameters.
@@ -51,9 +50,6 @@ def lipschitz_penalties(
     squared_norms: Float[Tensor, " response"],
 ) -> Float[Tensor, " response"]:
     """Penalize slopes other than 1, which an optimal Wasserstein critic has almost everywhere.
-
-    Args:
-        squared_norms: of the gradients.
 
     Returns:
         (|gradient| - 1)^2 of each response; a gradient of 0 costs 1 and is not moved.
@@ -73,8 +69,6 @@ def hidden_tokens(num_tokens: int, share: float, *, seed: int, number: int) -> N
     Args:
         num_tokens: response tokens of both classes.
         share: of them that is hidden, in expectation.
-        seed: of the run.
-        number: of the update.
 
     Returns:
         [token] true where the token's embedding is to be 0.
@@ -89,8 +83,5 @@ def limit_spectral_norm(weight: Float[Tensor, "output input"]) -> None:
 
     It is only ever made smaller, unlike the weight of Miyato et al. 2018 (arXiv:1802.05957), which
     always has norm 1: a head may begin at zero and stay as flat as it wants.
-
-    Args:
-        weight: of a linear layer.
     """
     weight.div_(torch.linalg.matrix_norm(weight, ord=2).clamp(min=1.0))

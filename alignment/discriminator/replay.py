@@ -90,7 +90,6 @@ class Replay:
         """Draw without replacement.
 
         Args:
-            num_groups: how many are wanted.
             number: of this draw; the same number gives the same choice.
 
         Returns:

@@ -36,9 +36,6 @@ def custom(path: str) -> Divergence:
     f takes a tensor of ratios u = p / q > 0 and returns f at each of them, by operations that torch
     differentiates twice. Convexity is checked for u from e^-10 to e^10, the safe range.
 
-    Args:
-        path: "module:function".
-
     Returns:
         The record. Where f has not settled at u = e^-200, or f(u) / u at e^200, within a millionth,
         its limit counts as infinite.

@@ -38,10 +38,6 @@ class Teacher(NamedTuple):
 def check_state_divergence(name: str, parameters: Mapping[str, float]) -> None:
     """Refuse what state_divergences does not compute.
 
-    Args:
-        name: of a divergence.
-        parameters: of the same.
-
     Raises:
         ValueError: if the divergence is not defined at level state, or a parameter is missing,
             unknown or outside [0, 1].
@@ -90,7 +86,6 @@ def state_divergences(
         policy_states: the hidden states that predict the actions.
         policy_head: of the policy, without bias. These two receive the gradient, nothing else does.
         teacher: what the policy is compared with at the same states.
-        temperature: of both softmaxes, positive.
         chunk_logits: most logits of one model held at a time; None is the device's CHUNK_LOGITS.
 
     Returns:

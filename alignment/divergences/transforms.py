@@ -35,10 +35,6 @@ def conjugate_by_inversion(
     An error in u enters the value squared, since u t - f(u) is flat there. For the same reason u
     is a constant to autograd, and the derivative that remains, u, is the exact one.
 
-    Args:
-        f: convex generator.
-        derivative: f'.
-
     Returns:
         f* for t in the range of f', computed in float64 and given in the precision of t.
     """

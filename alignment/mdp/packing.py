@@ -268,9 +268,6 @@ def response_token_indices(batch: PackedBatch) -> Int[Tensor, " action"]:
 def response_index(batch: PackedBatch) -> Int[Tensor, " token"]:
     """Tell each token of a row which of its responses it belongs to.
 
-    Args:
-        batch: the row.
-
     Returns:
         0 to batch.num_sequences - 1 on tokens of responses, in the order of the row;
         batch.num_sequences on those of prompts, which belong to several.

@@ -54,7 +54,6 @@ def prefix_sums(
     """Sum each action's value and those before it in its sequence.
 
     Args:
-        values: one for each action.
         sequence_index: which sequence each action belongs to, ascending.
 
     Returns:

@@ -128,7 +128,6 @@ class TokenEnvironment(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Describe the task.
 
         Args:
-            mdp: vocabulary and limits.
             prompts: reset draws one of them uniformly.
             reward: called once an episode, with the whole response.
 

@@ -115,7 +115,6 @@ class Trajectories(NamedTuple):
 
         Args:
             values: [trajectory, ...] or [response token, ...], in the order of the trajectories.
-            indices: which trajectories.
 
         Returns:
             Rows of values, as copies: one a trajectory, or one a response token of it.
@@ -157,7 +156,6 @@ def pack(
         response: token ids, at least one; the end token is the last if there is one.
         prompt_id: row of the prompt in the data set.
         behavior_logprobs: one a response token; None for a demonstration, whose sampler is unknown.
-        finish_reason: why the response ended.
         policy_version: the weights that chose the tokens.
         token_versions: one a response token, where not all were chosen by the same weights.
 

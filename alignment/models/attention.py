@@ -54,7 +54,6 @@ def packed_hidden_states(
 
     Args:
         backbone: a decoder such as LlamaModel, loaded with attn_implementation=PACKED_ATTENTION.
-        batch: on the backbone's device.
         inputs_embeds: given in place of the tokens' embeddings, to differentiate by them.
 
     Returns:
@@ -110,9 +109,6 @@ def shared_prompt_block_mask(batch: PackedBatch) -> BlockMask:
     Padding forms one more group at the end, so that no token attends to it and it attends to
     itself, which keeps its softmax finite.
 
-    Args:
-        batch: the packed row.
-
     Returns:
         The mask, on the batch's device.
     """
@@ -166,7 +162,6 @@ def packed_attention(
         module: the attention layer; not used.
         query: of all tokens of the row.
         key: the same, with as many heads or a divisor of them (grouped-query attention).
-        value: as key.
         attention_mask: None; transformers makes no mask for an attention that it does not know.
         packed_layout: where groups lie and what masks they need.
         scaling: of the scores; None is 1 / sqrt(head_dim).

@@ -50,7 +50,6 @@ def token_logprobs(
         hidden: the hidden states that predict the actions.
         head_weight: of the language model's head, without bias.
         action_ids: the chosen tokens.
-        temperature: softmax temperature, positive.
         chunk_logits: most logits held at a time; None is the device's CHUNK_LOGITS.
 
     Returns:

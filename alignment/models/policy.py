@@ -50,8 +50,6 @@ class PolicyModel(nn.Module):
         """Score every action of a packed row.
 
         Args:
-            batch: on the model's device.
-            temperature: softmax temperature, positive.
             teacher: on the same device, of the batch's states in the batch's order.
 
         Returns:

@@ -51,7 +51,6 @@ class ScalarModel(nn.Module):
                 its linear layers; frozen nothing of it. The head is always trained.
             autocast: precision of the backbone's matrix products.
             seed: of the adapters' random half; nothing else is random.
-            num_outputs: numbers for each response.
             has_bias: whether the head adds a number that is the same for all responses.
         """
         super().__init__()
@@ -82,7 +81,6 @@ class ScalarModel(nn.Module):
         """Return one logit a response, or one a prefix of it.
 
         Args:
-            batch: on the model's device.
             inputs_embeds: from embed, where they are differentiated by or changed.
             per_token: a logit for each response token, on the response up to and including it.
 
@@ -158,7 +156,6 @@ def scalar_optimizer(
 
     Args:
         parameters: those of a ScalarModel that are trained, by name.
-        learning_rate: of the backbone.
 
     Returns:
         The optimizer; peak_lr in each of its groups is the group's learning rate.

@@ -54,7 +54,6 @@ def implicit_rewards(
 
     Args:
         log_ratios: l = log pi - log reference of whole responses in nats, with gradient.
-        divergence: that passes check_direct_divergence.
         beta: weight of the divergence in the objective of which the policy is the optimum.
 
     Returns:
@@ -77,9 +76,6 @@ def implicit_rewards(
 def require_beta(beta: float) -> None:
     """Refuse a weight of the divergence, in whichever objective, that is not positive and finite.
 
-    Args:
-        beta: the weight.
-
     Raises:
         ValueError: if it is not.
     """
@@ -100,9 +96,6 @@ def check_direct_divergence(divergence: Divergence) -> None:
 
     r rises without limit if its slope, dr/dh = u^2 f''(u) with u = e^h, does not die out. That is
     judged at two large h, so a limit that is only approached beyond e^20 counts as none.
-
-    Args:
-        divergence: from reference to policy.
 
     Raises:
         ValueError: if its reward is bounded, or it is no f-divergence.

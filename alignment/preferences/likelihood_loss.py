@@ -24,7 +24,6 @@ def cost_of_answers(
         scores: of each response; receives the gradient.
         pairs: of the same responses, ties among them.
         group_index: the comparison of each response; whole ones, numbered from 0, ascending.
-        likelihood: how annotators answer.
         label_smoothing: chance that a pair was noted down the wrong way round, below 1/2.
 
     Returns:

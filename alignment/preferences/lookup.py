@@ -30,7 +30,6 @@ def preference_likelihood(name: str, **parameters: float | Tensor) -> Preference
     """Look up a preference likelihood by name.
 
     Args:
-        name: a key of PREFERENCE_LIKELIHOODS.
         parameters: all that the likelihood's own function takes.
 
     Returns:

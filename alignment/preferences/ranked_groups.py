@@ -79,7 +79,6 @@ def rankings_of_groups(
     """Lay out each group as one ranking.
 
     Args:
-        scores: of each response.
         group_index: of each response its group.
 
     Returns:
@@ -98,7 +97,6 @@ def order_figures(
 
     Args:
         log_ratios: log pi - log reference of each response, in nats.
-        pairs: of the same responses.
         num_comparisons: in the optimizer step over all ranks and microbatches.
 
     Returns:

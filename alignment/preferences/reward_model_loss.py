@@ -70,7 +70,6 @@ def learned_likelihood(
     """Look up a likelihood whose share of ties is free to be learned.
 
     Args:
-        name: a key of PREFERENCE_LIKELIHOODS.
         parameters: what the likelihood takes; rao_kupper's and davidson's is learned instead.
         log_tie: any real number, differentiable: the log of rao_kupper's threshold less 1, or of
             davidson's tie_weight. The others do not look at it.
@@ -115,7 +114,6 @@ def answers_on_rows(
     Args:
         ranks: [response] in each row the best first: 0 for it, equal for a tie.
         row_sizes: responses in each row, at least 2.
-        strengths: of each row.
 
     Returns:
         The answers, rows numbered from 0.
@@ -206,7 +204,6 @@ def rows_in_order(
     Args:
         scores: [response].
         ranks: [response], 0 for the best, equal for a tie.
-        row_sizes: responses in each row.
 
     Returns:
         [row] share of its pairs of different ranks whose better one has the higher score, an equal

@@ -168,7 +168,6 @@ def best_as_demonstrations(
     """Let the best response to each prompt demonstrate it: rejection sampling.
 
     Args:
-        prompts: by number.
         responses: of those prompts that have rewards.
 
     Returns:
@@ -196,7 +195,6 @@ def best_over_worst(
     """Prefer the best response to each prompt to the worst.
 
     Args:
-        prompts: by number.
         responses: of those prompts that have rewards.
 
     Returns:

@@ -67,7 +67,6 @@ def held_out_figures(
     """Measure an ensemble; its score is the mean of its members', its chance of an answer too.
 
     Args:
-        held_out: what annotators said.
         verdicts: [member]
         likelihoods: [member] each with its own share of ties.
 
@@ -133,7 +132,6 @@ def preferred_length(
     Args:
         response_tokens: [response] length.
         ranks: [response] of row after row, 0 for the best, equal for a tie.
-        row_sizes: responses in each row.
 
     Returns:
         "longer" also where both are preferred equally often.
@@ -148,7 +146,6 @@ def length_baseline(prefers: Literal["longer", "shorter"], held_out: HeldOut) ->
 
     Args:
         prefers: as preferred_length has learned it from training rows.
-        held_out: other rows.
 
     Returns:
         prefers, and mean, low, high and num_rows of its accuracy.

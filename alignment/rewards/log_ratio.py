@@ -28,7 +28,6 @@ def log_ratios(
 
     Args:
         numerator: of both policies' tokens, on the same device as the other.
-        denominator: likewise.
         trajectories: prompts and responses, those of a prompt beside one another to share its
             computation.
         temperature: softmax temperature of both, positive.

@@ -67,10 +67,8 @@ def pairs_of(
     """Find the pairs among responses whose features were kept.
 
     Args:
-        features: of each response.
         rows: [response] number of its row; the responses of a row are beside one another.
         ranks: 0 for the best, equal for a tie; the best of a row comes first.
-        is_held_out: whether its row is.
 
     Returns:
         The pairs, in float64, features standardized by those of the training pairs; a feature that

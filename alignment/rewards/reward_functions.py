@@ -12,7 +12,6 @@ def exact_match(prompt: str, response: str, expert_response: str) -> float:
 
     Args:
         prompt: not looked at.
-        response: of the policy.
         expert_response: of the expert, to the same prompt.
 
     Returns:

@@ -93,8 +93,6 @@ def study(
     """Fit several likelihoods to the same answers, afresh for each seed.
 
     Args:
-        annotators: who answers.
-        pairing: which responses meet.
         likelihoods: names, of those in likelihoods_for(annotators).
         seeds: two or more; each draws true scores and answers of its own.
 
@@ -133,8 +131,6 @@ def fitted_scores(
     """Find the scores of largest likelihood, and with them noise by domain or the share of ties.
 
     Args:
-        name: of the likelihood.
-        judgments: the answers.
         num_responses: how many there are; one that met nobody has score 0.
 
     Returns:

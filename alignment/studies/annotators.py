@@ -71,11 +71,7 @@ def judge(
     """Have responses compared.
 
     Args:
-        annotators: who answers.
         truth: true scores.
-        pairing: which responses meet.
-        num_comparisons: how many answers.
-        generator: draws opponents and noise.
 
     Returns:
         An answer for each comparison.

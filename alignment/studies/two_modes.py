@@ -197,11 +197,9 @@ def token_divergence(
     the same law of states, which cancels in p / q.
 
     Args:
-        problem: the expert.
         record: what is measured at each prefix.
         states: whose prefixes. The gradient goes through their law for policy_with_gradient only;
             the reverse KL is then the reverse KL of whole responses, by the chain rule.
-        logits: the policy.
 
     Returns:
         The divergence in nats a response.

@@ -72,8 +72,6 @@ def fit(
     nothing: it comes to rest where it vanishes, which is no minimum, so a line search would not do.
 
     Args:
-        problem: the expert.
-        name: of the divergence's record.
         states: whose prefixes the next tokens are compared at; None compares whole responses.
         seeds: one for each start of standard normal logits; a mode is locked on by chance.
 

@@ -56,7 +56,6 @@ def draw_two_modes(
 
     Args:
         expert_entropy: in nats; what a perfect policy would have on both axes.
-        responses: fits of whole responses.
         tokens: fits of next tokens.
 
     Returns:

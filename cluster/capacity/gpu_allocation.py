@@ -48,10 +48,8 @@ def best_splits(
     which their phase is no faster than with fewer is left out, which loses no faster step.
 
     Args:
-        work: of a step.
         rates: of one GPU of each kind.
         max_staleness_steps: most steps by which a trajectory may lag the policy.
-        pool: for workers.
 
     Returns:
         At least one estimate.

@@ -96,10 +96,7 @@ def rates_from_hardware(
     Attention's own products are left out, which is fair up to some thousand tokens.
 
     Args:
-        kind: a name in GPUS.
-        shape: of the policy.
         scorer: of the discriminator's layers or of the teacher, if there is one.
-        work: of a step.
 
     Returns:
         The rates.

@@ -64,7 +64,6 @@ def rates_from_metrics(
     Args:
         run_dir: of a run with on-policy steps, on GPUs, whose number of workers did not change.
         config: the job that is planned.
-        shape: of its policy.
         scorer: of its discriminator's layers or teacher, if it has one.
         sheet: the rates of such a GPU by its data sheet.
 

@@ -72,8 +72,6 @@ def work_of(
                     responses and demonstrations, replayed r / (1 - r) as many
 
     Args:
-        config: of the run.
-        shape: of the policy.
         scorer: of the discriminator's layers or of the teacher; None if the run has neither.
         lengths: of prompts and responses; demonstrations count as responses.
 

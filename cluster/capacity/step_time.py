@@ -92,7 +92,6 @@ def estimate(work: Work, rates: Rates, split: Split, max_staleness_steps: int) -
     """Say what a step takes.
 
     Args:
-        work: of a step.
         rates: of one GPU of each kind.
         split: with at least one rollout worker and one rank, and a judge exactly if there is
             something to judge.

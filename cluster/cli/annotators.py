@@ -68,7 +68,6 @@ def run(
         out: folder; made if it is not there. figures.json holds every mean and standard error,
             annotators.png the picture.
         console: for a progress bar, if it is a terminal, and for the tables.
-        crowds: the annotators.
         seeds: of the repetitions, two or more.
 
     Raises:

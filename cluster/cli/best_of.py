@@ -92,9 +92,6 @@ def tell(request: BestOfRequest, found: Answers, seconds: float, console: Consol
 
     Args:
         request: what was sampled and scored.
-        found: the answers.
-        seconds: that it took.
-        console: told.
     """
     responses = list(found.responses.values())
     console.print(table(best_of_figures(responses)))
@@ -133,10 +130,7 @@ def write(
 
     Args:
         request: whose data hold the prompts.
-        found: the answers.
-        out: for demonstrations.
         pairs: for preferences, if they are wanted.
-        console: told.
 
     Raises:
         InvalidInputError: if there is nothing to write, or a file cannot be written.

@@ -32,13 +32,7 @@ def check(job: JobPath, overrides: Overrides = None) -> None:
 
 
 def show(config: RunConfig, report: PreflightReport, console: Console) -> None:
-    """Print what the checks found.
-
-    Args:
-        config: the job.
-        report: of the checks.
-        console: where to.
-    """
+    """Print what the checks found."""
     _show_model(config, report, console)
     _show_data(config, report, console)
     if report.comparisons and config.preferences:
@@ -73,7 +67,6 @@ def show_comparisons(
 
     Args:
         data: the comparisons of the job.
-        console: where to.
         source: where they were read, to name their format.
     """
     read_as = data.answers if source is None else detected_format(source, comparisons.SETTING)

@@ -50,7 +50,6 @@ def show(console: Console, name: str | None) -> None:
     """Print all divergences, or all that is known of one.
 
     Args:
-        console: where to.
         name: one of them, or module:function; None prints the list.
 
     Raises:

@@ -24,7 +24,6 @@ class LazyCommand(TyperCommand):
     """Stands for a command until it is called. Its help is read from the source, not imported.
 
     Args:
-        name: that users type.
         target: "module:function" of a command, or "module:app" of a group of commands.
     """
 

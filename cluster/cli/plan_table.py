@@ -30,12 +30,8 @@ def show(
     """Print the best split and its rivals.
 
     Args:
-        config: the job.
-        work: of its step.
         rates: from which times are estimated.
         ranking: of the splits, the best first.
-        pool: in which they fit.
-        console: where to.
     """
 
     def say(text: str) -> None:
@@ -64,10 +60,6 @@ def show(
 def settings(split: Split, scorer: str) -> list[str]:
     """Return the lines that ask for a split, one a kind of worker.
 
-    Args:
-        split: the split.
-        scorer: discriminator or teacher.
-
     Returns:
         Each "--set KEY=VALUE --set KEY=VALUE".
     """
@@ -89,9 +81,6 @@ def limit_sentence(work: Work, best: Estimate, config: RunConfig, *, num_unused:
     """Say what decides the time of a step, and what would help.
 
     Args:
-        work: of the step.
-        best: estimate.
-        config: the job.
         num_unused: GPUs that the best split leaves, because they do not help.
 
     Returns:

@@ -45,7 +45,6 @@ def show(console: Console, name: str | None) -> None:
     """Print all objectives of preferences, or all that is known of one.
 
     Args:
-        console: where to.
         name: one of NAMES; None prints the list.
 
     Raises:

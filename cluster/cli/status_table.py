@@ -39,7 +39,6 @@ def table_of_runs(runs: "Sequence[Run]", now: float) -> Table:
     """Return a line for each job that is a run.
 
     Args:
-        runs: the newest first.
         now: in seconds since 1970.
 
     Returns:

@@ -34,7 +34,6 @@ def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
     """Return a job with these numbers of workers instead of its own.
 
     Args:
-        config: the job.
         wanted: workers by kind; other kinds stay as they are.
 
     Returns:

@@ -114,7 +114,6 @@ class RunRecord:
         """Have all who hold state write it, then make it the newest checkpoint.
 
         Args:
-            position: of the run.
             learner_saves: has the learner write into a folder.
             discriminator: writes weights, optimizer and replay, if there is one.
 

@@ -51,9 +51,7 @@ class Driver:
         """Take up a run where its manifest says.
 
         Args:
-            config: of the run.
             run_dir: exists already and holds config.yaml.
-            data: the demonstrations.
             workforce: fleets of the wanted sizes, and the learner's task queue.
             manifest: of the newest checkpoint, or a new one.
         """

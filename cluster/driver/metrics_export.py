@@ -24,7 +24,6 @@ class RunExporter:
         Args:
             metrics: of the step, as in metrics.jsonl; names that the catalog lacks are not
                 exported.
-            rollout: the fleet that sampled.
         """
         for name, value in metrics.items():
             if name in STEP_METRICS:
@@ -58,9 +57,7 @@ class RunExporter:
 
         Args:
             step: iterations done, and how many there will be.
-            fleets: of the run.
             prompts: how many are running and sampled, as the ledger counts them.
-            num_events: so far.
             is_paused: whether there shall be no rollout workers.
         """
         put = self._exporter.put

@@ -145,7 +145,6 @@ class Imitation:
         Args:
             first_version: optimizer steps done so far.
             first: steps of this stage done so far, for the learning rate.
-            count: how many are left.
             num_warm_ups: updates of the discriminator before the first of this stage.
             end_step: told the metrics of each step; returns False to stop early.
 

@@ -42,8 +42,6 @@ class PreferenceBatches:
         """Bind the data.
 
         Args:
-            config: of the run.
-            data: its demonstrations.
             comparisons: its preferences; None where it is given none.
         """
         self._config = config.preferences
@@ -147,9 +145,7 @@ def ranked_by_reward(
     an objective that learns from ties.
 
     Args:
-        rollouts: whole groups.
         rewards: [trajectory] of them.
-        objective: of the preferences.
 
     Returns:
         The comparisons.

@@ -77,8 +77,6 @@ class Ledger:
 
         Args:
             draws: all in a place from which this one can be reached.
-            place: where they are now.
-            reason: why they were dropped.
 
         Raises:
             RuntimeError: if a draw is unknown or would move backwards: a prompt would be lost or

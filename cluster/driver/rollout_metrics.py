@@ -13,7 +13,6 @@ def rollout_metrics(sampled: SampledStep, waited_s: float, step: int) -> dict[st
     """Describe what the policy sampled of a step: speed, lengths, truncation, staleness.
 
     Args:
-        sampled: the step.
         waited_s: how long the driver waited for it; what no worker was sampling of it went into
             bringing workers up to date.
         step: optimizer steps done when it is learned from.

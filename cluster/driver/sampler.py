@@ -73,14 +73,11 @@ class Sampler:
         """Begin with nothing handed out.
 
         Args:
-            fleet: of rollout workers.
-            draws: which prompts come.
             data: the prompts, and the demonstrations that stand in for rollouts where the
                 objective wants some.
             objective: how many prompts a step has, responses a prompt, and steps of staleness.
             num_steps: how many steps will be asked for.
             max_sequences: responses that one worker extends at once.
-            seed: of the run.
         """
         self._prompts_per_step, self._group_size = objective.prompts_per_step, objective.group_size
         self._on_policy_prompts = round(objective.on_policy_fraction * objective.prompts_per_step)

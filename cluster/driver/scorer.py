@@ -71,8 +71,6 @@ class Scorer:
         """Bind the fleets.
 
         Args:
-            scorers: who scores.
-            data: the demonstrations.
             level: on which the expert is matched.
             shared_folder: where the training worker leaves its weights for the others.
         """

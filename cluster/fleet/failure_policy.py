@@ -77,9 +77,7 @@ def after_failed_rewards(
     knows best when to ask anew. Nor is there a reward to put in its place: 0 would be a judgement.
 
     Args:
-        on_error: the reward source's setting.
         num_failed: prompts without a reward; 0 if it is not known which.
-        num_prompts: of the whole step.
 
     Returns:
         DROP the prompts from the step, or STOP the run: if it is set so, if nobody knows what to

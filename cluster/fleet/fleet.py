@@ -137,7 +137,6 @@ class Fleet:
         """Have one worker do this, another one if the first is lost.
 
         Args:
-            method: of the worker.
             args: its arguments, passed on as they are.
             lead_only: only the longest-serving worker may do it.
 

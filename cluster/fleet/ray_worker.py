@@ -148,10 +148,7 @@ def start_worker(
     """Start a worker in an actor of its own, which lives as long as the driver does.
 
     Args:
-        name: of worker and actor.
         build: makes the worker; called in its process.
-        cpus: that it computes with.
-        gpus: that it holds.
         shares_cpus: whether it reserves almost none of its CPUs.
         environment: variables set before anything is imported there.
         labels: that its node must have; the worker waits for such a node.

@@ -54,7 +54,6 @@ def start_fleets(
     """Make the fleets a run needs and start their workers.
 
     Args:
-        config: of the run.
         run_dir: where its weight store is.
         on_event: told of every loss and restart.
         on_damage: has weights published again that are not what they were published as.

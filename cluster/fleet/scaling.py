@@ -30,7 +30,6 @@ class FleetScaler:
             share_weights: announces the newest weights of the training discriminator.
             autoscale: limits of the rollout fleet; None leaves its size to people.
             note: told of each change, with all sizes that differ from the job file's.
-            asked: those sizes so far.
         """
         self._fleets = {fleet.kind: fleet for fleet in fleets}
         self._share_weights, self._note = share_weights, note
@@ -44,9 +43,6 @@ class FleetScaler:
 
     async def ask(self, wanted: Mapping[str, int]) -> list[str]:
         """Give fleets these sizes. Starting and leaving go on when this returns.
-
-        Args:
-            wanted: workers by kind.
 
         Returns:
             A sentence for each kind.

@@ -47,7 +47,6 @@ async def rewards_of(
     Args:
         source: whose on_error says what becomes of prompts that fail; the policy is
             cluster.fleet.failure_policy.after_failed_rewards.
-        trajectories: to score.
         expert: the demonstration of each one's prompt, as text.
 
     Returns:

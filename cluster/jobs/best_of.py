@@ -60,9 +60,7 @@ def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Ans
     """Sample and score on the cluster of RAY_ADDRESS, or on one started for it.
 
     Args:
-        request: checked.
         shared_folder: where the weights are while it lasts; all nodes see it.
-        console: told how it goes.
 
     Returns:
         The answers to every prompt.
@@ -118,7 +116,6 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
     """Put the policy's weights where rollout workers fetch them.
 
     Args:
-        request: names the policy.
         weights: folder of the weight store, made if it is not there.
 
     Returns:
@@ -155,7 +152,6 @@ async def answers(
     """Have a run_fleets that holds the weights answer and score every prompt.
 
     Args:
-        request: what.
         run_fleets: rollout workers and reward sources.
         advance: told of how many responses more there are rewards.
 

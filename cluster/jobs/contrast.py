@@ -41,10 +41,7 @@ def write_closed_form(run_dir: Path, config: RunConfig, pair: "Pair", folder: Pa
     pi_0 is named as the run's model.
 
     Args:
-        run_dir: of the run.
         config: of the run, its sft.steps above 0.
-        pair: must be init-sft.
-        folder: absent or empty.
 
     Raises:
         InvalidInputError: if the contrast has no closed form, the run does not hold pi_SFT, or the
@@ -76,10 +73,6 @@ def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
 
     Steps of the discriminator's warm-up leave the policy as it is, so a checkpoint is of pi_SFT
     where as many optimizer steps are behind it as SFT has.
-
-    Args:
-        run_dir: of the run.
-        config: of the run.
 
     Returns:
         Its folder, in Hugging Face format.
@@ -121,9 +114,6 @@ def write_contrast(
     """Write a contrast of a run's answers, and say what is in it.
 
     Args:
-        run_dir: of the run.
-        config: of the run.
-        pair: whose answers are compared.
         out: file to write or replace, in a folder that exists.
         console: told how many comparisons there are, and why there are not more.
 

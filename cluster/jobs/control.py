@@ -54,9 +54,6 @@ def remove_address(run_dir: Path) -> None:
 def attached(run_dir: Path) -> Iterator[Any]:
     """Be connected to the cluster on which a run goes on.
 
-    Args:
-        run_dir: of the run.
-
     Yields:
         The handle of its driver.
 
@@ -129,10 +126,6 @@ def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
 def check_sizes(wanted: Mapping[str, int], kinds: Sequence[str]) -> None:
     """Refuse what no run can have.
 
-    Args:
-        wanted: workers by kind.
-        kinds: that the run has.
-
     Raises:
         InvalidInputError: naming the value, the limit and the choices.
     """
@@ -153,11 +146,6 @@ def check_sizes(wanted: Mapping[str, int], kinds: Sequence[str]) -> None:
 
 def ask(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401
     """Ask the driver of a run that goes on.
-
-    Args:
-        run_dir: of the run.
-        method: of DriverHost.
-        args: its arguments.
 
     Returns:
         The answer.
@@ -185,7 +173,6 @@ def stop(run_dir: Path, *, now: bool) -> str:
     """Have a run end.
 
     Args:
-        run_dir: of the run.
         now: without a checkpoint; what was done since the newest is lost.
 
     Returns:
@@ -207,7 +194,6 @@ def scale(run_dir: Path, wanted: Mapping[str, int]) -> list[str]:
     """Change the numbers of workers of a run while it goes on; kinds not named stay as they are.
 
     Args:
-        run_dir: of the run.
         wanted: workers by kind: rollout, discriminator, teacher, or a reward source's name. With 0
             rollout workers the run pauses.
 

@@ -35,7 +35,6 @@ def pack(config: RunConfig, job_path: Path, package_dir: Path) -> None:
     Args:
         config: the job, its paths absolute.
         job_path: its file; modules that the job names are looked for beside it.
-        package_dir: an empty folder.
 
     Raises:
         InvalidInputError: if the demonstrations are too large to be shipped.
@@ -92,7 +91,6 @@ def unpack(package_dir: Path, run_dir: Path) -> Path:
 
     Args:
         package_dir: the working directory of the Ray job.
-        run_dir: of the run.
 
     Returns:
         A job file that names them there.

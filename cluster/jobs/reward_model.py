@@ -44,10 +44,7 @@ def train_reward_model(
     Members that are finished are not trained again. SIGINT or SIGTERM ends the ranks at once.
 
     Args:
-        config: the checked job.
-        training: the command line.
         run_dir: where everything goes; on a file system that all ranks share.
-        console: told how it goes.
 
     Returns:
         Whether all members are finished; if not, it was stopped, and the same call goes on.
@@ -85,12 +82,6 @@ def write_figures(
     config: RunConfig, training: Training, run_dir: Path, data: TokenizedComparisons
 ) -> dict[str, Any]:
     """Measure finished members on the held-out rows, and write what was found.
-
-    Args:
-        config: the job.
-        training: the command line.
-        run_dir: holds the members.
-        data: as they learned from.
 
     Returns:
         What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,

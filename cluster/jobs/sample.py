@@ -14,7 +14,6 @@ def answers(place: Path, prompt: str, *, num: int, temperature: float) -> list[s
     Args:
         place: a run directory or a model folder.
         prompt: as a user would write it.
-        num: responses wanted.
         temperature: 0 takes the likeliest token each time.
 
     Returns:

@@ -137,8 +137,6 @@ def submit(
 
     Args:
         config: the checked job, its paths absolute.
-        job_path: its file.
-        client: of the cluster.
         run_dir: on the cluster; None for one of the run's name.
 
     Returns:
@@ -200,7 +198,6 @@ def find(client: JobSubmissionClient, name: str) -> Run:
     """Return the newest job of a run.
 
     Args:
-        client: of the cluster.
         name: of the run, or of one of its jobs.
 
     Returns:
@@ -221,7 +218,6 @@ def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
     """Have `irlign ARGUMENTS RUN_DIR ...` done on the cluster.
 
     Args:
-        client: of the cluster.
         run: that the command is about.
         arguments: the command, RUN_DIR standing where the run directory belongs.
 

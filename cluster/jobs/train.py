@@ -52,8 +52,6 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     checkpoint after the step under way.
 
     Args:
-        config: the checked job.
-        run_dir: where everything goes.
         job_path: the job file, named in messages.
 
     Raises:

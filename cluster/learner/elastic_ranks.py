@@ -120,7 +120,6 @@ def ranks_with_room(
     worker group would take their place and never be fed. Only at_least ranks come before them.
 
     Args:
-        nodes: all that live.
         rank: what one takes, all of it on one node.
         others: what the other workers take together.
         at_least: ranks that the learner needs.

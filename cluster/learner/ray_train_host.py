@@ -128,10 +128,7 @@ class LearnerHost:
         """Start the first worker group.
 
         Args:
-            config: of the run.
-            run_dir: its directory.
             driver_name: of the actor that gives the ranks their tasks.
-            namespace: of that actor.
             be_rank: what each rank does, from start to end.
             resize_every_s: how often a worker group is compared with the room there is.
         """

@@ -121,8 +121,6 @@ def watched_gang(config: RunConfig, training: Training, run_dir: Path) -> Iterat
     """Train what is missing, on the cluster that this process is connected to.
 
     Args:
-        config: the job.
-        training: the command line.
         run_dir: on a file system that all ranks share.
 
     Yields:

@@ -93,7 +93,6 @@ class LearnerTaskQueue:
 
         Args:
             attempt: of the last worker group of this run, or -1; the next worker group's is one
-            more.
             timeout_s: how long a rank waits for the rest of its worker group.
         """
         self.attempt = attempt

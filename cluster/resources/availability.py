@@ -60,7 +60,6 @@ def missing_resources(plan: Plan, free: Mapping[str, float]) -> str:
     """Say what of a plan is missing.
 
     Args:
-        plan: of the run.
         free: amounts by Ray's names, CPU and GPU.
 
     Returns:
@@ -93,7 +92,6 @@ def wait_for_resources(
 
     Args:
         config: of the run; placement.when_full says whether it waits.
-        plan: what it takes.
         console: told now and then what is missing.
         free: what the cluster has left.
         pause: waits so many seconds.

@@ -66,9 +66,6 @@ def activation_bytes(shape: ModelShape) -> float:
     as on the CPU. A GPU's attention in bfloat16 saves 4 hidden + 4 keys less, and backward's own
     buffers take about that.
 
-    Args:
-        shape: of the model.
-
     Returns:
         Bytes a token.
     """
@@ -95,8 +92,6 @@ def learner_memory(
         logits       a chunk's
 
     Args:
-        config: of the learner.
-        shape: of the policy.
         num_ranks: over which it is sharded.
         has_reference: whether a reference policy is kept beside it.
 
@@ -129,10 +124,6 @@ def rollout_memory(config: RolloutConfig, shape: ModelShape) -> Memory:
         cache    rollout.kv_cache_gib
         sampler  12 a logit of max_sequences newest tokens
 
-    Args:
-        config: of the rollout workers.
-        shape: of the policy.
-
     Returns:
         The parts.
     """
@@ -157,9 +148,7 @@ def discriminator_memory(
         activations  of a microbatch as large as the learner's, unless frozen
 
     Args:
-        config: of the discriminator.
         learner: whose precision and microbatch it shares.
-        backbone: the policy's first layers.
 
     Returns:
         The parts.

@@ -49,9 +49,6 @@ class ModelFiles(NamedTuple):
 def policy_files(name: str) -> ModelFiles:
     """Inspect the language model that is to be aligned.
 
-    Args:
-        name: folder or hub name.
-
     Returns:
         What its files say.
 
@@ -70,9 +67,6 @@ def policy_files(name: str) -> ModelFiles:
 
 def reward_model_files(name: str) -> ModelFiles:
     """Inspect a reward model, which has to have one output, or each member of an ensemble.
-
-    Args:
-        name: folder or hub name.
 
     Returns:
         What its files say; of an ensemble the first member's, with the parameters of all.

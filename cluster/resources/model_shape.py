@@ -68,9 +68,6 @@ def shape_of_files(name: str) -> ModelShape:
     Biases and norms of other architectures are left out: less than 0.1 %. Where weights lie in
     the folder, their own count is taken.
 
-    Args:
-        name: folder or hub name.
-
     Returns:
         The shape.
 
@@ -106,9 +103,6 @@ def shape_of_parameters(num_parameters: float) -> ModelShape:
 
     12 H^2 being 4 H^2 of attention and 8 H^2 of the feed-forward part, which gives it the width
     8/3 H where it has three matrices; keys are H / 4 wide.
-
-    Args:
-        num_parameters: of the whole model.
 
     Returns:
         A shape with this number of parameters.

@@ -97,10 +97,7 @@ def plan(
     What lies on a GPU is not counted.
 
     Args:
-        config: the run.
-        policy: its model's size.
         rewards: of each reward source the size of its model, None for a function.
-        cluster: what there is.
         teacher: its model's size, if there is one.
 
     Returns:

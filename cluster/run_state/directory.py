@@ -28,7 +28,6 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
 
     Args:
         run_dir: of the run, existing or not.
-        config: the job.
 
     Returns:
         True if the job was begun there, False if the directory is absent or empty.
@@ -59,9 +58,6 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
 
 def read_config(run_dir: Path) -> RunConfig:
     """Return the settings with which a run was started.
-
-    Args:
-        run_dir: of the run.
 
     Returns:
         Its configuration, paths absolute.

@@ -135,9 +135,7 @@ def commit_checkpoint(
     """Give a complete checkpoint its name, note it, and delete all but it and the one before.
 
     Args:
-        run_dir: of the run.
         partial: what partial_folder returned, made and filled.
-        manifest: as it stands.
         position: of the checkpoint; its name is set here.
 
     Returns:

@@ -70,10 +70,8 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
     """Draw a panel.
 
     Args:
-        panel: its title and unit.
         curves: in the order of its legend.
         now: where the time axis ends, in seconds since 1970.
-        minutes: that it is long.
 
     Returns:
         An SVG picture.

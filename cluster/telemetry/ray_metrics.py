@@ -61,10 +61,7 @@ class WorkerExporter:
         """Count a call of the worker.
 
         Args:
-            method: that was called.
             seconds: it took, waiting for other calls included.
-            args: of the call.
-            result: what it returned.
         """
         put = self._exporter.put
         put("irlign_worker_busy_seconds", seconds, worker=self._worker, method=method)

@@ -124,9 +124,6 @@ class Trackers:
         """Begin to send to these.
 
         Args:
-            names: of TRACKERS.
-            config: of the run.
-            run_dir: of the run.
             step: done before; later ones will come again.
         """
         self._put(partial(self._begin, names, config, run_dir, step))

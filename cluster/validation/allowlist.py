@@ -26,7 +26,6 @@ def check_allowlist(config: RunConfig, run_dir: Path | None) -> None:
     """Refuse a job that names code or files out of bounds. Imports and opens nothing.
 
     Args:
-        config: the job.
         run_dir: where it shall run; None if that is not known yet.
 
     Raises:

@@ -65,7 +65,6 @@ def check(
 
     Args:
         place: a run directory or a model folder.
-        num_samples: responses to each prompt.
         reward: a model's folder or hub name, or module:function; None takes the run's own rewards,
             weighed as in the run.
         prompts: data whose prompts are answered; None takes held-out prompts of the run.

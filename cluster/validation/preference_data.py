@@ -11,10 +11,6 @@ from alignment.preferences.reward_model_loss import count_ties
 def check_answers(data: TokenizedComparisons, name: str) -> None:
     """Refuse answers that a likelihood gives no probability.
 
-    Args:
-        data: what annotators said.
-        name: of the likelihood.
-
     Raises:
         InvalidInputError: if there are single verdicts, or ties or preferences without strength
             that the likelihood cannot take, saying how many.
@@ -67,7 +63,6 @@ def check_microbatch(data: "TokenizedComparisons", limit: int) -> None:
     """See that every row of preferences fits in a microbatch, its prompt counted once.
 
     Args:
-        data: the preferences.
         limit: learner.max_tokens_per_microbatch.
 
     Raises:

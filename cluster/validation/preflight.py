@@ -49,7 +49,6 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
     Args:
-        config: the job.
         run_dir: where it shall run; None checks no directory.
         cluster: amounts by Ray's names of them: CPU, GPU, and memory in bytes.
 

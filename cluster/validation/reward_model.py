@@ -40,9 +40,6 @@ def check(
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
     Args:
-        config: the job.
-        training: the command line.
-        run_dir: where members go.
         cluster: amounts by Ray's names of them: CPU, GPU, and memory in bytes.
 
     Returns:

@@ -94,9 +94,6 @@ def pairs_of(figures: Figures) -> Pairs:
     Plackett-Luce they do, with ties it is the chance of a win among wins, and classification and
     margin, whose chances do not, are read as Bradley-Terry.
 
-    Args:
-        figures: of reward_model.json.
-
     Returns:
         The pairs; there are none where all rows are ties.
     """
@@ -239,9 +236,6 @@ def by_disagreement(pairs: Pairs) -> dict[str, Interval]:
 
     How far is the standard deviation over members of the chance of an answer, which does not depend
     on which of the two answers is asked about.
-
-    Args:
-        pairs: of the held-out rows.
 
     Returns:
         TERCILES to accuracies; empty for one member, or fewer than three rows.

@@ -99,7 +99,6 @@ def measure(figures: Figures, pairs: Pairs, features: Path) -> Measures:
     """Work out what the page shows.
 
     Args:
-        figures: of reward_model.json.
         pairs: of these, at least one.
         features: file of them, which may be missing.
 

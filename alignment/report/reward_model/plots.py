@@ -47,7 +47,6 @@ def draw_shares(title: str, shares: Mapping[str, Interval], overall: float | Non
     """Draw accuracies as bars from 0 to 1 with their intervals.
 
     Args:
-        title: of the picture.
         shares: from above to below; low and high may be None.
         overall: a line to compare with.
 

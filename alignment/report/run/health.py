@@ -71,10 +71,6 @@ LIMITS = (
 def health_notes(run: Run, summary: Summary) -> list[str]:
     """Warn of what looks wrong.
 
-    Args:
-        run: the run.
-        summary: its headline figures.
-
     Returns:
         Warnings, each a sentence or two; none if nothing looks wrong or nothing is known.
     """

@@ -105,9 +105,6 @@ def summarize(run: Run) -> Summary:
 def headline(summary: Summary) -> str:
     """Say in a few plain sentences what a run achieved, for the terminal.
 
-    Args:
-        summary: what summary() returned.
-
     Returns:
         One sentence a line, without a newline at the end.
     """

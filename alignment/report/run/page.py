@@ -88,8 +88,6 @@ def render_page(run: Run, figures: Summary, plots: dict[str, Plot]) -> str:
     """Make the page's HTML.
 
     Args:
-        run: the run.
-        figures: its headline figures.
         plots: to show, by name; their files exist.
 
     Returns:

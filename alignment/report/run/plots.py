@@ -15,8 +15,6 @@ def write_plots(run: Run, summary: Summary, folder: Path) -> dict[str, Plot]:
     """Write every plot for which there are data.
 
     Args:
-        run: the run.
-        summary: its headline figures.
         folder: exists; receives NAME.png for each plot.
 
     Returns:

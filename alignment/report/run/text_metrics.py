@@ -62,7 +62,6 @@ def distinct_n(texts: Sequence[str], n: int) -> float | None:
     prompts.
 
     Args:
-        texts: any number of texts.
         n: words in an n-gram, at least 1.
 
     Returns:
@@ -111,10 +110,6 @@ def chrf(text: str, reference: str) -> float:
 
     Precision and recall are averaged over the orders that both texts have. White space is left
     out, case and punctuation count. The value is sacreBLEU's sentence chrF2 divided by 100.
-
-    Args:
-        text: what is judged.
-        reference: what it should resemble.
 
     Returns:
         A value in [0, 1]; 1 if both are the same, 0 if either is empty.
@@ -170,7 +165,6 @@ def _matches_with_others(tokens: list[list[str]], n: int) -> list[int]:
 
     Args:
         tokens: the words of each text.
-        n: words in an n-gram.
 
     Returns:
         One count a text.
