@@ -163,7 +163,7 @@ def test_a_name_that_is_near_to_none_gets_the_list():
         shown("xyz")
 
 
-def test_the_table_of_the_readme_is_well_formed_and_complete():
+def test_the_table_of_the_documents_is_well_formed_and_complete():
     table, legend = markdown().split("\n\n")
     assert legend.replace("\n", " ") == LEGEND
     assert max(map(len, legend.splitlines())) <= 100
@@ -177,6 +177,6 @@ def test_the_table_of_the_readme_is_well_formed_and_complete():
     assert len(rows) == 2 + len(USES)
 
 
-def test_the_readme_holds_the_table():
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    assert markdown() in readme
+def test_the_documents_hold_the_table():
+    document = (Path(__file__).parents[3] / "alignment" / "README.md").read_text()
+    assert markdown() in document
