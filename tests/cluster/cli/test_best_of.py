@@ -193,9 +193,9 @@ def test_what_was_found_is_told_and_written(run, tmp_path):
 
 def start(place, *options):
     """Start the command as a person would, from another folder."""
-    command = f"import typer; from {SELF} import best_of; typer.run(best_of)"
+    command = ("-m", "cluster.cli.main", "best-of", "run", "--out", "best.jsonl")
     return subprocess.Popen(
-        [sys.executable, "-c", command, "run", "--out", "best.jsonl", *options],
+        [sys.executable, *command, *options],
         cwd=place,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
