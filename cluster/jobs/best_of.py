@@ -6,9 +6,7 @@ reach the workers as those of a learner do, through a weight store and proven by
 
 import asyncio
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
@@ -33,7 +30,7 @@ from cluster.driver.sampler import SEED_STRIDE
 from cluster.fleet.fleet import FleetFailedError
 from cluster.fleet.run_fleets import RunFleets, start_fleets
 from cluster.fleet.score_requests import RewardFleet, rewards_of
-from cluster.jobs.progress import SECONDS_BETWEEN_LINES
+from cluster.jobs.progress import Update, counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.resources.placement import Plan, WorkerPlan, reserved_beside_learner
@@ -84,8 +81,9 @@ def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Ans
         ):
             if not is_embedded():
                 wait_for_resources(request.config, plan, console)
-            with _progress(console, len(request.rows) * request.num_samples) as advance:
-                return asyncio.run(_sample(request, Path(scratch), console, advance))
+            num_responses = len(request.rows) * request.num_samples
+            with counted(console, num_responses, "responses", "sampling and scoring") as update:
+                return asyncio.run(_sample(request, Path(scratch), console, update))
     except RewardError as error:
         raise RunFailedError(f"a reward cannot be computed: {error}") from error
     except FleetFailedError as error:
@@ -93,7 +91,7 @@ def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Ans
 
 
 async def _sample(
-    request: BestOfRequest, scratch: Path, console: Console, advance: Callable[[int], None]
+    request: BestOfRequest, scratch: Path, console: Console, update: Update
 ) -> Answers:
     """Hire, let work, and dismiss, whatever happens meanwhile."""
 
@@ -107,7 +105,7 @@ async def _sample(
     try:
         published = await asyncio.to_thread(publish, request, scratch / WEIGHTS)
         run_fleets.rollout.announce(published)
-        return await answers(request, run_fleets, advance)
+        return await answers(request, run_fleets, update)
     finally:
         await asyncio.gather(*(fleet.close() for fleet in run_fleets.fleets()))
 
@@ -146,14 +144,12 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
     )
 
 
-async def answers(
-    request: BestOfRequest, run_fleets: RunFleets, advance: Callable[[int], None]
-) -> Answers:
+async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update) -> Answers:
     """Have a run_fleets that holds the weights answer and score every prompt.
 
     Args:
         run_fleets: rollout workers and reward sources.
-        advance: told of how many responses more there are rewards.
+        update: called with the number of responses that have their rewards.
 
     Returns:
         The answers, in the order of the rows.
@@ -164,12 +160,15 @@ async def answers(
         RunFailedError: if nothing is answered for too long.
     """
     found, failures, num_tokens = dict[int, list[Response]](), dict[int, str](), 0
+    num_scored = 0
 
     async def work(part: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
+        nonlocal num_scored
         result: RolloutResult = await run_fleets.rollout.request("rollout", part)
         rewards, failed = await _rewards(request, run_fleets.scorers.rewards, result.trajectories)
         failures.update(failed)
-        advance(len(rewards))
+        num_scored += len(rewards)
+        update(num_scored)
         return result.trajectories, rewards
 
     for part, rewards in await _all_in_time(
@@ -268,23 +267,3 @@ def _plan(config: RunConfig) -> Plan:
     needed = reserved_beside_learner(config)
     one = WorkerPlan("sampling", 1, needed["CPU"], needed["GPU"], 0.0, "rollout.num_workers", None)
     return Plan((one,), shares_cpus=False)
-
-
-@contextmanager
-def _progress(console: Console, num_responses: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar where there is a terminal, and lines where not."""
-    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    text, hidden = TextColumn("[bold]responses sampled and scored"), not console.is_terminal
-    with Progress(text, *columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=num_responses)
-        num_done, told_at = 0, time.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal num_done, told_at
-            num_done += count
-            progress.update(task, completed=num_done)
-            if hidden and time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
-                told_at = time.monotonic()
-                console.print(f"{num_done} of {num_responses} responses", highlight=False)
-
-        yield advance

@@ -1,7 +1,8 @@
-"""What a person sees while a run goes on: a bar where there is a terminal, lines where not."""
+"""The progress of a command: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -10,6 +11,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.run_state.status import STAGES_IN_WORDS, Status
 
 SECONDS_BETWEEN_LINES = 15.0
+
+
+class Update(Protocol):
+    """Shows how many items are done in all, and what is being done now."""
+
+    def __call__(self, completed: int, description: str = "", /) -> None:
+        """Redraw; an empty description keeps the last one."""
+        ...
+
+
+@contextmanager
+def counted(console: Console, total: int, unit: str, description: str) -> Iterator[Update]:
+    """Show the progress of a known number of items with each call of what is yielded.
+
+    Args:
+        unit: plural name of the items, such as "responses".
+    """
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    text, is_log = TextColumn("[bold]{task.description}"), not console.is_terminal
+    with Progress(text, *columns, console=console, transient=True, disable=is_log) as progress:
+        task = progress.add_task(description, total=total)
+        printed_at = time.monotonic()
+
+        def update(completed: int, what: str = "", /) -> None:
+            nonlocal description, printed_at
+            description = what or description
+            progress.update(task, description=description, completed=completed)
+            if is_log and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
+                printed_at = time.monotonic()
+                line = f"{description}: {completed} of {total} {unit}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        yield update
 
 
 class Display(Protocol):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import ray
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.errors import RunFailedError
 from actors.reward_model.member import HELD_OUT
@@ -28,7 +26,7 @@ from alignment.rewards.evaluation import (
 )
 from cluster.config.reward_model_options import Training, settings_of
 from cluster.config.run_config import RunConfig
-from cluster.jobs.progress import SECONDS_BETWEEN_LINES
+from cluster.jobs.progress import counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
 from cluster.learner.reward_model_host import BEAT, GangFailedError, num_finished, watched_gang
 from cluster.resources.availability import this_machine, wait_for_resources
@@ -126,18 +124,10 @@ def _follow(
 ) -> None:
     """Show how far the ranks are until all members are finished."""
     num_steps = math.ceil(num_train * training.num_epochs / training.comparisons_per_step)
-    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    text = TextColumn("[bold]{task.description}")
-    hidden, told_at = not console.is_terminal, -math.inf
-    with Progress(text, *columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("starting", total=num_steps)
+    with counted(console, num_steps, "steps", "starting") as update:
         for member, step in watched_gang(config, training, run_dir):
-            now = f"member {member + 1} of {training.num_members}"
-            now += ", measured on held-out comparisons" if step == num_steps else ""
-            progress.update(task, description=now, completed=step)
-            if hidden and time.monotonic() - told_at > SECONDS_BETWEEN_LINES:
-                told_at = time.monotonic()
-                console.print(f"{now}, step {step} of {num_steps}", highlight=False)
+            name = f"member {member + 1} of {training.num_members}"
+            update(step, name + (", evaluation" if step == num_steps else ""))
     (run_dir / BEAT).unlink(missing_ok=True)
 
 

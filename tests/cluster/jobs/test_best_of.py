@@ -40,7 +40,7 @@ def reward_fleet(reward, weight=1.0, on_error="stop", size=1):
     return RewardFleet(fleet, weight, on_error)
 
 
-async def answered(request, *, num_workers=2, num_advanced=None, hang=False, **rewards):
+async def answered(request, *, num_workers=2, completed=None, hang=False, **rewards):
     """Have a run_fleets of fake workers answer; close it in any case."""
 
     async def sync(handle, published):
@@ -61,7 +61,7 @@ async def answered(request, *, num_workers=2, num_advanced=None, hang=False, **r
 
     rollout.announce(Weights)
     try:
-        count = (lambda _: None) if num_advanced is None else num_advanced.append
+        count = (lambda _: None) if completed is None else completed.append
         return await answers(request, run_fleets, count)
     finally:
         for fleet in run_fleets.fleets():
@@ -94,13 +94,13 @@ def test_requests_hold_every_prompt_as_often_as_asked(num_samples, num_workers, 
 
 @pytest.mark.parametrize("num_samples", [3, 19])
 async def test_every_response_is_scored_and_the_rewards_are_weighed(num_samples):
-    request, advanced = asked_for(num_samples, scales={"halved": 2.0}), []
+    request, counts = asked_for(num_samples, scales={"halved": 2.0}), []
     sources = {"plain": reward_fleet(SumReward()), "halved": reward_fleet(SumReward(), 0.5)}
-    found = await answered(request, num_advanced=advanced, **sources)
+    found = await answered(request, completed=counts, **sources)
     assert list(found.responses) == [12, 13, 14, 15]
     assert found.failures == {}
     everything = [each for row in found.responses.values() for each in row]
-    assert len(everything) == sum(advanced) == 4 * num_samples
+    assert len(everything) == counts[-1] == 4 * num_samples
     assert found.num_tokens == sum(each.num_tokens for each in everything)
     for each in everything:
         tokens = [int(token) for token in each.text.split()]

@@ -2,7 +2,8 @@ import io
 
 from rich.console import Console
 
-from cluster.jobs.progress import Bar, Lines, TimeLeft, display
+from cluster.jobs import progress
+from cluster.jobs.progress import Bar, Lines, TimeLeft, counted, display
 from cluster.run_state.status import Status
 
 
@@ -46,3 +47,23 @@ def test_a_terminal_gets_a_bar_with_stage_step_and_phase():
 
 def test_what_is_no_terminal_gets_lines():
     assert isinstance(display(Console(file=io.StringIO())), Lines)
+
+
+def test_a_terminal_gets_a_bar_of_counted_items():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with counted(console, 10, "responses", "sampling") as update:
+        update(3)
+        update(4, "scoring")
+    printed = console.file.getvalue()
+    for text in ("sampling", "scoring", "4/10"):
+        assert text in printed
+
+
+def test_a_log_gets_lines_of_counted_items(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    console = Console(file=io.StringIO(), width=20)
+    with counted(console, 10, "responses", "sampling") as update:
+        update(3)
+        update(4, "[scoring]")
+    printed = console.file.getvalue().splitlines()
+    assert printed == ["sampling: 3 of 10 responses", "[scoring]: 4 of 10 responses"]
