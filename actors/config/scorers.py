@@ -10,8 +10,7 @@ from actors.config.choices import DiscriminatorLoss, FrozenConfig
 class DiscriminatorConfig(FrozenConfig):
     """The classifier that tells expert responses from the policy's; its logit is the reward.
 
-    A reward model that irlign trains has the same shape, and the workers of a teacher the same
-    place: the settings of both are here.
+    `irlign reward-model train` builds its model by the same settings.
     """
 
     num_workers: int = Field(1, gt=0)
@@ -50,14 +49,16 @@ class DiscriminatorConfig(FrozenConfig):
 
 
 class TeacherConfig(FrozenConfig):
-    """An expert that is a model: its exact log-probabilities take the discriminator's place.
-
-    Its workers take it too: discriminator.num_workers, cpus_per_worker and gpus_per_worker are
-    theirs then.
-    """
+    """An expert that is a model: its exact log-probabilities replace the discriminator's logits."""
 
     model: str
     """Folder or hub name of a causal language model with the policy's vocabulary."""
+    num_workers: int = Field(1, gt=0)
+    """Number of workers, each with the whole teacher; every batch is scored by all of them."""
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    """CPU cores that a worker reserves, and the number of threads it computes with."""
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    """GPUs that a worker reserves; 0 computes on the CPU."""
 
 
 class RewardConfig(FrozenConfig):

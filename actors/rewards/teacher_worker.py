@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from actors.config.scorers import DiscriminatorConfig
+from actors.config.scorers import TeacherConfig
 from actors.errors import InvalidInputError
 from actors.model_files import _empty
 from alignment.mdp.packing import PackedBatch, split_microbatches
@@ -29,8 +29,7 @@ class TeacherWorker:
 
     def __init__(
         self,
-        model: str,
-        place: DiscriminatorConfig,
+        config: TeacherConfig,
         *,
         max_tokens_per_microbatch: int,
         temperature: float,
@@ -39,14 +38,13 @@ class TeacherWorker:
         """Load the teacher.
 
         Args:
-            place: on what it computes, as the discriminator would in its place.
             max_tokens_per_microbatch: what fits in memory at once.
             temperature: softmax temperature, at which the policy samples too.
             autocast: precision of the matrix products.
         """
-        torch.set_num_threads(max(1, int(place.cpus_per_worker)))
-        self._device = torch.device("cuda" if place.gpus_per_worker else "cpu")
-        self._model = load_policy(model).requires_grad_(False).to(self._device)
+        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+        self._device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        self._model = load_policy(config.model).requires_grad_(False).to(self._device)
         self._max_tokens = max_tokens_per_microbatch
         self._temperature = temperature
         self._autocast = autocast == "bfloat16"

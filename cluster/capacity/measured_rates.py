@@ -93,7 +93,8 @@ def rates_from_metrics(
     )
     if scorer and _judges_alike(run, config):
         scoring_s = seen.get("time/discriminator_s", 0.0) + seen["time/scoring_s"]
-        tokens = work.update_passes_tokens + rank_tokens(work, run.discriminator.num_workers)
+        scorers = run.teacher if run.teacher and run.has_teacher else run.discriminator
+        tokens = work.update_passes_tokens + rank_tokens(work, scorers.num_workers)
         rates = rates._replace(scored_tokens_per_s=_per_second(tokens, scoring_s))
     if run.objective.max_staleness_steps == 0:
         sync_s, overhead_s = seen["time/sync_s"], seen["time/waiting_s"]
@@ -132,7 +133,9 @@ def _judges_alike(run: RunConfig, config: RunConfig) -> bool:
         there, here = run.discriminator, config.discriminator
         is_same = (there.num_layers, there.tuning) == (here.num_layers, here.tuning)
         return config.has_discriminator and is_same
-    return run.has_teacher and run.teacher == config.teacher
+    if run.teacher is None or config.teacher is None:
+        return False
+    return run.has_teacher and run.teacher.model == config.teacher.model
 
 
 def _lengths(run: RunConfig, seen: Medians) -> Lengths:

@@ -7,15 +7,18 @@ from cluster.config.run_config import RunConfig
 
 ROLLOUT = "rollout"
 DISCRIMINATOR = "discriminator"
+TEACHER = "teacher"
+KINDS = (ROLLOUT, DISCRIMINATOR, TEACHER)
+"""Those that are not reward sources."""
 
 
 def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
-    """Name each reward source after its model or function, with a number if names repeat."""
+    """Name each reward source after its model or function, with a number if the name is taken."""
     named: dict[str, RewardConfig] = {}
     for source in sources:
         full = source.model or str(source.function)
         name = full.rstrip("/").replace(":", "/").rsplit("/", maxsplit=1)[-1]
-        named[name if name not in named else f"{name}-{len(named)}"] = source
+        named[f"{name}-{len(named)}" if name in {*named, *KINDS} else name] = source
     return named
 
 
@@ -25,7 +28,7 @@ def job_sizes(config: RunConfig) -> dict[str, int]:
     if config.has_discriminator:
         sizes[DISCRIMINATOR] = config.discriminator.num_workers
     if config.teacher and config.has_teacher:
-        sizes["teacher"] = config.discriminator.num_workers
+        sizes[TEACHER] = config.teacher.num_workers
     rewards = reward_names(config.rewards)
     return sizes | {name: source.num_workers for name, source in rewards.items()}
 
@@ -40,7 +43,7 @@ def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
         The job; unlike a job file it may want 0 rollout workers.
     """
     changes: dict[str, object] = {}
-    for kind in (ROLLOUT, DISCRIMINATOR, "teacher"):
+    for kind in KINDS:
         if kind in wanted:
             section = getattr(config, kind)
             changes[kind] = section.model_copy(update={"num_workers": wanted[kind]})

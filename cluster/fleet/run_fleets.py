@@ -9,7 +9,7 @@ from actors.errors import WeightMismatchError
 from actors.messages import Published
 from actors.rollout.engine import engine_environment
 from cluster.config.run_config import RunConfig
-from cluster.config.worker_counts import reward_names
+from cluster.config.worker_counts import job_sizes, reward_names
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.members import Handle
 from cluster.fleet.ray_worker import start_worker
@@ -73,10 +73,9 @@ def start_fleets(
         sync=functools.partial(sync_weights, on_damage),
         syncs_while_serving=config.rollout.interrupt == "keep",
     )
-    rollout.scale(config.rollout.num_workers)
     discriminator, teacher = None, None
-    worker = config.discriminator
     if config.has_discriminator:
+        worker = config.discriminator
         discriminator = make(
             "discriminator",
             functools.partial(build_discriminator_worker, config),
@@ -86,17 +85,16 @@ def start_fleets(
             environment=thread_environment(worker.cpus_per_worker),
             sync=lambda handle, version: handle.call("load", version[-1]),
         )
-        discriminator.scale(worker.num_workers)
     if config.teacher and config.has_teacher:
+        expert = config.teacher
         teacher = make(
             "teacher",
-            functools.partial(build_teacher_worker, config, config.teacher),
+            functools.partial(build_teacher_worker, config, expert),
             resources=WorkerResources(
-                worker.cpus_per_worker, worker.gpus_per_worker, labels.get("teacher")
+                expert.cpus_per_worker, expert.gpus_per_worker, labels.get("teacher")
             ),
-            environment=thread_environment(worker.cpus_per_worker),
+            environment=thread_environment(expert.cpus_per_worker),
         )
-        teacher.scale(worker.num_workers)
     rewards = {}
     for name, source in reward_names(config.rewards).items():
         fleet = make(
@@ -105,9 +103,12 @@ def start_fleets(
             resources=WorkerResources(1.0, 0.0, labels.get("reward")),
             environment=thread_environment(1.0),
         )
-        fleet.scale(source.num_workers)
         rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
-    return RunFleets(rollout, Scorers(discriminator, teacher, rewards))
+    made = RunFleets(rollout, Scorers(discriminator, teacher, rewards))
+    sizes = job_sizes(config)
+    for each in made.fleets():
+        each.scale(sizes[each.kind])
+    return made
 
 
 async def sync_weights(

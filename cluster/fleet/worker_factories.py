@@ -54,8 +54,7 @@ def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # n
     from actors.rewards.teacher_worker import TeacherWorker  # noqa: PLC0415
 
     return TeacherWorker(
-        teacher.model,
-        config.discriminator,
+        teacher,
         max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
         temperature=config.rollout.temperature,
         autocast=config.learner.autocast,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from actors.config.learner import LearnerConfig
 from actors.config.rollout import RolloutConfig
-from actors.config.scorers import DiscriminatorConfig
+from actors.config.scorers import DiscriminatorConfig, TeacherConfig
 from cluster.resources.model_files import ModelSize
 from cluster.resources.model_shape import ModelShape
 
@@ -216,7 +216,7 @@ def _discriminator_gib(discriminator: DiscriminatorConfig, policy: ModelSize, to
     return PROCESS_GIB + state_gib + _activations_gib(policy, num_layers, tokens)
 
 
-def _teacher_gib(place: DiscriminatorConfig, size: ModelSize | None) -> float:
-    if place.gpus_per_worker or size is None:
+def _teacher_gib(teacher: TeacherConfig, size: ModelSize | None) -> float:
+    if teacher.gpus_per_worker or size is None:
         return PROCESS_GIB
     return PROCESS_GIB + 4 * size.num_parameters / GIB

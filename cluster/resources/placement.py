@@ -172,12 +172,12 @@ def _workers(
     if config.teacher and config.has_teacher:
         yield WorkerPlan(
             "teacher",
-            discriminator.num_workers,
-            discriminator.cpus_per_worker,
-            discriminator.gpus_per_worker,
-            _teacher_gib(discriminator, teacher),
-            "discriminator.num_workers",
-            "discriminator.cpus_per_worker",
+            config.teacher.num_workers,
+            config.teacher.cpus_per_worker,
+            config.teacher.gpus_per_worker,
+            _teacher_gib(config.teacher, teacher),
+            "teacher.num_workers",
+            "teacher.cpus_per_worker",
         )
     for index, (source, size) in enumerate(zip(config.rewards, rewards, strict=True)):
         weights_gib = 0.0 if size is None else 4 * size.num_parameters / GIB

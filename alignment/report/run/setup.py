@@ -91,7 +91,7 @@ def _second_stage(run: Run) -> str:
 def _workers(run: Run) -> Iterator[str]:
     yield f"{_get(run, 'rollout.num_workers')} sampling"
     if run.setting("teacher"):
-        yield f"{_get(run, 'discriminator.num_workers')} teaching"
+        yield f"{_get(run, 'teacher.num_workers')} teaching"
     elif _has_divergence(run):
         yield f"{_get(run, 'discriminator.num_workers')} discriminating"
     yield f"{_get(run, 'learner.num_ranks')} learning"

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from actors.config.scorers import DiscriminatorConfig
+from actors.config.scorers import TeacherConfig
 from actors.errors import InvalidInputError
 from actors.model_files import load_output_head
 from actors.rewards.teacher_worker import TeacherWorker, check_teacher
@@ -42,8 +42,7 @@ def policy(tmp_path_factory):
 
 def make_worker(teacher, *, max_tokens=4096, temperature=TEMPERATURE, autocast="float32"):
     return TeacherWorker(
-        teacher,
-        DiscriminatorConfig(),
+        TeacherConfig(model=str(teacher)),
         max_tokens_per_microbatch=max_tokens,
         temperature=temperature,
         autocast=autocast,

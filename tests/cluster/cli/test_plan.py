@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from cluster.capacity.step_cost import Lengths, work_of
 from cluster.capacity.step_time import Phases, Split, overlapped, phases_of
 from cluster.cli.main import app
 from cluster.cli.plan_table import limit_sentence
+from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
 from cluster.resources.memory import (
     GIB,
@@ -318,6 +320,58 @@ def test_one_gpu_is_shared_in_parts_that_fill_it(tmp_path):
     assert "rollout.gpus_per_worker=0.5" in result.stdout
     assert "learner.gpus_per_rank=0.25" in result.stdout
     assert "discriminator.gpus_per_worker=0.25" in result.stdout
+
+
+READY_MADE = sorted(
+    path
+    for folder in ("jobs", "examples")
+    for path in (Path(__file__).parents[3] / "deploy" / folder).rglob("*.yaml")
+)
+OF_EACH_KIND = {
+    "discriminator": {},
+    "teacher": {"teacher": {"model": "./teacher"}},
+    "reward": {"objective": {"divergence_weight": 0.0}, "rewards": [{"function": "m:f"}]},
+}
+
+
+def overrides_printed(job, teacher):
+    """Return what irlign plan says to set, once load_job has accepted it; of no sampling, none."""
+    shape_of(teacher, LLAMA_2_7B)
+    given = load_job(job)
+    arguments = ["plan", str(job), "--gpus", "64", "--parameters", "3e9"]
+    arguments += ["--set", f"teacher.model={teacher}"] if given.teacher else []
+    result = CliRunner().invoke(app, arguments)
+    if not given.has_policy_gradient:
+        assert "no sampling to plan for" in result.stderr
+        return []
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("  --set ")]
+    overrides = [word for line in lines for word in line if word != "--set"]
+    config = load_job(job, overrides)
+    for override in overrides:
+        setting, _, number = override.partition("=")
+        section, _, name = setting.partition(".")
+        assert getattr(getattr(config, section), name) == float(number)
+    return overrides
+
+
+@pytest.mark.parametrize("job", READY_MADE, ids=lambda path: str(path.relative_to(path.parents[3])))
+def test_a_job_takes_every_line_that_is_printed_for_it(tmp_path, job):
+    assert (len(overrides_printed(job, tmp_path / "teacher")) >= 4) == load_job(
+        job
+    ).has_policy_gradient
+
+
+@pytest.mark.parametrize("kind", OF_EACH_KIND)
+def test_lines_are_printed_for_each_kind_of_worker_and_taken(tmp_path, kind):
+    sections = make_job()
+    for name, section in OF_EACH_KIND[kind].items():
+        own = sections.get(name)
+        sections[name] = section if own is None else own | section
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(sections))
+    overrides = overrides_printed(tmp_path / "job.yaml", tmp_path / "teacher")
+    printed = {override.partition(".")[0] for override in overrides}
+    assert printed == {"learner", "rollout"} | ({kind} - {"reward"})
 
 
 def test_the_command_refuses_what_does_not_fit_in_one_sentence(tmp_path):

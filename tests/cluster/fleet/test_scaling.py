@@ -11,6 +11,7 @@ from cluster.driver.sampler import Draws, Sampler
 from cluster.fleet.autoscaler import NUM_STEPS
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.scaling import FleetScaler
+from cluster.run_state.manifest import Manifest, load_manifest, save_manifest
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import Workshop
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -36,8 +37,13 @@ def make_config(**sections):
 def test_the_kinds_of_a_run_are_its_fleets():
     config = make_config()
     assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "sum": 1, "sum-1": 4}
-    taught = make_config(teacher={"model": "larger"}, rewards=[])
-    assert job_sizes(taught) == {"rollout": 3, "teacher": 2}
+    taught = make_config(teacher={"model": "larger", "num_workers": 5}, rewards=[])
+    assert job_sizes(taught) == {"rollout": 3, "teacher": 5}
+
+
+def test_a_reward_source_never_has_the_name_of_another_kind():
+    config = make_config(rewards=[{"model": "org/teacher"}, {"model": "org/teacher"}])
+    assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "teacher-0": 1, "teacher-1": 1}
 
 
 def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():
@@ -47,6 +53,28 @@ def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():
     assert job_sizes(changed) == job_sizes(config) | wanted
     assert resized(changed, job_sizes(config)) == config
     assert resized(config, {}) == config
+
+
+@pytest.mark.parametrize("kind", ["rollout", "discriminator", "teacher", "sum", "sum-1"])
+async def test_a_kind_keeps_its_scaled_size_when_the_driver_restarts(kind, tmp_path):
+    config = make_config(teacher={"model": "larger"}) if kind == "teacher" else make_config()
+    sizes = job_sizes(config)
+    fleets = [Fleet(each, Workshop(lambda _: object()), timeout_s=5.0) for each in sizes]
+    for fleet in fleets:
+        fleet.scale(sizes[fleet.kind])
+
+    def note(_, wanted):
+        save_manifest(tmp_path, Manifest(name="test", wanted_workers=dict(wanted)))
+
+    async def share():
+        pass
+
+    await FleetScaler(fleets, share, None, note, {}).ask({kind: 7})
+    restarted = resized(config, load_manifest(tmp_path, "test").wanted_workers)
+    assert job_sizes(restarted) == sizes | {kind: 7}
+    assert RunConfig.model_validate_json(restarted.model_dump_json()) == restarted
+    for fleet in fleets:
+        await fleet.close()
 
 
 class World:

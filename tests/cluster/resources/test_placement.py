@@ -31,6 +31,16 @@ def test_every_kind_of_worker_is_planned_as_the_job_says():
     ]
 
 
+def test_a_teacher_is_planned_by_its_own_settings():
+    teacher = {"model": "t", "num_workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 1}
+    config = job(teacher=teacher, discriminator={"num_workers": 5, "cpus_per_worker": 7})
+    worker = plan(config, SIZE, [], PLENTY, SIZE).workers[-1]
+    assert (worker.kind, worker.num_workers, worker.cpus, worker.gpus) == ("teacher", 3, 2, 1)
+    assert worker.memory_gib == PROCESS_GIB
+    with pytest.raises(InvalidInputError, match=r"lower teacher\.gpus_per_worker \(0 computes"):
+        plan(config, SIZE, [], PLENTY._replace(gpus=2), SIZE)
+
+
 @pytest.mark.parametrize("objective", [{"divergence_weight": 0}, {"steps": 0}])
 def test_no_discriminator_is_planned_where_none_is_started(objective):
     made = plan(job(objective=objective, rewards=[{"function": "m:f"}]), SIZE, [None], PLENTY)

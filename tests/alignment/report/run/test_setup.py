@@ -20,8 +20,8 @@ def test_a_divergence_has_a_discriminator(write_run):
 
 
 def test_a_teacher_stands_in_for_it(write_run):
-    found = rows(write_run, teacher={"model": "large"})
-    assert found["Workers"].startswith("2 sampling, 1 teaching")
+    found = rows(write_run, teacher={"model": "large", "num_workers": 3})
+    assert found["Workers"].startswith("2 sampling, 3 teaching")
 
 
 def test_rewards_that_rank_are_no_divergence(write_run):
