@@ -8,7 +8,8 @@ first token (BOS) comes first if the tokenizer puts one there, and the end token
 response.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from alignment.data.conversations import Answered, Turn, Turns
+from alignment.data.special_tokens import SpecialTokens, special_tokens
 
 PROBE = "(a response)"
 """A response that stands for any: only what the template writes behind it is of interest."""
@@ -43,40 +45,22 @@ def prompt_text(
         system_prompt: opens the conversation, if given.
         history: the turns before the prompt.
 
-    Returns:
-        The text.
-
     Raises:
         ValueError: if history has a system message and there is a system prompt as well, or the
             chat template takes no such conversation.
     """
-    if system_prompt is not None and any(turn.role == "system" for turn in history):
-        raise ValueError(
-            "has a system message, and data.system_prompt is set as well; remove one of the two"
-        )
-    opening = () if system_prompt is None else (Turn("system", system_prompt),)
-    turns = (*opening, *history, Turn("user", prompt))
-    if tokenizer.chat_template is None:
-        return _first_token(tokenizer) + "".join(
-            f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in turns
-        )
-    messages = _messages(turns)
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        roles = ", ".join(turn.role for turn in turns)
-        raise ValueError(
-            f"the model's chat template does not take a conversation of {roles} ({error}); "
-            "change the row, or take a model that does"
-        ) from error
-    return str(text)
+    special = special_tokens(tokenizer)
+    turns = _turns(prompt, system_prompt, history)
+    return special.unmask(_rendered(tokenizer, special, turns, is_prompt=True))
 
 
 def prompt_token_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: str, system_prompt: str | None
 ) -> NDArray[np.int32]:
     """Return the token ids of a prompt, ready for the response to follow."""
-    return _ids(tokenizer, [prompt_text(tokenizer, prompt, system_prompt)])[0]
+    special = special_tokens(tokenizer)
+    turns = _turns(prompt, system_prompt, ())
+    return special.encode([_rendered(tokenizer, special, turns, is_prompt=True)])[0]
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -88,10 +72,10 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ValueError: if there is neither.
     """
-    if tokenizer.chat_template is not None:
-        for token_id in _ids(tokenizer, [_after_a_response(tokenizer)])[0].tolist():
-            if token_id in _special_ids(tokenizer):
-                return int(token_id)
+    special = special_tokens(tokenizer)
+    for token_id in special.encode([_after_a_response(tokenizer)])[0].tolist():
+        if token_id in special.ids:
+            return int(token_id)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "the model's tokenizer has no end token: its chat template ends a turn in plain text "
@@ -105,7 +89,9 @@ def conversation_tokens(
 ) -> list[ConversationTokens]:
     """Tokenize rows, so that prompt and response joined are the conversation's tokens.
 
-    A response is tokenized behind its prompt and cut off, since some tokenizers write the first
+    The response is what the chat template adds to the prompt when it renders the whole
+    conversation: white space, an empty thinking block or the name of a channel included, up to the
+    end token. It is tokenized behind its prompt and cut off, since some tokenizers write the first
     word of a text differently. Where a token would span the border there is no such cut; then the
     response is tokenized alone, as the policy, which never sees half a token, would write it.
 
@@ -116,59 +102,108 @@ def conversation_tokens(
         One pair a response, those of a row beside one another, in order.
 
     Raises:
-        ValueError: naming a row that the model cannot read.
+        ValueError: naming a row that the model cannot read, or whose prompt the template renders
+            differently once there is a response.
     """
-    end = np.asarray([end_token_id(tokenizer)], np.int32)
-    responses = [response for row in rows for response in row.responses]
-    texts = [
-        text
-        for number, row in enumerate(rows, start=1)
-        for text in [_text_of_row(tokenizer, row, system_prompt, number)] * len(row.responses)
-    ]
-    prompts = _ids(tokenizer, texts)
-    wholes = _ids(tokenizer, [t + response for t, response in zip(texts, responses, strict=True)])
+    special, end = special_tokens(tokenizer), end_token_id(tokenizer)
+    tail = _after_a_response(tokenizer)
+    is_ended = end in special.encode([tail])[0]
+    prompts: list[str] = []
+    wholes: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            for prompt, whole in _rendered_row(tokenizer, special, row, system_prompt):
+                prompts.append(prompt)
+                wholes.append(whole if is_ended else whole.removesuffix(tail))
+        except ValueError as error:
+            raise ValueError(f"row {number} of the data: {error}") from error
     pairs = []
-    for response, prompt, whole in zip(responses, prompts, wholes, strict=True):
-        is_prefix = np.array_equal(whole[: len(prompt)], prompt)
-        tokens = whole[len(prompt) :] if is_prefix else _ids(tokenizer, [response])[0]
-        pairs.append(ConversationTokens(prompt, np.concatenate([tokens, end])))
+    encoded = zip(special.encode(prompts), special.encode(wholes), strict=True)
+    for index, (prompt_ids, whole_ids) in enumerate(encoded):
+        if np.array_equal(whole_ids[: len(prompt_ids)], prompt_ids):
+            response_ids = whole_ids[len(prompt_ids) :]
+        else:
+            response_ids = special.encode([wholes[index][len(prompts[index]) :]])[0]
+        if is_ended:  # the template may write more behind the end token
+            response_ids = response_ids[: np.flatnonzero(response_ids == end)[-1]]
+        pairs.append(ConversationTokens(prompt_ids, np.append(response_ids, np.int32(end))))
     return pairs
 
 
-def _text_of_row(
-    tokenizer: PreTrainedTokenizerBase, row: Answered, system_prompt: str | None, number: int
+def _rendered_row(
+    tokenizer: PreTrainedTokenizerBase,
+    special: SpecialTokens,
+    row: Answered,
+    system_prompt: str | None,
+) -> Iterator[tuple[str, str]]:
+    """Yield the masked text of the prompt and of the whole conversation, for each response."""
+    turns = _turns(row.prompt, system_prompt, row.history)
+    prompt = _rendered(tokenizer, special, turns, is_prompt=True)
+    for response in row.responses:
+        answered = (*turns, Turn("assistant", response))
+        whole = _rendered(tokenizer, special, answered, is_prompt=False)
+        if not whole.startswith(prompt):
+            same = sum(
+                1
+                for _ in takewhile(
+                    lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)
+                )
+            )
+            shown = special.unmask(prompt[same:])
+            raise ValueError(
+                f"with a response the model's chat template does not write {shown[:60]!r}, which "
+                "it writes at the end of the prompt, so a policy would never be asked for this "
+                "response; write the response as the template expects it (a thinking block, for "
+                "example), or change the template of the model"
+            )
+        yield prompt, whole
+
+
+def _turns(prompt: str, system_prompt: str | None, history: Turns) -> Turns:
+    """Return the conversation up to the response."""
+    if system_prompt is not None and any(turn.role == "system" for turn in history):
+        raise ValueError(
+            "has a system message, and data.system_prompt is set as well; remove one of the two"
+        )
+    opening = () if system_prompt is None else (Turn("system", system_prompt),)
+    return (*opening, *history, Turn("user", prompt))
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, special: SpecialTokens, turns: Turns, *, is_prompt: bool
 ) -> str:
-    """Return a row's prompt_text, or raise naming the row."""
+    """Return a conversation as masked text; a prompt is followed by what opens a response."""
+    masked = [Turn(role, special.mask(text)) for role, text in turns]
+    if tokenizer.chat_template is None:
+        *before, (role, last) = masked
+        text = _first_token(tokenizer) + "".join(
+            f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in before
+        )
+        return text + (last if role == "assistant" else f"{last}\n")
+    messages = [{"role": turn.role, "content": turn.text} for turn in masked]
     try:
-        return prompt_text(tokenizer, row.prompt, system_prompt, row.history)
-    except ValueError as error:
-        raise ValueError(f"row {number} of the data: {error}") from error
-
-
-def _messages(turns: Turns) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.text} for turn in turns]
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=is_prompt
+        )
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in turns)
+        raise ValueError(
+            f"the model's chat template does not take a conversation of {roles} ({error}); "
+            "change the row, or take a model that does"
+        ) from error
+    return str(rendered)
 
 
 def _after_a_response(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the chat template writes behind a response."""
-    conversation = _messages((Turn("user", PROBE), Turn("assistant", PROBE)))
-    rendered = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    """Return what the chat template writes behind a response; nothing without a template."""
+    if tokenizer.chat_template is None:
+        return ""
+    turns = (Turn("user", PROBE), Turn("assistant", PROBE))
+    rendered = _rendered(tokenizer, special_tokens(tokenizer), turns, is_prompt=False)
     return rendered.rpartition(PROBE)[2]
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids of the tokens that are not text."""
-    added = tokenizer.added_tokens_decoder.items()
-    return {i for i, token in added if token.special} | set(tokenizer.all_special_ids)
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the BOS token as text if this tokenizer opens every text with it, else nothing."""
     opens = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return str(tokenizer.bos_token) if opens else ""
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-    """Return the token ids of each text, nothing added."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [np.asarray(ids, np.int32) for ids in encoded]

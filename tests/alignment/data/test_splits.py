@@ -1,5 +1,3 @@
-"""TODO: docstring."""
-
 import os
 import random
 import subprocess
