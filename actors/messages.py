@@ -5,8 +5,9 @@ tests. No torch here, so that the driver stays light.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,35 +171,98 @@ class AuxiliaryBatch(NamedTuple):
     """The policy as it is before this step becomes the reference."""
 
 
-class LearnerTask(NamedTuple):
-    """What a learner rank does next."""
+@dataclass(frozen=True)
+class SftStep:
+    """One optimizer step of supervised fine-tuning on demonstrations."""
 
-    kind: Literal["clone", "imitate", "prefer", "evaluate", "hold", "republish", "stop"]
-    """clone, imitate and prefer take one optimizer step, the last only on what is beside; evaluate
-    only measures; hold leaves the weights as they are, to be published or saved; republish shares
-    them again, of whichever step they are."""
     step: int
     """Optimizer steps done before this task."""
     learning_rate: float
     trajectories: Trajectories
-    """This rank's share, a prompt's whole group together."""
+    """This rank's share of the demonstrations."""
+    num_sequences: int
+    """Demonstrations over all ranks."""
+    num_action_tokens: int
+    """Response tokens over all ranks."""
+    publish: bool = False
+    """Whether to publish the weights after the step."""
+
+
+@dataclass(frozen=True)
+class OnPolicyStep:
+    """One optimizer step on scored rollouts."""
+
+    step: int
+    """Optimizer steps done before this task."""
+    learning_rate: float
+    trajectories: Trajectories
+    """This rank's share; the group of a prompt is never split over ranks."""
     discriminator_logits: NDArray[np.float32]
-    """[trajectory], or [response token] at levels token and occupancy; high for expert. A teacher's
-    exact ones stand in for a discriminator's; zeros where the objective has neither."""
+    """[trajectory], or [response token] at levels token and occupancy; high for expert. Exact
+    log-ratios where the expert is a teacher model; zeros where the objective has no divergence."""
     rewards: NDArray[np.float32]
     """[trajectory] weighted sum of the reward sources; zeros where there are none."""
     num_sequences: int
-    """Trajectories in this task over all ranks."""
+    """Trajectories over all ranks."""
     num_action_tokens: int
-    """Response tokens in this task over all ranks."""
-    publish: bool = False
-    """Share the weights after the step."""
-    checkpoint: str | None = None
-    """Folder to write a checkpoint to after the step."""
+    """Response tokens over all ranks."""
     teacher_states: NDArray[np.float32] | None = None
     """[response token, hidden] of the teacher, at level state."""
     auxiliary: AuxiliaryBatch | None = None
-    """None where the step has nothing but its trajectories."""
+    """Preferences and demonstrations trained on in the same step, if the run has any."""
+    publish: bool = True
+    """Whether to publish the weights after the step."""
+
+
+@dataclass(frozen=True)
+class PreferenceStep:
+    """One optimizer step on an auxiliary batch alone, without rollouts."""
+
+    step: int
+    """Optimizer steps done before this task."""
+    learning_rate: float
+    auxiliary: AuxiliaryBatch
+    publish: bool = True
+    """Whether to publish the weights after the step."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the negative log-likelihood of demonstrations; the weights stay as they are."""
+
+    step: int
+    """Optimizer steps done before this task."""
+    trajectories: Trajectories
+    """This rank's share of the demonstrations."""
+    num_action_tokens: int
+    """Response tokens over all ranks."""
+
+
+@dataclass(frozen=True)
+class SaveCheckpoint:
+    """Write a checkpoint of the weights as they are."""
+
+    step: int
+    """Optimizer steps done before this task."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish the weights as they are, whatever the step."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the rank; there are no more tasks."""
+
+
+OptimizerStep = SftStep | OnPolicyStep | PreferenceStep
+
+
+LearnerTask = OptimizerStep | Evaluate | SaveCheckpoint | Publish | Stop
+"""What a learner rank does next. Frozen dataclasses, not named tuples: two tasks of different types
+are never equal, also if they hold the same values."""
 
 
 class LearnerStart(NamedTuple):

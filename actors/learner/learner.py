@@ -18,8 +18,21 @@ from actors.learner.policy_loss import Scored, task_objective
 from actors.learner.preference_loss import beside_objective
 from actors.learner.reference_policy import ReferencePolicy
 from actors.learner.settings import LearnerSettings
-from actors.learner.step_metrics import accepted_scale, step_metrics
-from actors.messages import AuxiliaryBatch, Canary, LearnerTask, Published
+from actors.learner.step_metrics import accepted_scale, step_counts, step_metrics
+from actors.messages import (
+    AuxiliaryBatch,
+    Canary,
+    Evaluate,
+    LearnerTask,
+    OnPolicyStep,
+    OptimizerStep,
+    PreferenceStep,
+    Publish,
+    Published,
+    SaveCheckpoint,
+    SftStep,
+    Stop,
+)
 from actors.model_files import load_output_head
 from actors.weights.canary import CANARY_TOKENS
 from actors.weights.store import WeightStore
@@ -99,7 +112,7 @@ class Learner:
         return self._store.publish(PolicyVersion(attempt, self.step), tensors, canary)
 
     def perform(self, task: LearnerTask) -> dict[str, float]:
-        """Take the optimizer step that a task asks for, or measure, or do neither.
+        """Do a task, except for publishing the weights.
 
         Returns:
             Figures of the whole task, equal on all ranks. learner/...: loss; grad_norm before
@@ -110,34 +123,48 @@ class Learner:
         Raises:
             RuntimeError: if the task belongs to another step than the weights.
         """
-        if task.step != self.step and task.kind != "republish":
+        match task:
+            case SftStep() | OnPolicyStep() | PreferenceStep():
+                return self._update(task)
+            case Evaluate():
+                return self._evaluate(task)
+            case SaveCheckpoint():
+                self._require_step(task)
+                self.save(Path(task.folder))
+                return {}
+            case Publish() | Stop():
+                return {}
+
+    def _require_step(self, task: OptimizerStep | Evaluate | SaveCheckpoint) -> None:
+        if task.step != self.step:
             raise RuntimeError(
-                f"task {task.kind} is for step {task.step}, but the weights are those of step "
+                f"{type(task).__name__} is for step {task.step}, but the weights are those of step "
                 f"{self.step}; restart the learner from the checkpoint that the driver counts from"
             )
-        if task.kind not in {"clone", "imitate", "prefer", "evaluate"}:
-            return {}
-        began = time.perf_counter()
+
+    def _shares(self, task: OptimizerStep | Evaluate) -> list[Share]:
+        """Cut a task into microbatches; its first tokens are those of the next canary."""
+        self._require_step(task)
         shares = task_shares(
             task,
             self.settings.config.max_tokens_per_microbatch,
             device=self._device,
             world_size=self._world_size,
         )
-        if len(task.trajectories):
+        if not isinstance(task, PreferenceStep) and len(task.trajectories):
             self._canary_ids = shares[0].batch.token_ids[: self._num_canary_tokens].tolist()
-        return (
-            self._evaluate(task, shares)
-            if task.kind == "evaluate"
-            else self._update(task, shares, began)
-        )
+        return shares
 
-    def _update(self, task: LearnerTask, shares: list[Share], began: float) -> dict[str, float]:
-        """One optimizer step."""
-        if task.auxiliary and task.auxiliary.renews_reference:
+    def _update(self, task: OptimizerStep) -> dict[str, float]:
+        """Take one optimizer step."""
+        began = time.perf_counter()
+        shares = self._shares(task)
+        auxiliary = None if isinstance(task, SftStep) else task.auxiliary
+        if auxiliary and auxiliary.renews_reference:
             self.reference = None
         references = self._reference_logprobs(task, shares)
-        distance = self._reference_distance(task.auxiliary)
+        distance = self._reference_distance(auxiliary)
+        _, num_action_tokens = step_counts(task)
         totals: dict[str, Tensor | float] = {}
         for share, reference in zip(shares, references, strict=True):
             scores, divergences = self._scores_beside_teacher(share)
@@ -160,7 +187,7 @@ class Learner:
                 "trained_tokens": float(share.batch.num_tokens),
             }
             if share.part == "trajectories":
-                figures["entropy"] = scores.entropies.sum() / task.num_action_tokens
+                figures["entropy"] = scores.entropies.sum() / num_action_tokens
             for name, figure in figures.items():
                 totals[name] = totals.get(name, 0.0) + share.weight * figure
         sums = sum_over_ranks(totals, self._device, self._world_size)
@@ -170,17 +197,17 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if shares[-1].part == "comparisons" and not (
-            task.auxiliary and task.auxiliary.num_comparisons
-        ):
+        if shares[-1].part == "comparisons" and not (auxiliary and auxiliary.num_comparisons):
             sums = {name: sums[name] for name in ("loss", "trained_tokens")}  # no prompt gave any
         return step_metrics(task, sums, norm, time.perf_counter() - began)
 
     def _objective(
-        self, task: LearnerTask, share: Share, scored: Scored, distance: float
+        self, task: OptimizerStep, share: Share, scored: Scored, distance: float
     ) -> ObjectiveOutput:
         """Of a share, by what it holds."""
-        if share.part == "trajectories":
+        if isinstance(task, SftStep) or (
+            isinstance(task, OnPolicyStep) and share.part == "trajectories"
+        ):
             return task_objective(task, scored, self.settings.objective, self.settings.sft)
         assert task.auxiliary
         assert self.settings.preferences
@@ -194,8 +221,9 @@ class Learner:
         )
 
     @torch.no_grad()
-    def _evaluate(self, task: LearnerTask, shares: list[Share]) -> dict[str, float]:
+    def _evaluate(self, task: Evaluate) -> dict[str, float]:
         """Measure the negative log-likelihood of this task's responses."""
+        shares = self._shares(task)
         total = sum(-share.weight * self._scores(share.batch).logprobs.sum() for share in shares)
         figures = {"eval/held_out_nll": total / task.num_action_tokens}
         return sum_over_ranks(figures, self._device, self._world_size)
@@ -231,9 +259,11 @@ class Learner:
         return scores
 
     @torch.no_grad()
-    def _reference_logprobs(self, task: LearnerTask, shares: list[Share]) -> list[Tensor | None]:
+    def _reference_logprobs(self, task: OptimizerStep, shares: list[Share]) -> list[Tensor | None]:
         """Of each share that needs them; the first task that has such sets the reference."""
-        penalized = task.kind == "imitate" and self.settings.objective.reference.coefficient > 0.0
+        penalized = (
+            isinstance(task, OnPolicyStep) and self.settings.objective.reference.coefficient > 0.0
+        )
         needing = {"comparisons", "trajectories"} if penalized else {"comparisons"}
         if not any(share.part in needing for share in shares):
             return [None] * len(shares)

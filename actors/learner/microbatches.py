@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.distributed import largest_over_ranks
-from actors.messages import LearnerTask
+from actors.messages import Evaluate, OnPolicyStep, OptimizerStep, PreferenceStep, SftStep
 from alignment.mdp.packing import PackedBatch, microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
 
@@ -34,7 +34,7 @@ class Share(NamedTuple):
 
 
 def task_shares(
-    task: LearnerTask, max_tokens: int, *, device: torch.device, world_size: int
+    task: OptimizerStep | Evaluate, max_tokens: int, *, device: torch.device, world_size: int
 ) -> list[Share]:
     """Cut this rank's part of a task into microbatches; all ranks call it and get equally many.
 
@@ -46,11 +46,15 @@ def task_shares(
         At least one share; the trajectories of those of weight 1 are the task's, and of what is
         beside them the comparisons and the demonstrations to clone.
     """
-    shares: list[Share] = []
-    if task.kind != "prefer":
-        shares += _trajectories(task, max_tokens, device, world_size)
-    auxiliary = task.auxiliary
     cut = functools.partial(part_shares, max_tokens, device=device, world_size=world_size)
+    match task:
+        case SftStep() | Evaluate():
+            return cut(task.trajectories, None, "trajectories")
+        case OnPolicyStep():
+            shares = _trajectories(task, max_tokens, device, world_size)
+        case PreferenceStep():
+            shares = []
+    auxiliary = task.auxiliary
     if auxiliary and auxiliary.num_demonstrations:
         shares += cut(auxiliary.demonstrations, None, "demonstrations")
     if auxiliary and (auxiliary.num_comparisons or not shares):  # a step of nothing is still a step
@@ -87,7 +91,7 @@ def part_shares(
 
 
 def _trajectories(
-    task: LearnerTask, max_tokens: int, device: torch.device, world_size: int
+    task: OnPolicyStep, max_tokens: int, device: torch.device, world_size: int
 ) -> list[Share]:
     states = task.teacher_states
     place = _placer(task.trajectories, device)

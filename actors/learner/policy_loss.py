@@ -9,7 +9,7 @@ from torch import Tensor
 
 from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.learner.credit import expert_credit, has_logits, reward_advantages
-from actors.messages import LearnerTask
+from actors.messages import OnPolicyStep, SftStep
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
 from alignment.mdp.packing import PackedBatch
 from alignment.objectives.behavior_cloning import behavior_cloning
@@ -39,39 +39,31 @@ class Scored(NamedTuple):
 
 
 def task_objective(
-    task: LearnerTask,
+    task: SftStep | OnPolicyStep,
     scored: Scored,
     config: ObjectiveConfig,
     sft: SftConfig,
 ) -> ObjectiveOutput:
-    """Compute the objective of a task that takes an optimizer step.
+    """Compute a microbatch's share of the loss of a step, and diagnostics.
 
     Args:
-        task: of kind clone or imitate; gives the counts of the whole step.
-
-    Returns:
-        This microbatch's share of the loss, and diagnostics.
-
-    Raises:
-        ValueError: if the task takes no step.
+        task: gives the counts of the whole step.
     """
-    match task.kind:
-        case "clone":
+    match task:
+        case SftStep():
             return cloning(
                 scored,
                 sft,
                 num_sequences=task.num_sequences,
                 num_action_tokens=task.num_action_tokens,
             )
-        case "imitate":
+        case OnPolicyStep():
             return imitation(
                 scored,
                 config,
                 num_sequences=task.num_sequences,
                 num_action_tokens=task.num_action_tokens,
             )
-        case _:
-            raise ValueError(f"a task of kind {task.kind} takes no optimizer step")
 
 
 def cloning(

@@ -7,7 +7,7 @@ import torch
 
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
-from actors.messages import LearnerPort
+from actors.messages import LearnerPort, OptimizerStep, Publish, Stop
 
 
 def train_loop(
@@ -34,13 +34,12 @@ def train_loop(
         learner.restore(Path(checkpoint))
     for index in count():
         task = port.next_task(rank, world_size, index)
-        if task.kind == "stop":
+        if isinstance(task, Stop):
             return
         metrics = learner.perform(task)
-        if task.checkpoint is not None:
-            learner.save(Path(task.checkpoint))
-        published = learner.publish(attempt) if task.publish else None
-        if published is not None:
-            port.published(published)
+        if isinstance(task, Publish) or (isinstance(task, OptimizerStep) and task.publish):
+            published = learner.publish(attempt)
+            if published is not None:
+                port.published(published)
         if rank == 0:
             port.finished(index, metrics)

@@ -9,14 +9,13 @@ any of them, so iterations count optimizer steps and the discriminator's warm-up
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from actors.messages import LearnerTask, Published
+from actors.messages import Evaluate, Publish, Published, SaveCheckpoint, SftStep
 from alignment.data.dataset_protocols import Data
 from alignment.learning_rate import cosine_rate
-from alignment.mdp.trajectories import EMPTY, Trajectories, no_scores
 from cluster.config.run_config import RunConfig
 from cluster.driver.checkpoints import RunRecord
 from cluster.driver.evaluation import Evaluator
@@ -132,7 +131,7 @@ class Driver:
     async def _run(self) -> bool:
         self.progress.enter("starting", "starting workers")
         self.record.save(attempt=await self._task_queue.wait_for_worker_group())
-        await self._task_queue.submit(self._task("hold", publish=True))
+        await self._task_queue.submit(Publish())
         await self._observe("before")
         await self._clone()
         if not self._stop_requested:
@@ -158,10 +157,13 @@ class Driver:
             draws = self._draws.take(stage.prompts_per_step)
             rows = np.asarray([draw.prompt_id for draw in draws], np.int64)
             is_last = self._iteration + 1 == stage.steps
-            task = self._task(
-                "clone",
-                self._data.demonstrations(rows),
+            batch = self._data.demonstrations(rows)
+            task = SftStep(
+                step=self._step,
                 learning_rate=cosine_rate(stage.learning_rate, self._iteration, stage.steps),
+                trajectories=batch,
+                num_sequences=len(batch),
+                num_action_tokens=int(batch.response_lengths.sum()),
                 publish=is_last,
             )
             metrics = await self._task_queue.submit(task)
@@ -224,7 +226,7 @@ class Driver:
         self.progress.iteration = self._iteration
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
             self.progress.show("evaluating")
-            metrics |= await self._task_queue.submit(self._task("evaluate", self._held_out.batch()))
+            metrics |= await self._evaluate()
         self._journal.metrics(self._iteration, stage, metrics)
         self.on_step(metrics)
         every = self._config.learner.checkpoint_every_steps
@@ -232,27 +234,10 @@ class Driver:
             await self._checkpoint()
         self._iteration_began = time.monotonic()
 
-    def _task(
-        self,
-        kind: Literal["clone", "evaluate", "hold"],
-        batch: Trajectories = EMPTY,
-        *,
-        learning_rate: float = 0.0,
-        publish: bool = False,
-        checkpoint: Path | None = None,
-    ) -> LearnerTask:
-        return LearnerTask(
-            kind=kind,
-            step=self._step,
-            learning_rate=learning_rate,
-            trajectories=batch,
-            discriminator_logits=no_scores(batch),
-            rewards=no_scores(batch),
-            num_sequences=len(batch),
-            num_action_tokens=int(batch.response_lengths.sum()),
-            publish=publish,
-            checkpoint=str(checkpoint) if checkpoint else None,
-        )
+    async def _evaluate(self) -> dict[str, float]:
+        batch = self._held_out.batch()
+        num_tokens = int(batch.response_lengths.sum())
+        return await self._task_queue.submit(Evaluate(self._step, batch, num_tokens))
 
     async def _observe(self, phase: str) -> None:
         """Answer the held-out prompts, once a phase, for the report."""
@@ -260,7 +245,7 @@ class Driver:
             return
         if phase == "before":
             self.progress.show("evaluating")
-            metrics = await self._task_queue.submit(self._task("evaluate", self._held_out.batch()))
+            metrics = await self._evaluate()
             self._journal.metrics(0, "sft", metrics)
         self.progress.show("answering held-out prompts")
         self._journal.samples(phase, answers := await self._held_out.answers(), self._data)
@@ -273,7 +258,7 @@ class Driver:
         self.progress.show("writing a checkpoint")
 
         async def learner_saves(folder: Path) -> None:
-            await self._task_queue.submit(self._task("hold", checkpoint=folder))
+            await self._task_queue.submit(SaveCheckpoint(self._step, str(folder)))
 
         discriminator = self._scorer.discriminator
         folder = await self.record.checkpoint(self._position(), learner_saves, discriminator)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.messages import LearnerTask
+from actors.messages import OnPolicyStep, OptimizerStep, PreferenceStep
 from alignment.learning_rate import constant_rate
 from alignment.mdp.trajectories import EMPTY, group_starts, no_scores
 from cluster.config.run_config import RunConfig
@@ -175,24 +175,26 @@ class Imitation:
     ) -> dict[str, float]:
         """Take one policy step; without anything sampled it learns only what is beside."""
         rollouts = prepared.sampled.trajectories if prepared else EMPTY
-        batch = rollouts if self._is_rewarded else EMPTY
-        nothing = Scores(no_scores(batch), no_scores(batch), {})
-        scores = prepared.scores if prepared and self._is_rewarded else nothing
         rewards = prepared.scores.rewards if prepared else None
         auxiliary = self._batches.auxiliary(index, rollouts, rewards)
-        task = LearnerTask(
-            kind="imitate" if self._is_rewarded else "prefer",
-            step=version,
-            learning_rate=constant_rate(self._objective.learning_rate, index),
-            trajectories=batch,
-            discriminator_logits=scores.discriminator_logits,
-            rewards=no_scores(batch) if self._ranks_rollouts else scores.rewards,
-            num_sequences=len(batch),
-            num_action_tokens=int(batch.response_lengths.sum()),
-            publish=True,
-            teacher_states=scores.teacher_states,
-            auxiliary=auxiliary,
-        )
+        learning_rate = constant_rate(self._objective.learning_rate, index)
+        task: OptimizerStep
+        if prepared and self._is_rewarded:
+            scores = prepared.scores
+            task = OnPolicyStep(
+                step=version,
+                learning_rate=learning_rate,
+                trajectories=rollouts,
+                discriminator_logits=scores.discriminator_logits,
+                rewards=no_scores(rollouts) if self._ranks_rollouts else scores.rewards,
+                num_sequences=len(rollouts),
+                num_action_tokens=int(rollouts.response_lengths.sum()),
+                teacher_states=scores.teacher_states,
+                auxiliary=auxiliary,
+            )
+        else:
+            assert auxiliary
+            task = PreferenceStep(version, learning_rate, auxiliary)
         self._show_phase("learning")
         began = time.monotonic()
         metrics = await self._task_queue.submit(task)

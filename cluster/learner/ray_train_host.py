@@ -70,9 +70,11 @@ class RayLearnerPort:
     def next_task(self, rank: int, world_size: int, index: int) -> LearnerTask:
         """Wait for task number index of this worker group."""
         while True:
-            task = self._ask("learner_task", self._attempt, rank, world_size, index)
+            task: LearnerTask | None = self._ask(
+                "learner_task", self._attempt, rank, world_size, index
+            )
             if task is not None:
-                return LearnerTask(*task)
+                return task
 
     def published(self, published: Published) -> None:
         """Say that new weights are in the store."""

@@ -8,27 +8,27 @@ worker group begins.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from actors.messages import AuxiliaryBatch, LearnerStart, LearnerTask
-from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
+from actors.messages import (
+    AuxiliaryBatch,
+    Evaluate,
+    LearnerStart,
+    LearnerTask,
+    OnPolicyStep,
+    OptimizerStep,
+    PreferenceStep,
+    Publish,
+    SaveCheckpoint,
+    SftStep,
+    Stop,
+)
+from alignment.mdp.trajectories import Trajectories, group_starts
 
 LONGEST_POLL_S = 20.0
 """A rank that waits longer for a task is told to ask again, so that its calls stay short."""
-
-
-STEPS = ("clone", "imitate", "prefer")
-"""Kinds of task that take an optimizer step."""
-
-
-NOTHING = np.zeros(0, np.float32)
-
-
-STOP = LearnerTask("stop", 0, 0.0, EMPTY, NOTHING, NOTHING, 0, 0)
-
-
-REPUBLISH = STOP._replace(kind="republish", publish=True)
 
 
 class WorkerGroupRestartedError(RuntimeError):
@@ -45,16 +45,26 @@ class SupersededError(RuntimeError):
 
 def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
     """Return a rank's part of a task: every world_size-th group, whole; counts stay global."""
-    rows = _rows_of_rank(task.trajectories, rank, world_size)
-    return task._replace(
-        trajectories=task.trajectories.select(rows),
-        discriminator_logits=task.trajectories.select_values(task.discriminator_logits, rows),
-        rewards=task.rewards[rows],
-        teacher_states=None
-        if task.teacher_states is None
-        else task.trajectories.select_values(task.teacher_states, rows),
-        auxiliary=task.auxiliary and _auxiliary_share(task.auxiliary, rank, world_size),
-    )
+    match task:
+        case SftStep() | Evaluate():
+            rows = _rows_of_rank(task.trajectories, rank, world_size)
+            return replace(task, trajectories=task.trajectories.select(rows))
+        case OnPolicyStep():
+            batch = task.trajectories
+            rows = _rows_of_rank(batch, rank, world_size)
+            states = task.teacher_states
+            return replace(
+                task,
+                trajectories=batch.select(rows),
+                discriminator_logits=batch.select_values(task.discriminator_logits, rows),
+                rewards=task.rewards[rows],
+                teacher_states=None if states is None else batch.select_values(states, rows),
+                auxiliary=task.auxiliary and _auxiliary_share(task.auxiliary, rank, world_size),
+            )
+        case PreferenceStep():
+            return replace(task, auxiliary=_auxiliary_share(task.auxiliary, rank, world_size))
+        case SaveCheckpoint() | Publish() | Stop():
+            return task
 
 
 def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.ndarray:
@@ -225,9 +235,9 @@ class LearnerTaskQueue:
         try:
             return await asyncio.wait_for(result, self._timeout_s)
         except TimeoutError as error:
-            slow = f"the learner did not finish a task ({task.kind}) in {self._timeout_s:.0f} s"
             raise LearnerFailedError(
-                f"{slow}; raise placement.timeout_s if it needs more"
+                f"the learner did not finish {type(task).__name__} in {self._timeout_s:.0f} s; "
+                "raise placement.timeout_s if it needs more"
             ) from error
 
     async def republish(self) -> None:
@@ -238,7 +248,7 @@ class LearnerTaskQueue:
             anyway.
         """
         if self._republishing is None or self._republishing.done():
-            self._republishing = asyncio.ensure_future(self.submit(REPUBLISH))
+            self._republishing = asyncio.ensure_future(self.submit(Publish()))
         await asyncio.shield(self._republishing)
 
     async def next_task(
@@ -262,7 +272,7 @@ class LearnerTaskQueue:
                 return None
         self._check(attempt)
         if len(self._tasks) <= index:
-            return STOP
+            return Stop()
         return share(self._tasks[index], rank, world_size)
 
     async def finished(self, attempt: int, index: int, metrics: Mapping[str, float]) -> None:
@@ -270,6 +280,6 @@ class LearnerTaskQueue:
         self._check(attempt)
         if not self._results[index].done():
             self._results[index].set_result(dict(metrics))
-            self._num_steps += self._tasks[index].kind in STEPS
+            self._num_steps += isinstance(self._tasks[index], OptimizerStep)
         if index:  # every rank has fetched it by now; memory stays flat
-            self._tasks[index - 1] = STOP._replace(kind=self._tasks[index - 1].kind)
+            self._tasks[index - 1] = Stop()

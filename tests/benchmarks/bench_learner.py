@@ -21,7 +21,7 @@ from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig
 from actors.learner.learner import ADAM_BETAS, Learner
 from actors.learner.settings import LearnerSettings
-from actors.messages import LearnerTask
+from actors.messages import OnPolicyStep, SftStep
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import concatenate, pack
 from alignment.models.attention import packed_hidden_states
@@ -45,15 +45,19 @@ def make_task(arguments, step, vocabulary):
         ]
     )
     values = rng.normal(size=len(trajectories)).astype(np.float32)
-    return LearnerTask(
-        kind="imitate" if arguments.group_size > 1 else "clone",
+    counts = {
+        "num_sequences": len(trajectories),
+        "num_action_tokens": int(trajectories.action_mask.sum()),
+    }
+    if arguments.group_size == 1:
+        return SftStep(step, 1e-6, trajectories, **counts)
+    return OnPolicyStep(
         step=step,
         learning_rate=1e-6,
         trajectories=trajectories,
         discriminator_logits=values,
         rewards=values,
-        num_sequences=len(trajectories),
-        num_action_tokens=int(trajectories.action_mask.sum()),
+        **counts,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.messages import OnPolicyStep
 from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.whole_run import World, make_config
@@ -115,7 +116,7 @@ class SlowDiscriminator:
 def slow_worker_group(service):
     class SlowGang(FakeWorkerGroup):
         async def _do(self, task, attempt, index):
-            if task.kind == "imitate":
+            if isinstance(task, OnPolicyStep):
                 await service.take()
             await super()._do(task, attempt, index)
 

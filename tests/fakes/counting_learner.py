@@ -5,11 +5,10 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import ray
 import ray.train
 
-from actors.messages import LearnerTask
+from actors.messages import SaveCheckpoint, SftStep, Stop
 from alignment.mdp.trajectories import EMPTY
 from cluster.learner.ray_train_host import RayLearnerPort
 from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
@@ -40,21 +39,15 @@ class CountingDriver:
             self._step = self._saved_step
             try:
                 while True:
-                    task = self._next_task()
-                    await self._task_queue.submit(task)
+                    await self._task_queue.submit(SftStep(self._step, 0.1, EMPTY, 0, 0))
                     self._step += 1
-                    if task.checkpoint:
+                    if self._step % CHECKPOINT_EVERY_STEPS == 0:
+                        folder = str(self._place / str(self._step))
+                        await self._task_queue.submit(SaveCheckpoint(self._step, folder))
                         self._saved_step = self._step
                         self._task_queue.set_checkpoint(str(self._saved_step))
             except WorkerGroupRestartedError:
                 continue
-
-    def _next_task(self):
-        step = self._step + 1
-        path = None if step % CHECKPOINT_EVERY_STEPS else str(self._place / str(step))
-        nothing = np.zeros(0, np.float32)
-        task = LearnerTask("clone", self._step, 0.1, EMPTY, nothing, nothing, 0, 0)
-        return task._replace(checkpoint=path)
 
     async def learner_start(self, rank, world_size):
         return await self._task_queue.start(rank, world_size)
@@ -96,12 +89,13 @@ def count_steps(settings):
     with (Path(settings["run_dir"]) / "births.jsonl").open("a") as births:
         births.write(json.dumps(born) + "\n")
     index = 0
-    while (task := port.next_task(rank, world_size, index)).kind != "stop":
+    while not isinstance(task := port.next_task(rank, world_size, index), Stop):
         assert task.step == step
-        time.sleep(STEP_S)
-        step += 1
+        if isinstance(task, SftStep):
+            time.sleep(STEP_S)
+            step += 1
         if rank == 0:
-            if task.checkpoint:
-                Path(task.checkpoint).touch()
+            if isinstance(task, SaveCheckpoint):
+                Path(task.folder).touch()
             port.finished(index, {})
         index += 1

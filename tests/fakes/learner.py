@@ -4,7 +4,16 @@ import asyncio
 import json
 from pathlib import Path
 
-from actors.messages import Canary, Published
+from actors.messages import (
+    Canary,
+    OnPolicyStep,
+    PreferenceStep,
+    Publish,
+    Published,
+    SaveCheckpoint,
+    SftStep,
+    Stop,
+)
 from alignment.mdp.trajectories import PolicyVersion
 from cluster.learner.task_queue import SupersededError
 
@@ -12,8 +21,8 @@ from cluster.learner.task_queue import SupersededError
 class FakeWorkerGroup:
     """Ranks that pull tasks from a LearnerTaskQueue, as Ray's would from the driver.
 
-    lineage holds, for every optimizer step behind the weights, (kind, prompt ids, oldest version
-    sampled); a checkpoint stores it, and a worker group that starts from one goes on with it.
+    lineage holds, for every optimizer step behind the weights, (type of task, prompt ids, oldest
+    version sampled). A checkpoint stores it; a worker group that starts from one goes on with it.
     """
 
     def __init__(self, task_queue, published, *, world_size=1):
@@ -57,31 +66,35 @@ class FakeWorkerGroup:
                 return
             if task is None:
                 continue
-            if task.kind == "stop":
+            if isinstance(task, Stop):
                 return
-            self.shares.append((rank, index, len(task.trajectories)))
+            self.shares.append((rank, index, len(getattr(task, "trajectories", ()))))
             await self.hold.wait()
             if rank == 0:
                 await self._do(task, start.attempt, index)
             index += 1
 
     async def _do(self, task, attempt, index):
-        if task.kind == "prefer":
-            assert task.step == len(self.lineage)
-            self.lineage.append(["prefer", task.auxiliary.comparisons.token_ids.tolist(), 0])
-            self.rates.append(task.learning_rate)
-        self.auxiliary.append(task.auxiliary)
-        self.rewards.append(task.rewards.tolist() if task.kind == "imitate" else [])
-        if task.kind in ("clone", "imitate"):
-            versions = task.trajectories.policy_versions[:, 1].tolist()
-            ids = task.trajectories.prompt_ids.tolist()
-            assert task.step == len(self.lineage)
-            self.lineage.append([task.kind, ids, min(versions)])
-            self.rates.append(task.learning_rate)
-        if task.publish:
+        match task:
+            case SftStep() | OnPolicyStep():
+                versions = task.trajectories.policy_versions[:, 1].tolist()
+                ids = task.trajectories.prompt_ids.tolist()
+                self._step(task, ids, min(versions))
+            case PreferenceStep():
+                self._step(task, task.auxiliary.comparisons.token_ids.tolist(), 0)
+            case SaveCheckpoint():
+                Path(task.folder, "learner.json").write_text(json.dumps(self.lineage))
+        if getattr(task, "auxiliary", None):
+            self.auxiliary.append(task.auxiliary)
+        if isinstance(task, OnPolicyStep):
+            self.rewards.append(task.rewards.tolist())
+        if isinstance(task, Publish) or getattr(task, "publish", False):
             version = PolicyVersion(attempt, len(self.lineage))
             self._published(Published(version, "", "", Canary((), ())))
-        if task.checkpoint:
-            Path(task.checkpoint, "learner.json").write_text(json.dumps(self.lineage))
         metrics = {"learner/loss": float(len(self.lineage))}
         await self._task_queue.finished(attempt, index, metrics)
+
+    def _step(self, task, ids, oldest):
+        assert task.step == len(self.lineage)
+        self.lineage.append([type(task).__name__, ids, oldest])
+        self.rates.append(task.learning_rate)

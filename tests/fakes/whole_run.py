@@ -156,5 +156,5 @@ def draws(lineage, group_size=2):
     """Every prompt a lineage was trained on, in order, once a group."""
     ids = []
     for kind, prompt_ids, _ in lineage:
-        ids += prompt_ids[:: group_size if kind == "imitate" else 1]
+        ids += prompt_ids[:: group_size if kind == "OnPolicyStep" else 1]
     return ids

@@ -12,7 +12,7 @@ from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.worker import DiscriminatorWorker
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
-from actors.messages import LearnerTask
+from actors.messages import OnPolicyStep
 from alignment.divergences.lookup import DIVERGENCES, divergence
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
@@ -92,8 +92,7 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
         rollouts = sampled(learner, responses(rng, range(3, 64), 3))
         figures = worker.update(rollouts, responses(rng, EXPERT_TOKENS, 1), held_out)
         logits = worker.score(rollouts)
-        task = LearnerTask(
-            "imitate",
+        task = OnPolicyStep(
             step,
             learning_rate=1e-3,
             trajectories=rollouts,

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,24 @@ from actors.errors import InvalidInputError
 from actors.learner.learner import ADAM_BETAS, Learner
 from actors.learner.settings import LearnerSettings
 from actors.learner.train_loop import train_loop
-from actors.messages import LearnerStart, LearnerTask
+from actors.messages import (
+    Evaluate,
+    LearnerStart,
+    OnPolicyStep,
+    Publish,
+    SaveCheckpoint,
+    SftStep,
+    Stop,
+)
 from actors.weights.store import WeightStore
-from alignment.mdp.trajectories import EMPTY, Trajectories, concatenate, pack
+from alignment.mdp.trajectories import Trajectories, concatenate, pack
+from cluster.learner.task_queue import share
 from tests.fakes.tiny_job import save_tiny_tokenizer
 
 VOCABULARY = 96
 # A single rank needs no process group, of which torch's checkpoints warn.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 CPU = torch.device("cpu")
-NONE = np.zeros(0, np.float32)
 
 
 class ListPort:
@@ -34,33 +43,26 @@ class ListPort:
 
     def __init__(self, tasks, *, attempt=0, checkpoint=None):
         self.tasks, self.start_with = tasks, LearnerStart(attempt, checkpoint)
-        self.metrics, self.publications = {}, []
+        self.metrics, self.publications = [], []
 
     def start(self, rank, world_size):
         return self.start_with
 
     def next_task(self, rank, world_size, index):
         if index == len(self.tasks):
-            return LearnerTask("stop", 0, 0.0, EMPTY, NONE, NONE, 0, 0)
-        task = self.tasks[index]
-        ids = task.trajectories.prompt_ids
-        _, group = np.unique(ids, return_inverse=True)
-        rows = np.flatnonzero(group % world_size == rank)
-        return task._replace(
-            trajectories=task.trajectories.select(rows),
-            discriminator_logits=task.discriminator_logits[rows],
-            rewards=task.rewards[rows],
-        )
+            return Stop()
+        return share(self.tasks[index], rank, world_size)
 
     def published(self, published):
         self.publications.append(published)
 
     def finished(self, index, metrics):
-        self.metrics[index] = dict(metrics)
+        if metrics:
+            self.metrics.append(dict(metrics))
 
 
-def task(kind, step, *, groups=5, group_size=1, seed=0, **more):
-    rng = np.random.default_rng(1000 * seed + step)
+def counted(step, *, groups=5, group_size=1):
+    rng = np.random.default_rng(step)
     trajectories = concatenate(
         [
             pack(
@@ -76,22 +78,29 @@ def task(kind, step, *, groups=5, group_size=1, seed=0, **more):
     logprobs = rng.normal(-math.log(VOCABULARY), 0.2, len(trajectories.token_ids))
     behavior = np.where(trajectories.action_mask, logprobs, 0).astype(np.float32)
     trajectories = Trajectories(trajectories.token_ids, behavior, *tuple(trajectories)[2:])
-    n = len(trajectories)
-    fields = {"learning_rate": 1e-3, **more}
-    return LearnerTask(
-        kind,
-        step,
-        trajectories=trajectories,
-        discriminator_logits=rng.normal(size=n).astype(np.float32),
-        rewards=rng.normal(size=n).astype(np.float32),
-        num_sequences=n,
-        num_action_tokens=int(trajectories.action_mask.sum()),
-        **fields,
+    counts = {
+        "num_sequences": len(trajectories),
+        "num_action_tokens": int(trajectories.action_mask.sum()),
+    }
+    return trajectories, counts, rng
+
+
+def sft(step, *, groups=5, **more):
+    trajectories, counts, _ = counted(step, groups=groups)
+    return SftStep(step, 1e-3, trajectories, **counts, **more)
+
+
+def on_policy(step, **more):
+    trajectories, counts, rng = counted(step, groups=3, group_size=3)
+    logits, rewards = (rng.normal(size=9).astype(np.float32) for _ in range(2))
+    return OnPolicyStep(
+        step, 1e-3, trajectories, logits, rewards, **{"publish": False, **counts, **more}
     )
 
 
-def imitate(step, **more):
-    return task("imitate", step, groups=3, group_size=3, **more)
+def evaluation(step):
+    trajectories, counts, _ = counted(step)
+    return Evaluate(step, trajectories, counts["num_action_tokens"])
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
@@ -146,7 +155,7 @@ def run(port, settings):
 
 
 def losses(port):
-    return [m["learner/loss"] for m in port.metrics.values()]
+    return [m["learner/loss"] for m in port.metrics]
 
 
 def plain_nll(model, trajectories, row):
@@ -172,7 +181,7 @@ def assert_same_weights(first, second, **tolerance):
 
 def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
     folder = make_model(tmp_path, tied=tied)
-    tasks = [task("clone", step) for step in range(10)]
+    tasks = [sft(step) for step in range(10)]
     port = run(ListPort(tasks), settings_for(folder, max_tokens=40))
     model = LlamaForCausalLM.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=ADAM_BETAS, weight_decay=0.0)
@@ -188,9 +197,9 @@ def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
 
 
 def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
-    sft = SftConfig(td_weight=0.4, reduction="sum_per_sequence")
-    t = task("clone", 0)
-    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, sft=sft)
+    config = SftConfig(td_weight=0.4, reduction="sum_per_sequence")
+    t = sft(0)
+    settings = settings_for(model_folder, max_tokens=40, temperature=0.7, sft=config)
     port = run(ListPort([t]), settings)
     model, loss = LlamaForCausalLM.from_pretrained(model_folder), 0.0
     for row in range(5):
@@ -209,12 +218,12 @@ def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folde
 
 @pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
 def test_the_size_of_microbatches_changes_nothing(model_folder, estimator):
-    tasks = [imitate(step) for step in range(3)]
+    tasks = [on_policy(step) for step in range(3)]
     runs = [
         run(ListPort(tasks), settings_for(model_folder, estimator=estimator, max_tokens=n))
         for n in (36, 4096)
     ]
-    for small, large in zip(runs[0].metrics.values(), runs[1].metrics.values(), strict=True):
+    for small, large in zip(runs[0].metrics, runs[1].metrics, strict=True):
         timed = {"learner/step_s", "learner/tokens_per_s"}
         assert {k: v for k, v in small.items() if k not in timed} == pytest.approx(
             {k: v for k, v in large.items() if k not in timed}, abs=1e-5, rel=1e-5
@@ -262,8 +271,9 @@ def test_an_imitation_step_is_that_of_the_formula(tmp_path, model_folder, estima
     )
     settings = settings_for(model_folder)._replace(objective=objective)
     # The reference is the policy before the first imitation step, so look at the second.
-    t, checkpoint = imitate(1), tmp_path / "checkpoint"
-    port = run(ListPort([imitate(0, checkpoint=str(checkpoint)), t]), settings)
+    t, checkpoint = on_policy(1), tmp_path / "checkpoint"
+    tasks = [on_policy(0), SaveCheckpoint(1, str(checkpoint)), t]
+    port = run(ListPort(tasks), settings)
     model = LlamaForCausalLM.from_pretrained(checkpoint / "policy")
     loss, rewards = formula(estimator, t, model, LlamaForCausalLM.from_pretrained(model_folder))
     loss.backward()
@@ -301,9 +311,9 @@ def test_a_step_at_level_state_descends_the_divergence_from_the_teacher(tmp_path
         reference=ReferenceConfig(coefficient=0.0),
     )
     settings = settings_for(model_folder, teacher=str(tmp_path / "teacher"), max_tokens=40)
-    t = imitate(0)
+    t = on_policy(0)
     states = states_of(tmp_path / "teacher", t.trajectories)
-    t = t._replace(teacher_states=states, rewards=np.zeros(9, np.float32))
+    t = replace(t, teacher_states=states, rewards=np.zeros(9, np.float32))
     port = run(ListPort([t]), settings._replace(objective=objective))
 
     policy = LlamaForCausalLM.from_pretrained(model_folder)
@@ -335,7 +345,7 @@ def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
         max_mean_log_ratio=1.0, reference=ReferenceConfig(coefficient=0.0), divergence_weight=0.0
     )
     settings = settings_for(model_folder)._replace(objective=objective)
-    t = imitate(0)
+    t = on_policy(0)
     ratios = []
     model = LlamaForCausalLM.from_pretrained(model_folder)
     with torch.no_grad():
@@ -364,11 +374,11 @@ def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
 
 
 def test_evaluation_measures_and_changes_nothing(model_folder):
-    t = task("evaluate", 0)
-    port = run(ListPort([t, task("evaluate", 0)]), settings_for(model_folder, max_tokens=20))
+    t = evaluation(0)
+    port = run(ListPort([t, evaluation(0)]), settings_for(model_folder, max_tokens=20))
     with torch.no_grad():
         model = LlamaForCausalLM.from_pretrained(model_folder)
-        nll = torch.cat([plain_nll(model, t.trajectories, i) for i in range(t.num_sequences)])
+        nll = torch.cat([plain_nll(model, t.trajectories, row) for row in range(5)])
     assert port.metrics[0]["eval/held_out_nll"] == pytest.approx(float(nll.mean()), abs=1e-5)
     assert port.metrics[0] == port.metrics[1]
 
@@ -377,8 +387,9 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
     folder = make_model(tmp_path, tied=tied)
     checkpoint = tmp_path / "checkpoint"
     tasks = [
-        task("hold", 0, publish=True),
-        task("clone", 0, publish=True, checkpoint=str(checkpoint)),
+        Publish(),
+        sft(0, publish=True),
+        SaveCheckpoint(1, str(checkpoint)),
     ]
     port = run(ListPort(tasks, attempt=3), settings_for(folder, temperature=0.7))
     assert [p.version for p in port.publications] == [(3, 0), (3, 1)]
@@ -401,7 +412,7 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
 
 def test_published_precision_is_the_engines(model_folder):
     settings = settings_for(model_folder, published_dtype="bfloat16")
-    port = run(ListPort([task("hold", 0, publish=True)]), settings)
+    port = run(ListPort([Publish()]), settings)
     fetched = WeightStore(settings.weights).fetch(port.publications[0])
     for name, tensor in weights_of(model_folder).items():
         assert torch.equal(fetched[name], tensor.bfloat16())
@@ -409,7 +420,7 @@ def test_published_precision_is_the_engines(model_folder):
 
 def test_a_checkpoint_without_its_last_file_is_refused(tmp_path, model_folder):
     folder = tmp_path / "checkpoint"
-    run(ListPort([task("clone", 0, checkpoint=str(folder))]), settings_for(model_folder))
+    run(ListPort([sft(0), SaveCheckpoint(1, str(folder))]), settings_for(model_folder))
     assert json.loads((folder / "learner.json").read_text()) == {"step": 1, "has_reference": False}
     (folder / "learner.json").unlink()
     learner = Learner(settings_for(model_folder), device=CPU, rank=0, world_size=1)
@@ -418,22 +429,22 @@ def test_a_checkpoint_without_its_last_file_is_refused(tmp_path, model_folder):
 
 
 def test_a_task_for_another_step_is_refused(model_folder):
-    with pytest.raises(RuntimeError, match=r"task clone is for step 4, but .* step 0"):
-        run(ListPort([task("clone", 4)]), settings_for(model_folder))
+    with pytest.raises(RuntimeError, match=r"SftStep is for step 4, but .* step 0"):
+        run(ListPort([sft(4)]), settings_for(model_folder))
 
 
-def test_weights_are_published_again_as_they_are_whatever_the_step(model_folder):
-    port = run(ListPort([task("republish", 4, publish=True)]), settings_for(model_folder))
-    assert [published.version.step for published in port.publications] == [0]
+def test_weights_are_published_again_as_they_are(model_folder):
+    port = run(ListPort([Publish(), sft(0), Publish(), Publish()]), settings_for(model_folder))
+    assert [published.version.step for published in port.publications] == [0, 1, 1]
 
 
 MIXED = [
-    task("clone", 0, publish=True),  # scoring the canary leaves some weights gathered
-    imitate(1),
-    imitate(2),
-    imitate(3),
-    task("clone", 4, groups=1),  # with two ranks, one has nothing to do
-    imitate(5),
+    sft(0, publish=True),  # scoring the canary leaves some weights gathered
+    on_policy(1),
+    on_policy(2),
+    on_policy(3),
+    sft(4, groups=1),  # with two ranks, one has nothing to do
+    on_policy(5),
 ]
 
 
@@ -472,27 +483,31 @@ def main(folder, rank):
 
 def comparable(metrics):
     timed = {"learner/step_s", "learner/tokens_per_s"}
-    return [{k: v for k, v in m.items() if k not in timed} for m in metrics.values()]
+    return [{k: v for k, v in m.items() if k not in timed} for m in metrics]
+
+
+def mixed(prefix, *steps, first=0):
+    """MIXED from this step on, with a checkpoint after some steps."""
+    tasks = []
+    for t in MIXED[first:]:
+        tasks.append(t)
+        if t.step in steps:
+            tasks.append(SaveCheckpoint(t.step + 1, f"{prefix}-{t.step}"))
+    return tasks
 
 
 @pytest.mark.processes
 def test_two_ranks_and_restarts_equal_one_uninterrupted_rank(tmp_path):
-    def saved(name, *steps):
-        return [
-            t._replace(checkpoint=str(tmp_path / f"{name}-{t.step}")) if t.step in steps else t
-            for t in MIXED
-        ]
-
     all_settings = {
         name: settings_for(make_model(tmp_path, tied=name == "tied"), max_tokens=40)
         for name in ("tied", "untied")
     }
     runs, ones = [], {}
     for name, settings in all_settings.items():
-        ones[name] = run(ListPort(saved(f"{name}-one", 2, 5)), settings)
-        runs.append((settings, saved(f"{name}-two", 2, 5), None))
+        ones[name] = run(ListPort(mixed(f"{tmp_path}/{name}-one", 2, 5)), settings)
+        runs.append((settings, mixed(f"{tmp_path}/{name}-two", 2, 5), None))
         checkpoint = str(tmp_path / f"{name}-one-2")
-        runs.append((settings, saved(f"{name}-more", 5)[3:], checkpoint))
+        runs.append((settings, mixed(f"{tmp_path}/{name}-more", 5, first=3), checkpoint))
     twos = with_two_ranks(runs, tmp_path / "processes")
 
     for (name, settings), from_start, resumed in zip(
@@ -503,9 +518,15 @@ def test_two_ranks_and_restarts_equal_one_uninterrupted_rank(tmp_path):
             assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5)
         for mine, theirs in zip(one[3:], comparable(resumed), strict=True):
             assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5)
-        again = ListPort(saved(f"{name}-again", 5)[3:], checkpoint=str(tmp_path / f"{name}-one-2"))
+        again = ListPort(
+            mixed(f"{tmp_path}/{name}-again", 5, first=3),
+            checkpoint=str(tmp_path / f"{name}-one-2"),
+        )
         assert comparable(run(again, settings).metrics) == one[3:]  # bit for bit
-        fewer = ListPort(saved(f"{name}-fewer", 5)[3:], checkpoint=str(tmp_path / f"{name}-two-2"))
+        fewer = ListPort(
+            mixed(f"{tmp_path}/{name}-fewer", 5, first=3),
+            checkpoint=str(tmp_path / f"{name}-two-2"),
+        )
         run(fewer, settings)
         final = tmp_path / f"{name}-one-5" / "policy"
         assert_same_weights(final, tmp_path / f"{name}-again-5" / "policy", atol=0.0, rtol=0.0)

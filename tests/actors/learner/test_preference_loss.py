@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from actors.config.preferences import PreferencesConfig
 from actors.distributed import join_process_group
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
-from actors.messages import AuxiliaryBatch, LearnerTask
+from actors.messages import AuxiliaryBatch, PreferenceStep
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.driver.preference_batches import mismatched
 from cluster.learner.task_queue import share
@@ -71,9 +72,7 @@ def auxiliary(config, seed=0, *, renews_reference=False):
 
 
 def task(config, step, **more):
-    return LearnerTask(
-        "prefer", step, RATE, EMPTY, NONE, NONE, 0, 0, auxiliary=auxiliary(config, step, **more)
-    )
+    return PreferenceStep(step, RATE, auxiliary(config, step, **more))
 
 
 def settings(folder, config, *, max_tokens=4096):
@@ -214,10 +213,10 @@ def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name)
     auxiliary = given.auxiliary._replace(
         comparisons=EMPTY, ranks=NONE, mismatched=EMPTY, demonstrations=EMPTY
     )
-    assert one.perform(given._replace(auxiliary=auxiliary))["learner/loss"] == 0.0
+    assert one.perform(replace(given, auxiliary=auxiliary))["learner/loss"] == 0.0
     assert torch.equal(weights(one.policy), before)
     nobody = auxiliary._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
-    figures = one.perform(task(config, 1)._replace(auxiliary=nobody))
+    figures = one.perform(replace(task(config, 1), auxiliary=nobody))
     assert figures["learner/loss"] == 0.0
     assert not [each for each in figures if "accuracy" in each or "log_ratio" in each]
     assert torch.equal(weights(one.policy), before)

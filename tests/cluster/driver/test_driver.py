@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.errors import CheckpointFailedError, DamagedCheckpointError, RewardError
-from actors.messages import Canary
+from actors.messages import Canary, OnPolicyStep, SaveCheckpoint
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
 from cluster.fleet.fleet import FleetFailedError
@@ -28,8 +28,8 @@ from tests.fakes.whole_run import World, draws, make_config
 async def test_a_run_trains_on_every_draw_once_and_is_strictly_on_policy(tmp_path):
     async with World(make_config(), tmp_path) as world:
         assert await world.driver.run()
-        assert [kind for kind, _, _ in world.worker_group.lineage] == ["clone"] * 3 + [
-            "imitate"
+        assert [kind for kind, _, _ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+            "OnPolicyStep"
         ] * 4
         assert draws(world.worker_group.lineage) == [number % 12 for number in range(28)]
         # Each on-policy step samples from exactly the weights of the step before.
@@ -68,7 +68,7 @@ async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path)
 
         world.task_queue.submit = note
         await world.driver.run()
-        task = next(task for task in seen if task.kind == "imitate")
+        task = next(task for task in seen if isinstance(task, OnPolicyStep))
         batch = task.trajectories
         sums = [batch.response(row).sum() for row in range(len(batch))]
         np.testing.assert_allclose(task.rewards, 0.5 * np.asarray(sums))
@@ -90,9 +90,9 @@ async def test_ranks_share_whole_groups(tmp_path):
         for rank, index, size in world.worker_group.shares:
             sizes.setdefault(index, {})[rank] = size
         assert {tuple(sorted(share.items())) for share in sizes.values()} == {
-            ((0, 0), (1, 0)),  # publish and checkpoint carry nothing
-            ((0, 2), (1, 2)),  # clone and evaluate: 4 rows
-            ((0, 4), (1, 4)),  # imitate: 4 groups of 2
+            ((0, 0), (1, 0)),  # Publish and SaveCheckpoint
+            ((0, 2), (1, 2)),  # SftStep and Evaluate: 4 rows
+            ((0, 4), (1, 4)),  # OnPolicyStep: 4 groups of 2
         }
 
 
@@ -213,7 +213,9 @@ async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error
         world.reward.names_prompts = on_error == "stop"
         with pytest.raises(RewardError, match="prompt 7 has no reward"):
             await world.driver.run()
-        assert [kind for kind, _, _ in world.worker_group.lineage] == ["clone"] * 3 + ["imitate"]
+        assert [kind for kind, _, _ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+            "OnPolicyStep"
+        ]
 
 
 DROPPING = {"rewards": [{"function": "tests:sum", "on_error": "drop"}]}
@@ -252,11 +254,12 @@ class WorkerGroupOnFullDisk(FakeWorkerGroup):
     num_saved = 0
 
     async def _do(self, task, attempt, index):
-        if task.checkpoint:
-            if self.num_saved in self.failing:
-                Path(task.checkpoint, "failed.txt").write_text("No space left on device")
-                task = task._replace(checkpoint=None)
+        if isinstance(task, SaveCheckpoint):
             self.num_saved += 1
+            if self.num_saved - 1 in self.failing:
+                Path(task.folder, "failed.txt").write_text("No space left on device")
+                await self._task_queue.finished(attempt, index, {})
+                return
         await super()._do(task, attempt, index)
 
 
@@ -466,7 +469,9 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     in_warm_start = Counter(range(12))
     assert dropped == Counter({row: drawn[row] - in_warm_start[row] for row in fails_on})
     assert [row["step"] for row in rows] == list(range(14))
-    lags = [step - oldest for step, (kind, _, oldest) in enumerate(lineage) if kind == "imitate"]
+    lags = [
+        step - oldest for step, (kind, _, oldest) in enumerate(lineage) if kind == "OnPolicyStep"
+    ]
     assert max(lags) <= staleness
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from actors.messages import LearnerTask
-from alignment.mdp.trajectories import EMPTY, concatenate, pack
+from actors.messages import PreferenceStep
+from alignment.mdp.trajectories import concatenate, pack
 from cluster.config.run_config import RunConfig
 from cluster.driver.preference_batches import PreferenceBatches, mismatched
 from cluster.learner.task_queue import share
@@ -179,7 +179,7 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
 def test_ranks_share_whole_comparisons(world_size):
     auxiliary = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).auxiliary(0)
     rising = np.arange(8, dtype=np.float32)
-    task = task_with(auxiliary._replace(ranks=rising))
+    task = PreferenceStep(0, 0.1, auxiliary._replace(ranks=rising))
     parts = [share(task, rank, world_size).auxiliary for rank in range(world_size)]
     assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
         auxiliary.comparisons.prompt_ids
@@ -192,11 +192,6 @@ def test_ranks_share_whole_comparisons(world_size):
     assert sum(len(part.demonstrations) for part in parts) == 4
 
 
-def task_with(auxiliary):
-    nothing = np.zeros(0, np.float32)
-    return LearnerTask("prefer", 0, 0.1, EMPTY, nothing, nothing, 0, 0, auxiliary=auxiliary)
-
-
 def offline(**objective):
     return config(PAIRS, rewards=[], objective={"steps": 4, **objective})
 
@@ -207,7 +202,9 @@ def test_preferences_alone_need_no_sampling(tmp_path):
             assert await world.driver.run()
         sampled = [call for each in world.rollouts.handles.values() for call in each.calls]
         assert sampled.count("rollout") <= 3  # held-out prompts, before, between and after
-        assert [kind for kind, *_ in world.worker_group.lineage] == ["clone"] * 3 + ["prefer"] * 4
+        assert [kind for kind, *_ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+            "PreferenceStep"
+        ] * 4
         return world.worker_group.lineage[3:]
 
     steps = asyncio.run(run())
@@ -239,10 +236,8 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage] == ["clone"] * 3 + ["imitate"] * 4
-    assert [auxiliary.num_comparisons for auxiliary in worker_group.auxiliary if auxiliary] == [
-        4
-    ] * 4
+    assert [kind for kind, *_ in worker_group.lineage] == ["SftStep"] * 3 + ["OnPolicyStep"] * 4
+    assert [auxiliary.num_comparisons for auxiliary in worker_group.auxiliary] == [4] * 4
 
 
 def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
@@ -252,8 +247,8 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage] == ["clone"] * 3 + ["prefer"] * 4
-    found = [auxiliary for auxiliary in worker_group.auxiliary if auxiliary]
+    assert [kind for kind, *_ in worker_group.lineage] == ["SftStep"] * 3 + ["PreferenceStep"] * 4
+    found = worker_group.auxiliary
     decided = [auxiliary.num_comparisons / 4 for auxiliary in found]
     assert max(decided) == 1.0
     for auxiliary in found:
@@ -275,9 +270,9 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage][-4:] == ["imitate"] * 4
-    assert [rewards for rewards in worker_group.rewards if len(rewards)] == [[0.0] * 8] * 4
-    assert all(auxiliary.num_comparisons for auxiliary in worker_group.auxiliary if auxiliary)
+    assert [kind for kind, *_ in worker_group.lineage][-4:] == ["OnPolicyStep"] * 4
+    assert worker_group.rewards == [[0.0] * 8] * 4
+    assert all(auxiliary.num_comparisons for auxiliary in worker_group.auxiliary)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.messages import LearnerTask
+from actors.messages import Evaluate, OnPolicyStep, Publish, SaveCheckpoint, SftStep, Stop
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.learner.task_queue import (
     LearnerFailedError,
@@ -21,7 +22,7 @@ from cluster.learner.task_queue import (
 def make_task(prompt_ids=()):
     batch = concatenate([pack([5], [6, 2], prompt_id=number) for number in prompt_ids])
     numbers = np.arange(len(batch), dtype=np.float32)
-    return LearnerTask("imitate", 0, 0.1, batch, numbers, 10 * numbers, len(batch), 2 * len(batch))
+    return OnPolicyStep(0, 0.1, batch, numbers, 10 * numbers, len(batch), 2 * len(batch))
 
 
 @given(sizes=st.lists(st.integers(1, 4), max_size=7), world_size=st.integers(1, 4))
@@ -44,8 +45,8 @@ def test_shares_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
 def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_size):
     batch = concatenate([pack([5], [6] * n, prompt_id=row) for row, n in enumerate(lengths)])
     owner = np.repeat(np.arange(len(lengths), dtype=np.float32), lengths)
-    task = LearnerTask("imitate", 0, 0.1, batch, owner, np.zeros(len(batch)), len(batch), 1)
-    task = task._replace(teacher_states=np.stack([owner, -owner], axis=1))
+    states = np.stack([owner, -owner], axis=1)
+    task = OnPolicyStep(0, 0.1, batch, owner, np.zeros(len(batch)), len(batch), 1, states)
     for rank in range(world_size):
         part = share(task, rank, world_size)
         ids = part.trajectories.prompt_ids
@@ -137,8 +138,15 @@ async def test_only_optimizer_steps_count_as_progress():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
-    for index, kind in enumerate(("hold", "evaluate", "clone", "imitate")):
-        submitted = asyncio.ensure_future(task_queue.submit(make_task([1])._replace(kind=kind)))
+    tasks = [
+        Publish(),
+        SaveCheckpoint(0, "step-0"),
+        Evaluate(0, EMPTY, 0),
+        SftStep(0, 0.1, EMPTY, 0, 0),
+        make_task([1]),
+    ]
+    for index, task in enumerate(tasks):
+        submitted = asyncio.ensure_future(task_queue.submit(task))
         await task_queue.next_task(0, 0, 1, index)
         await task_queue.finished(0, index, {})
         await submitted
@@ -149,7 +157,7 @@ async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=0.05)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
-    with pytest.raises(LearnerFailedError, match=r"did not finish a task \(imitate\) in 0 s"):
+    with pytest.raises(LearnerFailedError, match="did not finish OnPolicyStep in 0 s"):
         await task_queue.submit(make_task([1]))
 
 
@@ -165,9 +173,7 @@ async def test_closing_tells_the_ranks_to_stop():
     waiting = asyncio.ensure_future(task_queue.next_task(0, 0, 1, 0))
     await asyncio.sleep(0)
     await task_queue.close()
-    task = await waiting
-    assert task.kind == "stop"
-    assert len(task.trajectories) == len(EMPTY) == 0
+    assert isinstance(await waiting, Stop)
 
 
 async def test_a_task_is_forgotten_once_the_next_one_is_done():
@@ -176,7 +182,7 @@ async def test_a_task_is_forgotten_once_the_next_one_is_done():
     await task_queue.wait_for_worker_group()
     held = []
     for index in range(3):
-        task = make_task([1])._replace(teacher_states=np.zeros((2, 4), np.float32))
+        task = replace(make_task([1]), teacher_states=np.zeros((2, 4), np.float32))
         held += [weakref.ref(task.teacher_states), weakref.ref(task.rewards)]
         submitted = asyncio.ensure_future(task_queue.submit(task))
         await task_queue.next_task(0, 0, 1, index)
