@@ -65,7 +65,7 @@ class DriverHost:
         self._config = RunConfig.model_validate_json(config_json)
         self._run_dir = Path(run_dir)
         label_logs(self._config.name, DRIVER)
-        self._run_fleets: RunFleets | None = None
+        self._fleets: RunFleets | None = None
         self._driver: Driver | None = None
         self._scaler: FleetScaler | None = None
         self._error: str | None = None
@@ -87,9 +87,9 @@ class DriverHost:
 
     async def _run(self) -> None:
         try:
-            asked = self._manifest.wanted_workers
-            self._run_fleets = start_fleets(
-                resized(self._config, asked), self._run_dir, self._event, self._repair_weights
+            requested = self._manifest.target_workers
+            self._fleets = start_fleets(
+                resized(self._config, requested), self._run_dir, self._event, self._repair_weights
             )
             learner_host, data, comparisons = await asyncio.to_thread(_heavy, self._config)
             learner: Any = ray.remote(learner_host).options(num_cpus=0, max_restarts=-1)
@@ -97,20 +97,20 @@ class DriverHost:
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
             )
             scorer = Scorer(
-                self._run_fleets.scorers,
+                self._fleets.scorers,
                 data,
                 self._config.objective.level,
                 self._run_dir / "discriminator",
             )
             batches = PreferenceBatches(self._config, data, comparisons)
-            workforce = Workforce(self._run_fleets.rollout, scorer, self._task_queue, batches)
+            workforce = Workforce(self._fleets.rollout, scorer, self._task_queue, batches)
             self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
             self._scaler = FleetScaler(
-                self._run_fleets.fleets(),
+                self._fleets.all(),
                 scorer.share_weights,
                 self._config.autoscale,
                 self._note_sizes,
-                asked,
+                requested,
             )
             self._driver.on_step = self._end_step
             self._trackers.open(
@@ -130,7 +130,7 @@ class DriverHost:
     async def _dismiss(self) -> None:
         self._scaler = None  # a run that ends is not paused
         await self._task_queue.close()
-        fleets = self._run_fleets.fleets() if self._run_fleets else []
+        fleets = self._fleets.all() if self._fleets else []
         closing = [fleet.close() for fleet in fleets]
         await asyncio.gather(*closing, asyncio.to_thread(self._trackers.close))
 
@@ -150,11 +150,11 @@ class DriverHost:
         ray.kill(ray.get_actor(DRIVER, namespace=namespace(self._config.name)))
 
     def _export_standing(self) -> None:
-        if self._driver and self._run_fleets:
+        if self._driver and self._fleets:
             progress = self._driver.progress
             self._exporter.standing(
                 step=(progress.iteration, progress.num_iterations),
-                fleets=self._run_fleets.fleets(),
+                fleets=self._fleets.all(),
                 prompts=self._driver.prompts(),
                 num_events=len(self._driver.record.manifest.events),
                 is_paused=self._scaler is not None and self._scaler.is_paused,
@@ -181,13 +181,13 @@ class DriverHost:
         self._event(f"{damage}; the learner publishes them again")
         await self._task_queue.republish()
 
-    def _note_sizes(self, what: str, asked: Mapping[str, int]) -> None:
-        self._event(what, wanted_workers=asked)
+    def _note_sizes(self, what: str, requested: Mapping[str, int]) -> None:
+        self._event(what, target_workers=requested)
 
     def _end_step(self, metrics: Mapping[str, float]) -> None:
         self._last_step = metrics
-        if self._run_fleets and self._driver:
-            self._exporter.step(metrics, self._run_fleets.rollout)
+        if self._fleets and self._driver:
+            self._exporter.step(metrics, self._fleets.rollout)
             self._trackers.log(self._driver.progress.iteration, metrics)
         if self._scaler and self._driver and self._driver.progress.stage == "on_policy":
             self._scaler.after_step(metrics)
@@ -197,7 +197,7 @@ class DriverHost:
     async def status(self) -> Status:
         """Say what the run is doing."""
         self._asked_at = time.monotonic()
-        fleets = self._run_fleets.fleets() if self._run_fleets else []
+        fleets = self._fleets.all() if self._fleets else []
         workers = [worker for fleet in fleets for worker in fleet.status()]
         is_over = self._running.done()
         if self._driver is None:
@@ -245,7 +245,7 @@ class DriverHost:
         if self._is_stopping or self._running.done():
             raise InvalidInputError("the run is ending, so it cannot be scaled")
         try:
-            return await self._scaler.ask(wanted)
+            return await self._scaler.scale(wanted)
         except FleetFailedError as error:
             raise InvalidInputError(f"it cannot be scaled, since {error}") from error
 

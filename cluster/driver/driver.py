@@ -265,7 +265,9 @@ class Driver:
         if folder:
             self._task_queue.set_checkpoint(str(folder))
         if folder and discriminator:
-            discriminator.hold((self._step, self._task_queue.attempt, folder / "discriminator"))
+            discriminator.announce_from_lead(
+                (self._step, self._task_queue.attempt, folder / "discriminator")
+            )
 
     def _position(self) -> Position:
         """Return where the run stands, every draw of it accounted for."""

@@ -40,8 +40,8 @@ class RunExporter:
             learning_s = metrics.get("time/learning_s", 0.0)
             self._exporter.put("irlign_overlap", phases_s / step_s)
             self._exporter.put("irlign_learner_idle", max(1.0 - learning_s / step_s, 0.0))
-            if rollout.wanted and lasted_s > 0:
-                share = worked_s / (rollout.wanted * lasted_s)
+            if rollout.target_size and lasted_s > 0:
+                share = worked_s / (rollout.target_size * lasted_s)
                 self._exporter.put("irlign_rollout_efficiency", min(share, 1.0))
 
     def standing(

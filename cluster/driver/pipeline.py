@@ -21,7 +21,7 @@ from cluster.driver.prompt_ledger import DrawState
 from cluster.driver.rollout_metrics import rollout_metrics
 from cluster.driver.sampler import SampledStep, Sampler
 from cluster.driver.scorer import Scorer, Scores
-from cluster.fleet.failure_policy import is_worth_telling
+from cluster.fleet.failure_policy import reaches_power_of_ten
 from cluster.learner.task_queue import LearnerTaskQueue
 
 EndStep = Callable[[dict[str, float]], Awaitable[bool]]
@@ -123,7 +123,7 @@ class Imitation:
         before = ledger.counts()[DrawState.DROPPED.value]
         ledger.move(dropped, DrawState.DROPPED, "its reward failed")
         count = before + len(dropped)
-        if is_worth_telling(before, count):
+        if reaches_power_of_ten(before, count):
             last = scores.failures[dropped[-1].prompt_id]
             self._on_event(f"dropped for want of a reward so far: {count}; the last: {last}")
         rows = np.flatnonzero(~np.isin(batch.prompt_ids, list(scores.failures)))

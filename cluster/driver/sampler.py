@@ -96,7 +96,7 @@ class Sampler:
 
     def advance(self, steps_done: int) -> None:
         """Hand out what is allowed after this many steps."""
-        share = -(-self._prompts_per_step // max(1, self._fleet.wanted))
+        share = -(-self._prompts_per_step // max(1, self._fleet.target_size))
         size = min(self._most_prompts, share)
         allowed = self.ledger.num_allowed(steps_done)
         if allowed:

@@ -17,7 +17,7 @@ from actors.errors import RewardError
 from actors.messages import RankedResponses
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
-from cluster.fleet.score_requests import Scorers, rewards_of, spread
+from cluster.fleet.score_requests import Scorers, request_rewards, request_scores
 
 
 class Scores(NamedTuple):
@@ -98,7 +98,7 @@ class Scorer:
         expert = [self._data.texts(int(row))[1] for row in answers.prompt_ids]
         self.scales = {}
         for name, source in self._rewards.items() if has_divergence else ():
-            values, _ = await rewards_of(source, answers, expert)
+            values, _ = await request_rewards(source, answers, expert)
             deviation = float(np.nanstd(values.astype(np.float64)))
             self.scales[name] = deviation if deviation > 0.0 else 1.0
         return self.scales
@@ -119,7 +119,7 @@ class Scorer:
             ranked,
             lead_only=True,
         )
-        if self.discriminator.wanted > 1:
+        if self.discriminator.target_size > 1:
             await self.share_weights()
         return metrics | {"time/discriminator_s": time.monotonic() - began}
 
@@ -140,7 +140,7 @@ class Scorer:
         self._num_updates += 1
         folder = self._shared_folder / f"update-{self._num_updates % 2}"
         await self.discriminator.request("save", folder, lead_only=True)
-        self.discriminator.hold((self._num_updates, folder))
+        self.discriminator.announce_from_lead((self._num_updates, folder))
 
     async def score(self, trajectories: Trajectories) -> Scores:
         """Score a step's trajectories by every source there is.
@@ -157,7 +157,7 @@ class Scorer:
         metrics, failures = dict(scores.metrics), dict[int, str]()
         expert = [self._data.texts(int(row))[1] for row in trajectories.prompt_ids]
         for name, source in self._rewards.items():
-            values, failed = await rewards_of(source, trajectories, expert)
+            values, failed = await request_rewards(source, trajectories, expert)
             total += np.float32(source.weight / self.scales.get(name, 1.0)) * values
             metrics[f"reward/{name}"] = float(np.nanmean(values))
             if source.on_error == "drop":
@@ -173,14 +173,14 @@ class Scorer:
         """What discriminator or teacher says, the rewards still 0."""
         zeros = np.zeros(len(trajectories), np.float32)
         if self.discriminator is not None:
-            logits = await spread(self.discriminator, "score", trajectories)
+            logits = await request_scores(self.discriminator, "score", trajectories)
             return Scores(logits, zeros, {})
         if self._teacher is None:
             return Scores(zeros, zeros, {})
         if self._level == "state":
-            states = await spread(self._teacher, "states", trajectories)
+            states = await request_scores(self._teacher, "states", trajectories)
             return Scores(zeros, zeros, {}, states)
-        logprobs = await spread(self._teacher, "logprobs", trajectories)
+        logprobs = await request_scores(self._teacher, "logprobs", trajectories)
         reverse_kl = -exact_logits(logprobs, trajectories, "trajectory").mean()
         logits = exact_logits(logprobs, trajectories, self._level)
         return Scores(logits, zeros, {"teacher/reverse_kl": float(reverse_kl)})

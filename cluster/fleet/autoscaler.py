@@ -1,18 +1,18 @@
-"""How many rollout workers keep the learner fed: a pure decision after every step.
+"""How many rollout workers keep the learner busy: a pure function, evaluated after every step.
 
 Let work be the seconds that all rollout workers together spent on a step's requests, and rest the
-time that the step would take if sampling took none. n workers need work / n for the sampling, and
+time that the step would take if sampling took no time. n workers need work / n for the sampling, so
 
     load(n) = work / (n * rest)
 
-is how long that is beside the rest. One rule serves both kinds of loop: load(n) shall be about 1.
-With max_staleness_steps > 0 sampling is hidden behind the rest, so up to 1 the learner does not
-wait, and more workers would only idle. With 0 the phases alternate: more workers shorten every
-step, but ever less each, and at 1 half of it is sampling already.
+compares the time for sampling with the time for the rest. The rule is: keep load(n) near 1.
+With max_staleness_steps > 0 sampling overlaps the rest, so at a load of up to 1 the learner does
+not wait, and more workers would only idle. With 0 the phases alternate: more workers shorten every
+step, each by less than the one before, and at a load of 1 half of the step is sampling.
 
-Three things keep the size from flapping: it grows above a load of 1.1 and shrinks only if the
-smaller fleet would have at most 0.85; load is taken over several steps, of which the older half and
-the newer half must agree; and a change is left alone for a while.
+Three things keep the size from oscillating: it grows at a load above 1.1 and shrinks only if the
+load of the smaller fleet is at most 0.85; the load is measured over several steps, of which the
+older and the newer half must agree; and after a change there is a cool-down.
 """
 
 import math
@@ -23,61 +23,54 @@ from typing import NamedTuple
 from cluster.config.run_config import AutoscaleConfig
 
 GROW_ABOVE = 1.1
-"""Of the load: where phases overlap, the learner then idles for 1 - 1 / 1.1 = 9 % of its time."""
+"""A load: where phases overlap, the learner idles at it for 1 - 1 / 1.1 = 9 % of its time."""
 SHRINK_BELOW = 0.85
-"""Of the smaller fleet's load: what it keeps in hand for steps that are longer than others."""
+"""A load of the smaller fleet: below 1, as a reserve for steps that take longer than others."""
 NUM_STEPS = 8
-"""Since the last change, over which the load is taken: workers run ahead in bursts, so a single
-step sees more or less than its own share of their work."""
+"""Steps since the last change over which the load is measured. Sampling runs ahead in bursts, so
+a single step may contain more or less work than its own requests took."""
 
 
 COOL_DOWN_S = 60.0
-"""No change of size sooner after the one before: a new worker needs most of it to come up."""
+"""Shortest time between two changes of size: a new worker needs most of it to start."""
 
 
 class StepTimes(NamedTuple):
-    """What one step tells of the fleet."""
+    """The times of one step that the autoscaler uses."""
 
     step_s: float
     """From the end of the step before to the end of this one."""
     idle_s: float
-    """Of it, how long the learner had nothing to do for want of trajectories."""
+    """How much of it the learner waited for trajectories."""
     work_s: float
-    """Seconds that the rollout workers spent on requests meanwhile, added up over workers."""
+    """Seconds spent on requests during it, summed over rollout workers."""
 
 
 @dataclass(frozen=True)
 class AutoscalerState:
-    """What the autoscaler remembers between steps."""
+    """What the autoscaler keeps between steps."""
 
-    seen: tuple[StepTimes, ...] = ()
+    steps: tuple[StepTimes, ...] = ()
     """The newest steps since the size last changed, at most NUM_STEPS."""
     changed_at_s: float = -math.inf
-    """When the size last changed."""
+    """When the size last changed, on the clock of advise."""
 
 
 class Advice(NamedTuple):
-    """A size for the fleet, and why."""
+    """A size for the rollout fleet, and the reason for it."""
 
     state: AutoscalerState
-    """To be remembered."""
+    """For the next call of advise."""
     size: int
     reason: str
     """Empty if the size stays."""
 
 
 def step_times(metrics: Mapping[str, float], work_s: float) -> StepTimes:
-    """Read a step's metrics.
+    """Return the times of a step from its metrics.
 
-    Of the time that the learner did not work, no more can have been for want of trajectories than
-    the driver waited for them: the rest went into scoring and the discriminator.
-
-    Args:
-        metrics: of the step, with its times.
-        work_s: of the rollout workers meanwhile.
-
-    Returns:
-        What the autoscaler looks at.
+    The learner waited for trajectories no longer than the driver did: the rest of its idle time
+    went into scoring and into training the discriminator.
     """
     waited_s = metrics["time/sampling_s"] + metrics.get("time/sync_s", 0.0)
     step_s = metrics["time/step_s"]
@@ -86,21 +79,16 @@ def step_times(metrics: Mapping[str, float], work_s: float) -> StepTimes:
 
 
 def advise(
-    state: AutoscalerState, seen: StepTimes, *, size: int, now_s: float, limits: AutoscaleConfig
+    state: AutoscalerState, step: StepTimes, *, size: int, now_s: float, limits: AutoscaleConfig
 ) -> Advice:
-    """Say how many rollout workers there should be.
+    """Return the number of rollout workers for the next step.
 
     Args:
-        state: what was returned last, or a new one.
-        seen: the step just finished, throughout which size workers served.
-        size: of the fleet, at least 1.
+        step: the step just finished, throughout which size workers served.
+        size: at least 1.
         now_s: on the clock of state.changed_at_s.
-        limits: between which the size moves.
-
-    Returns:
-        The size, with what to remember.
     """
-    steps = (*state.seen, seen)[-NUM_STEPS:]
+    steps = (*state.steps, step)[-NUM_STEPS:]
     waiting = AutoscalerState(steps, state.changed_at_s)
     if len(steps) < NUM_STEPS or now_s - state.changed_at_s < COOL_DOWN_S:
         return Advice(waiting, size, "")
@@ -121,7 +109,7 @@ def _load(steps: Sequence[StepTimes], size: int) -> float:
 
 
 def _best(steps: Sequence[StepTimes], size: int) -> int:
-    """Return size, or if the load is out of the band the size nearest to it that brings it in."""
+    """Return the size nearest to this one at which the load is within the two limits."""
     load_of_one = _load(steps, 1)
     if load_of_one > GROW_ABOVE * size:
         return math.ceil(load_of_one)

@@ -1,13 +1,13 @@
-"""Many workers of one kind as one object: wanted and actual size, retry, drain, replace.
+"""A fleet: workers of one kind behind one queue, with retries, replacement, draining and scaling.
 
-A fleet knows nothing of what its workers do, nor of Ray. A request goes to whichever worker is
-free; if that worker dies or is too slow, the request goes to another, and the worker is replaced. A
-worker serves only after it holds the newest weights. The states of a worker:
+A fleet knows neither Ray nor what its workers do. An idle worker takes the next request; if the
+worker is lost or misses its deadline, another worker takes the request and the lost one is
+replaced. A worker serves only after it holds the newest weights. The states of a worker:
 
-    waiting -> starting -> syncing -> serving -> draining -> gone
+    waiting -> starting -> syncing -> serving -> draining
 
-While the cluster has no room for it, it waits without a deadline, since nodes may still come.
-A fleet of no workers is paused: requests wait, without a deadline, until it grows again.
+A worker waits, without a deadline, until a node has the resources it needs: nodes may still join.
+A fleet with a target size of 0 is paused: its requests wait, without a deadline, until it grows.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from cluster.run_state.status import MemberStatus
 logger = logging.getLogger(__name__)
 
 LONG_WAIT = 0.2
-"""A worker for which there is no room is told of after this part of the time a start may take."""
+"""A worker that waits for resources longer than this part of timeout_s is reported, once."""
 
 
 class FleetFailedError(RuntimeError):
-    """A fleet gave up; the message holds the last error."""
+    """The fleet stopped replacing its workers, or was closed; the message holds the last error."""
 
 
 class Fleet:
-    """Owns its workers' lives and the queue of requests to them.
+    """Owns its workers and the queue of requests to them.
 
         fleet = Fleet("rollout", start_worker, timeout_s=600, sync=send_weights)
         fleet.scale(4)
@@ -42,9 +42,9 @@ class Fleet:
         result = await fleet.request("rollout", request)
         await fleet.close()
 
-    Promises: every request ends, in a result or in an error, unless the fleet stays paused; a call
-    of a worker has a deadline; a request is never in two workers at once; a worker that leaves on
-    purpose finishes first. The longest-serving worker leads, and is the last to leave.
+    Guarantees: every request ends in a result or an error, unless the fleet stays paused; each call
+    of a worker has a deadline; at most one worker has a request at a time; a draining worker
+    finishes its request first. The oldest worker leads, and is the last to drain.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class Fleet:
         on_event: Callable[[str], None] = logger.warning,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Make a fleet of no workers.
+        """Make a fleet without workers.
 
         Args:
             kind: names the workers: rollout-0, rollout-1, ...
             start: starts the worker of this name and returns at once.
-            timeout_s: of a start, a sync and a worker's work on a request each.
-            sync: gives a worker what was announced; None if its workers hold no weights.
-            syncs_while_serving: in the middle of a request too, and not only before the next.
-            on_event: told of every loss and restart, in a sentence.
+            timeout_s: the deadline of a start, of a sync and of one attempt at a request.
+            sync: loads an announced version into a worker; None if the workers hold no weights.
+            syncs_while_serving: sync workers during a request too, not only between requests.
+            on_event: called with a sentence for each loss and replacement.
             pause: waits this many seconds before a lost worker is replaced.
         """
         self.kind = kind
@@ -75,77 +75,71 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._queue, self._members = RequestQueue(), Members()
         self._busy_s = 0.0
-        self._wanted, self._num_started, self._consecutive_losses = 0, 0, 0
+        self._target_size, self._num_started, self._consecutive_losses = 0, 0, 0
         self._newest: object = None
         self._failure: FleetFailedError | None = None
 
     @property
-    def wanted(self) -> int:
-        """How many workers there should be."""
-        return self._wanted
+    def target_size(self) -> int:
+        """How many workers the fleet starts and keeps."""
+        return self._target_size
 
     @property
-    def is_settled(self) -> bool:
-        """Whether just the wanted workers are there, all of them past their start."""
+    def has_target_size(self) -> bool:
+        """Whether there are as many workers as the target size, all of them started."""
         states = [member.state for member in self._members.values()]
-        return len(states) == self._wanted and not {"waiting", "starting", "draining"} & set(states)
+        is_changing = bool({"waiting", "starting", "draining"} & set(states))
+        return len(states) == self._target_size and not is_changing
 
     @property
     def busy_s(self) -> float:
-        """Seconds that all workers together have spent on requests so far."""
+        """Seconds spent on requests so far, summed over workers."""
         return self._busy_s + self._members.busy_s()
 
     def status(self) -> list[MemberStatus]:
-        """Return each worker's name, state, version and requests served."""
+        """Return each worker's name, state, version and number of requests served."""
         return self._members.statuses()
 
-    def scale(self, wanted: int) -> None:
-        """Change the number of workers. Growing starts some; shrinking lets the newest leave.
-
-        Args:
-            wanted: how many there shall be; 0 pauses.
+    def scale(self, target_size: int) -> None:
+        """Set the number of workers; 0 pauses. Workers start, or the newest drain, meanwhile.
 
         Raises:
-            FleetFailedError: if the fleet has given up or was closed.
+            FleetFailedError: if the fleet has failed or was closed.
         """
         if self._failure:
             raise self._failure
-        if self._wanted == 0:
-            self._consecutive_losses = 0  # a new beginning
-        self._wanted = wanted
+        if self._target_size == 0:
+            self._consecutive_losses = 0  # losses before a pause say nothing about the new workers
+        self._target_size = target_size
         staying = self._members.staying()
-        for member in staying[wanted:]:
-            self._dismiss(member)
-        for _ in range(wanted - len(staying)):
+        for member in staying[target_size:]:
+            self._drain(member)
+        for _ in range(target_size - len(staying)):
             self._add()
-        self._members.rouse_all()
+        self._members.wake_all()
 
     def announce(self, newest: object) -> None:
-        """Make this what every worker must hold before its next request."""
+        """Set the version that every worker must hold before its next request."""
         self._newest = newest
-        self._members.rouse_all()
+        self._members.wake_all()
         for member in self._members.serving() if self._syncs_while_serving else ():
             self._spawn(self._sync_while_serving(member))
 
-    def hold(self, version: object) -> None:
-        """Say that the leading worker has made this version itself, and announce it."""
+    def announce_from_lead(self, version: object) -> None:
+        """Announce a version that the leading worker made and therefore holds already."""
         for member in self._members.staying()[:1]:
             member.version = version
         self.announce(version)
 
     async def request(self, method: str, *args: Any, lead_only: bool = False) -> Any:  # noqa: ANN401
-        """Have one worker do this, another one if the first is lost.
+        """Call a method on one worker; on another one if the first is lost.
 
         Args:
-            args: its arguments, passed on as they are.
-            lead_only: only the longest-serving worker may do it.
-
-        Returns:
-            What the method returns.
+            lead_only: only the leading worker may take the request.
 
         Raises:
-            FleetFailedError: if workers of this kind cannot be kept alive, or the request itself
-                takes them down. What the method itself raises is passed on.
+            FleetFailedError: if the fleet has failed, or if the request fails on several workers.
+                An error that the method itself raises is passed on.
         """
         if self._failure:
             raise self._failure
@@ -155,12 +149,12 @@ class Fleet:
         return await done
 
     async def close(self, patience_s: float = 5.0) -> None:
-        """Let every worker finish what it has and leave, for so long, then end what is left."""
-        self._wanted = 0
+        """Drain every worker for this many seconds, then kill those that remain."""
+        self._target_size = 0
         self._fail(FleetFailedError(f"the {self.kind} fleet was closed"))
         for member in list(self._members.values()):
-            self._dismiss(member)
-        self._members.rouse_all()
+            self._drain(member)
+        self._members.wake_all()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_s)
         for member in self._members.values():
@@ -180,8 +174,8 @@ class Fleet:
         member = self._members[name] = Member(name, self._start(name))
         member.worker_loop = self._spawn(self._worker_loop(member))
 
-    def _dismiss(self, member: Member) -> None:
-        """Let a worker finish what it has and leave; one that waits for room is gone at once."""
+    def _drain(self, member: Member) -> None:
+        """Let a worker finish its request and exit; remove one that waits for resources at once."""
         if member.state == "waiting":
             self._members.pop(member.name)
             member.handle.kill()
@@ -191,33 +185,33 @@ class Fleet:
 
     async def _worker_loop(self, member: Member) -> None:
         try:
-            await self._wait_for_room(member)
+            await self._wait_for_resources(member)
             await asyncio.wait_for(member.handle.call(READY), self._timeout_s)
             while request := await self._next_request(member):
                 await self._serve(member, request)
-            self._members.wake()  # for a request that this one was roused for
-            await asyncio.wait_for(member.handle.leave(), self._timeout_s)
+            self._members.wake()  # another worker, for a request that woke this one
+            await asyncio.wait_for(member.handle.exit(), self._timeout_s)
             self._members.pop(member.name, None)
         except Exception as error:  # lost, too slow, or unable to start or sync
             await self._replace(member, error)
 
-    async def _wait_for_room(self, member: Member) -> None:
-        placed = asyncio.ensure_future(member.handle.placed())
+    async def _wait_for_resources(self, member: Member) -> None:
+        placed = asyncio.ensure_future(member.handle.wait_until_placed())
         try:
             done, _ = await asyncio.wait({placed}, timeout=LONG_WAIT * self._timeout_s)
             if not done:
-                self._on_event(f"{member.name} still waits for a node that has room for it")
+                self._on_event(f"{member.name} is waiting for a node with enough free resources")
             await placed
         finally:
             placed.cancel()
         member.state = "starting"
 
     async def _next_request(self, member: Member) -> Request | None:
-        """Wait for a request that this worker may serve, keeping it up to date; None: leave."""
+        """Wait for a request that this worker may take, syncing it meanwhile; None to exit."""
         while member.state != "draining":
             if self._sync is not None and member.version != self._newest:
                 member.state = "syncing"
-                await self._bring_up_to_date(member)
+                await self._sync_to_newest(member)
                 continue
             member.state = "serving"
             if request := self._queue.take(is_lead=self._members.lead() is member):
@@ -225,8 +219,8 @@ class Fleet:
             await self._members.wait(member)
         return None
 
-    async def _bring_up_to_date(self, member: Member) -> None:
-        async with member.one_sync_at_a_time:
+    async def _sync_to_newest(self, member: Member) -> None:
+        async with member.sync_lock:
             while self._sync is not None and member.version != self._newest:
                 newest = self._newest
                 await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
@@ -234,9 +228,9 @@ class Fleet:
 
     async def _sync_while_serving(self, member: Member) -> None:
         try:
-            await self._bring_up_to_date(member)
-        except Exception as error:  # its request ends with it, and goes to another worker
-            self._on_event(f"{member.name} could not be brought up to date: {error!r}")
+            await self._sync_to_newest(member)
+        except Exception as error:  # killing the worker hands its request to another one
+            self._on_event(f"{member.name} could not load the newest weights: {error!r}")
             member.handle.kill()
 
     async def _serve(self, member: Member, request: Request) -> None:
@@ -251,7 +245,7 @@ class Fleet:
         except RetryableError as error:
             self._retry(request, error)
             return
-        except Exception as error:  # the worker is well; its answer is an error
+        except Exception as error:  # raised by the method: the worker itself has not failed
             request.fail(error)
             return
         finally:
@@ -266,7 +260,7 @@ class Fleet:
         if self._failure:
             request.fail(self._failure)
         elif failure_policy.after_failed_request(request.attempts) is Decision.RETRY:
-            self._queue.give_back(request)
+            self._queue.put_back(request)
             self._members.wake(lead_only=request.lead_only)
         else:
             reason = f"{request.method} failed on {request.attempts} {self.kind} workers: {error!r}"
@@ -275,12 +269,12 @@ class Fleet:
     async def _replace(self, member: Member, error: Exception) -> None:
         member.handle.kill()
         self._members.pop(member.name, None)
-        self._members.rouse_all()  # there is a new leading worker
-        reason = str(error) or f"no answer in {self._timeout_s:.0f} s"
+        self._members.wake_all()  # another worker may lead now
+        reason = str(error) or f"no response within {self._timeout_s:.0f} s"
         if member.state == "draining":
-            self._on_event(f"{member.name} lost on its way out ({reason})")
+            self._on_event(f"{member.name} was lost while draining ({reason})")
             return
-        if member.num_served:  # many that worked and are lost at once are no crash loop
+        if member.num_served:  # many workers lost at once after they had served: no crash loop
             self._consecutive_losses = 0
         self._consecutive_losses += 1
         restart = failure_policy.after_lost_worker(self._consecutive_losses)
@@ -289,9 +283,11 @@ class Fleet:
             text = f"{count} {self.kind} workers in a row failed without finishing a request"
             self._fail(FleetFailedError(f"{text}; the last error: {reason}"))
             return
-        self._on_event(f"{member.name} lost ({reason}); replaced in {restart.pause_s:.1f} s")
+        self._on_event(
+            f"{member.name} was lost ({reason}); a replacement starts in {restart.pause_s:.1f} s"
+        )
         await self._pause(restart.pause_s)
-        if len(self._members.staying()) < self._wanted and not self._failure:
+        if len(self._members.staying()) < self._target_size and not self._failure:
             self._add()
 
     def _fail(self, failure: FleetFailedError) -> None:

@@ -1,4 +1,4 @@
-"""One worker somewhere, as the fleet that owns it sees it."""
+"""The workers of a fleet: their handles, their states, and which of them wait for a request."""
 
 import asyncio
 import time
@@ -9,56 +9,57 @@ from actors.messages import Published
 from cluster.run_state.status import MemberStatus
 
 READY = "ready"
-"""The method that every worker answers once it has started."""
+"""A method that every worker has: it returns once the worker has started."""
 
 
 class WorkerLostError(RuntimeError):
-    """The worker's process is gone, or has never come up."""
+    """The worker's process has ended, or never started."""
 
 
 class Handle(Protocol):
-    """One worker somewhere. Ray's actor in production, a plain object in tests."""
+    """A reference to one worker: a Ray actor in production, a plain object in tests."""
 
-    async def placed(self) -> None:
-        """Wait until the worker has a process. Raises WorkerLostError if it will have none."""
+    async def wait_until_placed(self) -> None:
+        """Wait until the worker has a process. Raises WorkerLostError if it cannot have one."""
         ...
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
-        """Call a method. Raises WorkerLostError if the worker is gone, else what it raises."""
+        """Call a method. Raises WorkerLostError if the worker is lost, else what it raises."""
         ...
 
-    async def leave(self) -> None:
-        """Let the worker end by itself."""
+    async def exit(self) -> None:
+        """Let the worker's process end without counting as a failure."""
         ...
 
     def kill(self) -> None:
-        """End the worker now. Never raises."""
+        """End the worker's process now. Never raises."""
         ...
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker and what its fleet knows of it."""
+    """One worker of a fleet, and the fleet's record of it."""
 
     name: str
     handle: Handle
     state: Literal["waiting", "starting", "syncing", "serving", "draining"] = "waiting"
     version: object = None
+    """The version last synced to it."""
     num_served: int = 0
     serving_since: float | None = None
-    """Since when it works on a request, on the monotonic clock."""
+    """When its current request began, on the monotonic clock; None between requests."""
     worker_loop: asyncio.Task[None] | None = None
-    """What keeps it busy."""
-    has_news: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it should look again at what there is to do."""
-    one_sync_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The task that gives it requests, one after the other."""
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an idle worker should look for a request, a version or a new state."""
+    sync_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def _label(version: object) -> str:
-    """Return a version as people say it: v17 for the policy of step 17."""
+    """Return a version as `irlign status` shows it: v17 for the policy of step 17."""
     if isinstance(version, Published):
         return f"v{version.version.step}"
-    if isinstance(version, tuple):  # a number, and where that version lies
+    if isinstance(version, tuple):  # a discriminator's: the update's number, ..., the folder
         return f"v{version[0]}"
     return "" if version is None else str(version)
 
@@ -68,51 +69,51 @@ class Members(dict[str, Member]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._resting: dict[str, Member] = {}
+        self._idle: dict[str, Member] = {}
 
     def staying(self) -> list[Member]:
-        """Return the workers that are not on their way out, the leading one first."""
+        """Return the workers that are not draining, the leading one first."""
         return [member for member in self.values() if member.state != "draining"]
 
     def lead(self) -> Member | None:
-        """Return the longest-serving worker that is not on its way out."""
+        """Return the leading worker: the oldest one that is not draining."""
         return next((member for member in self.values() if member.state != "draining"), None)
 
     def statuses(self) -> list[MemberStatus]:
-        """Return each worker's name, state, version and requests served."""
+        """Return each worker's name, state, version and number of requests served."""
         return [
             MemberStatus(m.name, m.state, _label(m.version), m.num_served) for m in self.values()
         ]
 
     def serving(self) -> list[Member]:
-        """Return the workers that are in the middle of a request."""
+        """Return the workers that have a request now."""
         return [member for member in self.values() if member.serving_since is not None]
 
     def busy_s(self) -> float:
-        """Return the seconds that all workers have spent on the requests they are in."""
+        """Return the seconds spent so far on current requests, summed over workers."""
         now = time.monotonic()
         return sum(now - (member.serving_since or now) for member in self.serving())
 
     async def wait(self, member: Member) -> None:
-        """Wait until this worker is roused."""
-        member.has_news.clear()
-        self._resting[member.name] = member
-        await member.has_news.wait()
+        """Wait until this worker is woken."""
+        member.woken.clear()
+        self._idle[member.name] = member
+        await member.woken.wait()
 
     def wake(self, *, lead_only: bool = False) -> None:
-        """Rouse one resting worker: the leading one, or whoever has rested longest.
+        """Wake one idle worker: the leading one, or the one that has been idle longest.
 
-        One alone, for a fleet of thousands would otherwise look up at every request.
+        Only one, so that a request costs a fleet of thousands of workers no more than a small one.
         """
         lead = self.lead()
-        for name, member in self._resting.items():
+        for name, member in self._idle.items():
             if member is lead or not lead_only:
-                del self._resting[name]
-                member.has_news.set()
+                del self._idle[name]
+                member.woken.set()
                 return
 
-    def rouse_all(self) -> None:
-        """Rouse every resting worker."""
-        for member in self._resting.values():
-            member.has_news.set()
-        self._resting.clear()
+    def wake_all(self) -> None:
+        """Wake every idle worker."""
+        for member in self._idle.values():
+            member.woken.set()
+        self._idle.clear()

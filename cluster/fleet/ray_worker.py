@@ -1,8 +1,8 @@
-"""Turns the plain worker classes of actors/ into Ray actors.
+"""Ray actors that run the plain worker classes of actors/.
 
 Each worker is built inside its actor's process, so that torch and vLLM are imported only there. One
-small actor class hosts them all: it answers while its worker computes, and a worker's methods that
-are not coroutines run one at a time in a thread.
+small actor class hosts every kind of worker: it responds while its worker computes, and those
+methods of a worker that are not coroutines run one at a time in a thread.
 """
 
 import asyncio
@@ -22,24 +22,20 @@ from cluster.telemetry.log_labels import label_logs
 from cluster.telemetry.ray_metrics import WorkerExporter
 
 CONCURRENT_CALLS = 16
-
-
 HEARTBEAT_S = 20.0
-"""A worker that computes longer is asked for a sign of life so often."""
-
-
-LONGEST_SILENCE_S = 60.0
-"""A process that gives none for this long hangs; a machine that is only busy is quicker."""
+"""How often the actor is checked for responding while a call takes long."""
+HEARTBEAT_TIMEOUT_S = 60.0
+"""An actor that does not respond within this time hangs; a busy machine responds sooner."""
 
 
 class WorkerHost:
     """An actor that holds one worker."""
 
     def __init__(self, name: str, build: Callable[[], Any]) -> None:
-        """Only be there: the worker is built when it is asked whether it is ready.
+        """Store what builds the worker; the first call of READY builds it.
 
-        So it can be told from outside whether a worker waits for room in the cluster, for which
-        there is no deadline, or starts, for which there is one.
+        So a fleet can distinguish a worker that waits for resources, for which there is no
+        deadline, from one that starts, for which there is one.
         """
         self._name, self._build = name, build
         self._one_at_a_time = asyncio.Lock()
@@ -49,11 +45,11 @@ class WorkerHost:
         self._exporter = WorkerExporter(run, name)
 
     def __repr__(self) -> str:
-        """Return the name, as the dashboard and the logs show it."""
+        """Return the name that Ray's dashboard and logs show."""
         return self._name
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
-        """Call a method of the worker, or build it and answer that it is ready."""
+        """Call a method of the worker; READY builds the worker and returns the process id."""
         if method == READY:
             self._worker = self._worker or self._build()
             return os.getpid()
@@ -68,24 +64,24 @@ class WorkerHost:
         return result
 
     async def heartbeat(self) -> None:
-        """Answer, whatever the worker computes."""
+        """Return at once, also while the worker computes."""
 
-    def leave(self) -> None:
-        """End this process, without being taken for a failure."""
+    def exit(self) -> None:
+        """End this process without counting as a failure."""
         ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
 
 class RayHandle:
-    """A worker in an actor."""
+    """The handle of a worker in a Ray actor."""
 
     def __init__(self, actor: Any) -> None:  # noqa: ANN401  # Ray's handles are dynamic
         self._actor = actor
 
-    async def placed(self) -> None:
-        """Wait until the worker has a process, however long there is no room for one.
+    async def wait_until_placed(self) -> None:
+        """Wait, without a deadline, until a node runs the worker's process.
 
         Raises:
-            WorkerLostError: if its process ended as it began.
+            WorkerLostError: if its process ended while it started.
         """
         try:
             await self._actor.__ray_ready__.remote()
@@ -93,44 +89,42 @@ class RayHandle:
             raise WorkerLostError(last_line(error)) from error
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
-        """Call a method of the worker, wherever it runs.
-
-        Returns:
-            What the method returns.
+        """Call a method of the worker.
 
         Raises:
-            WorkerLostError: if its process is gone, or hangs. What the method raises is passed on.
+            WorkerLostError: if its process has ended, or hangs. An error that the method raises is
+                passed on.
         """
         reply = asyncio.ensure_future(self._actor.call.remote(method, *args))
         try:
             while not (await asyncio.wait({reply}, timeout=HEARTBEAT_S))[0]:
-                if method != READY:  # while it is built it answers nothing else
-                    await asyncio.wait_for(self._actor.heartbeat.remote(), LONGEST_SILENCE_S)
+                if method != READY:  # building the worker blocks its event loop
+                    await asyncio.wait_for(self._actor.heartbeat.remote(), HEARTBEAT_TIMEOUT_S)
             return await reply
         except RayActorError as error:
             raise WorkerLostError(last_line(error)) from error
         except RayTaskError as error:  # Ray's class for it is a TimeoutError too if its cause is
             raise error.cause from error
         except TimeoutError as error:
-            silence = f"it hangs: no sign of life for {LONGEST_SILENCE_S:.0f} s"
+            silence = f"it hangs: no heartbeat for {HEARTBEAT_TIMEOUT_S:.0f} s"
             raise WorkerLostError(silence) from error
         finally:
             reply.cancel()
 
-    async def leave(self) -> None:
-        """Let the worker end by itself."""
+    async def exit(self) -> None:
+        """Let the worker's process end without counting as a failure."""
         try:
-            await self._actor.leave.remote()
+            await self._actor.exit.remote()
         except RayActorError:
-            return  # that is how its end looks from here
+            return  # raised because the actor has exited
 
     def kill(self) -> None:
-        """End the worker now."""
+        """End the worker's process now."""
         ray.kill(self._actor)
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of a remote error that says what happened."""
+    """Return the last line of a remote error, which holds the original message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -145,16 +139,13 @@ def start_worker(
     environment: dict[str, str],
     labels: dict[str, str] | None = None,
 ) -> RayHandle:
-    """Start a worker in an actor of its own, which lives as long as the driver does.
+    """Start a worker in an actor of its own, and return its handle at once.
 
     Args:
-        build: makes the worker; called in its process.
-        shares_cpus: whether it reserves almost none of its CPUs.
-        environment: variables set before anything is imported there.
-        labels: that its node must have; the worker waits for such a node.
-
-    Returns:
-        A handle. Starting goes on.
+        build: builds the worker; called in the actor's process.
+        shares_cpus: reserve almost no CPUs, because phases that alternate share them.
+        environment: variables set before anything is imported in the actor's process.
+        labels: labels that the node must have; the worker waits for such a node.
     """
     actor_class = ray.remote(WorkerHost).options(
         name=name,

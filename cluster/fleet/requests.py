@@ -1,4 +1,4 @@
-"""Requests to a fleet that no worker has taken yet, in the order in which they came."""
+"""Requests to a fleet that no worker has taken yet, in the order in which they were made."""
 
 import asyncio
 from collections import deque
@@ -8,39 +8,40 @@ from typing import Any
 
 @dataclass(eq=False)
 class Request:
-    """A call of one method that some worker shall make."""
+    """A method call that one worker of a fleet is to make."""
 
     method: str
     args: tuple[Any, ...]
     lead_only: bool
-    """Only the leading worker may make it."""
+    """Only the leading worker may take it."""
     done: asyncio.Future[Any]
+    """Its result; cancelled when the caller no longer waits for it."""
     attempts: int = 0
-    """How often a worker has taken it."""
+    """How many times a worker has taken it."""
 
     def fail(self, error: Exception) -> None:
-        """End it in this error, unless it has ended or whoever asked has gone."""
+        """End the request with this error, unless it is done or cancelled."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
 class RequestQueue:
-    """Owns the requests that wait. One that was given back is the next to be taken."""
+    """First in, first out, except that a request to be retried goes to the front."""
 
     def __init__(self) -> None:
         self._waiting: deque[Request] = deque()
 
     def put(self, request: Request) -> None:
-        """Let a new request wait."""
+        """Add a new request."""
         self._waiting.append(request)
 
-    def give_back(self, request: Request) -> None:
-        """Let a request wait again that a worker could not finish."""
+    def put_back(self, request: Request) -> None:
+        """Add a request that a worker could not finish, in front of all others."""
         self._waiting.appendleft(request)
 
     def take(self, *, is_lead: bool) -> Request | None:
-        """Remove and return the first request that the leading, or another, worker may make."""
-        while self._waiting and self._waiting[0].done.done():  # whoever asked has gone
+        """Remove and return the first request that the worker may take."""
+        while self._waiting and self._waiting[0].done.done():  # cancelled by its caller
             self._waiting.popleft()
         for request in self._waiting:
             if (is_lead or not request.lead_only) and not request.done.done():
@@ -49,6 +50,6 @@ class RequestQueue:
         return None
 
     def fail_all(self, error: Exception) -> None:
-        """End every waiting request in this error."""
+        """End every waiting request with this error."""
         while self._waiting:
             self._waiting.popleft().fail(error)

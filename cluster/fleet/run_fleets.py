@@ -1,4 +1,4 @@
-"""The fleets of a run, of the sizes in its job file."""
+"""The fleets of a run, with the sizes in its job file."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ from cluster.run_state.files import WEIGHTS
 
 
 class WorkerResources(NamedTuple):
-    """What a worker takes of its node, and what labels the node must have."""
+    """What a worker reserves on its node, and the labels that the node must have."""
 
     cpus: float
     gpus: float
@@ -38,8 +38,8 @@ class RunFleets(NamedTuple):
     rollout: Fleet
     scorers: Scorers
 
-    def fleets(self) -> list[Fleet]:
-        """Return every fleet there is."""
+    def all(self) -> list[Fleet]:
+        """Return every fleet of the run."""
         discriminator, teacher, rewards = self.scorers
         scorers = [fleet for fleet in (discriminator, teacher) if fleet]
         return [self.rollout, *scorers, *(source.fleet for source in rewards.values())]
@@ -51,15 +51,13 @@ def start_fleets(
     on_event: Callable[[str], None],
     on_damage: Callable[[Exception], Awaitable[None]],
 ) -> RunFleets:
-    """Make the fleets a run needs and start their workers.
+    """Make the fleets that a run needs, and return them while their workers start.
 
     Args:
-        run_dir: where its weight store is.
-        on_event: told of every loss and restart.
-        on_damage: has weights published again that are not what they were published as.
-
-    Returns:
-        The fleets; their workers come up meanwhile.
+        run_dir: holds the weight store.
+        on_event: called with a sentence for each lost worker and replacement.
+        on_damage: called when published weights fail their checksum or canary; publishes them
+            again.
     """
     make = functools.partial(_fleet, config, on_event)
     labels = config.placement.node_labels
@@ -106,15 +104,15 @@ def start_fleets(
         rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
     made = RunFleets(rollout, Scorers(discriminator, teacher, rewards))
     sizes = job_sizes(config)
-    for each in made.fleets():
-        each.scale(sizes[each.kind])
+    for fleet in made.all():
+        fleet.scale(sizes[fleet.kind])
     return made
 
 
 async def sync_weights(
     on_damage: Callable[[Exception], Awaitable[None]], handle: Handle, published: Published
 ) -> None:
-    """Give a rollout worker published weights; damaged ones once more, after their repair.
+    """Sync published weights to a rollout worker; damaged ones are published and synced once more.
 
     Raises:
         WeightMismatchError: if they are damaged again.

@@ -1,4 +1,4 @@
-"""How many workers of each kind a run has: by its job file, as asked for since, or as it needs."""
+"""The number of workers of each kind while a run goes on: set by people, or by the autoscaler."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,91 +13,93 @@ PAUSED = "paused: no rollout workers"
 
 
 class FleetScaler:
-    """Owns the sizes of a run's fleets once they are hired."""
+    """Changes the target sizes of a run's fleets once they have been started."""
 
     def __init__(
         self,
         fleets: Sequence[Fleet],
         share_weights: Callable[[], Awaitable[None]],
         autoscale: AutoscaleConfig | None,
-        note: Callable[[str, Mapping[str, int]], None],
-        asked: Mapping[str, int],
+        on_change: Callable[[str, Mapping[str, int]], None],
+        requested: Mapping[str, int],
     ) -> None:
-        """Take over fleets of the right sizes.
+        """Bind the fleets of a run, the rollout fleet among them.
 
         Args:
-            fleets: of the run, the rollout fleet among them.
-            share_weights: announces the newest weights of the training discriminator.
-            autoscale: limits of the rollout fleet; None leaves its size to people.
-            note: told of each change, with all sizes that differ from the job file's.
+            share_weights: announces the newest weights of the discriminator that is trained.
+            autoscale: limits of the rollout fleet's size; None turns the autoscaler off.
+            on_change: called with a sentence for each change, and with all requested sizes.
+            requested: the sizes that were requested so far in place of the job file's, by kind.
         """
         self._fleets = {fleet.kind: fleet for fleet in fleets}
-        self._share_weights, self._note = share_weights, note
-        self._limits, self._asked = autoscale, dict(asked)
+        self._share_weights, self._on_change = share_weights, on_change
+        self._limits, self._requested = autoscale, dict(requested)
         self._autoscaler, self._work_s = AutoscalerState(), 0.0
 
     @property
     def is_paused(self) -> bool:
-        """Whether there shall be no rollout workers."""
-        return self._fleets[ROLLOUT].wanted == 0
+        """Whether the target size of the rollout fleet is 0."""
+        return self._fleets[ROLLOUT].target_size == 0
 
-    async def ask(self, wanted: Mapping[str, int]) -> list[str]:
-        """Give fleets these sizes. Starting and leaving go on when this returns.
+    async def scale(self, target_sizes: Mapping[str, int]) -> list[str]:
+        """Give fleets these target sizes, by kind, and return a sentence for each.
 
-        Returns:
-            A sentence for each kind.
+        Workers start, or drain, after this has returned.
 
         Raises:
-            FleetFailedError: if a fleet has given up.
+            FleetFailedError: if a fleet has failed.
         """
-        if wanted.get(DISCRIMINATOR, 0) > 1 and self._fleets[DISCRIMINATOR].wanted == 1:
-            # While there was one it shared nothing, so a new one would begin with old weights.
+        if target_sizes.get(DISCRIMINATOR, 0) > 1 and self._fleets[DISCRIMINATOR].target_size == 1:
+            # A single worker shares nothing, so a second one would start with old weights.
             await self._share_weights()
-        return [self._resize(kind, number) for kind, number in wanted.items()]
+        return [self._resize(kind, size) for kind, size in target_sizes.items()]
 
     def resume_to_stop(self) -> None:
-        """Let a paused run finish the step under way; started again, it has its job's size."""
+        """Start a worker for a paused run that is to stop, so that the current step can end.
+
+        The run resumes with the size in its job file.
+        """
         if self.is_paused:
-            self._asked.pop(ROLLOUT, None)
+            self._requested.pop(ROLLOUT, None)
             self._fleets[ROLLOUT].scale(1)
-            text = "a worker was started to finish the step under way, since the run shall stop"
-            self._note(text, dict(self._asked))
+            text = "a rollout worker starts, so that the paused run can finish its step and stop"
+            self._on_change(text, dict(self._requested))
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        """Let the rollout fleet follow the learner's appetite, if it shall.
+        """Resize the rollout fleet as the autoscaler advises, if the job has one.
 
         Args:
-            metrics: of a step of stage 2, with its times.
+            metrics: of an on-policy step, with its times.
         """
         fleet = self._fleets[ROLLOUT]
         work_s, self._work_s = fleet.busy_s - self._work_s, fleet.busy_s
-        if self._limits is None or self.is_paused or not fleet.is_settled:
-            return  # a step during which workers came or left tells nothing of either size
+        if self._limits is None or self.is_paused or not fleet.has_target_size:
+            return  # a step during which the size changed says nothing of either size
         now_s = time.monotonic()
         advice = advise(
             self._autoscaler,
             step_times(metrics, work_s),
-            size=fleet.wanted,
+            size=fleet.target_size,
             now_s=now_s,
             limits=self._limits,
         )
         self._autoscaler = advice.state
-        if advice.size != fleet.wanted:
+        if advice.size != fleet.target_size:
             self._resize(ROLLOUT, advice.size, advice.reason)
 
-    def _resize(self, kind: str, number: int, reason: str = "") -> str:
+    def _resize(self, kind: str, size: int, reason: str = "") -> str:
         fleet = self._fleets[kind]
-        before = fleet.wanted
-        if number == before:
-            return f"{kind} stays at {number}"
-        fleet.scale(number)
-        self._asked[kind] = number
+        before = fleet.target_size
+        if size == before:
+            return f"{kind} stays at {size}"
+        fleet.scale(size)
+        self._requested[kind] = size
         if kind == ROLLOUT:
             self._autoscaler = AutoscalerState((), time.monotonic())
-        if kind == ROLLOUT and number == 0:
+        if kind == ROLLOUT and size == 0:
             reason = "the run is paused"
         elif kind == ROLLOUT and before == 0:
-            reason = "the run goes on"
-        text = f"{kind} scaled from {before} to {number}" + (f": {reason}" if reason else "")
-        self._note(text, dict(self._asked))
+            reason = "the run resumes"
+        text = f"{kind} scaled from {before} to {size}" + (f": {reason}" if reason else "")
+        self._on_change(text, dict(self._requested))
         return text

@@ -1,4 +1,4 @@
-"""Requests to the fleets that score trajectories."""
+"""Requests to the fleets that score trajectories, each split over the fleet's workers."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ from cluster.fleet.fleet import Fleet
 
 
 class RewardFleet(NamedTuple):
-    """A reward source's workers, its weight in the total, and what a prompt that it fails costs."""
+    """The workers of a reward source, its weight in the sum, and what to do when it fails."""
 
     fleet: Fleet
     weight: float
@@ -24,43 +24,41 @@ class RewardFleet(NamedTuple):
 
 
 class Scorers(NamedTuple):
-    """All fleets that score; the first two exclude each other."""
+    """All fleets that score. A run has a discriminator or a teacher, not both."""
 
     discriminator: Fleet | None
     teacher: Fleet | None
     rewards: Mapping[str, RewardFleet]
 
 
-def chunks(trajectories: Trajectories, count: int) -> list[NDArray[np.int64]]:
-    """Split into at most count parts of whole groups, nearly equal in groups."""
+def split_by_group(trajectories: Trajectories, count: int) -> list[NDArray[np.int64]]:
+    """Split the rows into at most count parts of whole groups, nearly equal in groups."""
     starts = group_starts(trajectories)
     bounds = np.append(starts, len(trajectories))
     cuts = np.linspace(0, len(starts), min(count, len(starts)) + 1).astype(int)
     return [np.arange(bounds[low], bounds[high]) for low, high in itertools.pairwise(cuts)]
 
 
-async def rewards_of(
+async def request_rewards(
     source: RewardFleet, trajectories: Trajectories, expert: list[str]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """Have a reward source score trajectories, each worker a part of them.
+    """Request the rewards of one source, each of its workers scoring a part of the trajectories.
 
     Args:
-        source: whose on_error says what becomes of prompts that fail; the policy is
-            cluster.fleet.failure_policy.after_failed_rewards.
-        expert: the demonstration of each one's prompt, as text.
+        expert: the demonstration for each trajectory's prompt, as text.
 
     Returns:
-        [trajectory] rewards, NaN for the prompts that failed; and those, with the error of each.
+        [trajectory] rewards, NaN for the prompts that failed; and the error of each failed prompt.
 
     Raises:
-        RewardError: if the policy is to stop.
+        RewardError: if failure_policy.after_failed_rewards decides to stop.
     """
     num_prompts = len(set(trajectories.prompt_ids.tolist()))
     rewards = np.full(len(trajectories), np.nan, np.float32)
     failures: dict[int, str] = {}
 
     async def score(rows: NDArray[np.int64]) -> None:
-        """Score these rows, less the prompts that fail, until none does."""
+        """Score these rows; without the prompts that failed, until no prompt fails."""
         while len(rows):
             texts = [expert[row] for row in rows]
             try:
@@ -78,15 +76,17 @@ async def rewards_of(
                     raise
                 rows = rows[~np.isin(trajectories.prompt_ids[rows], list(failed))]
 
-    await asyncio.gather(*map(score, chunks(trajectories, source.fleet.wanted)))
+    await asyncio.gather(*map(score, split_by_group(trajectories, source.fleet.target_size)))
     return rewards, failures
 
 
-async def spread(fleet: Fleet, method: str, trajectories: Trajectories) -> NDArray[np.float32]:
-    """Call a method of a fleet's workers on trajectories, each worker on a part of them."""
+async def request_scores(
+    fleet: Fleet, method: str, trajectories: Trajectories
+) -> NDArray[np.float32]:
+    """Call a scoring method, each worker of the fleet scoring a part of the trajectories."""
     requests = [
         fleet.request(method, trajectories.select(rows))
-        for rows in chunks(trajectories, fleet.wanted)
+        for rows in split_by_group(trajectories, fleet.target_size)
     ]
     scored: list[NDArray[np.float32]] = await asyncio.gather(*requests)
     return np.concatenate(scored)

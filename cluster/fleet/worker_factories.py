@@ -1,4 +1,4 @@
-"""Builds each kind of worker in its own process."""
+"""Functions that build each kind of worker; they run in the worker's own process."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,16 @@ from cluster.config.run_config import RunConfig
 
 
 def thread_environment(cpus: float) -> dict[str, str]:
-    """Return the variables for a worker that computes with torch on this many cores.
+    """Return the environment of a worker that computes with torch on this many cores.
 
-    Its threads wait as OpenMP's default has it, spinning for a moment before they sleep: sleeping
-    at once (OMP_WAIT_POLICY=PASSIVE) made the learner's steps a fifth slower on two cores.
+    OMP_WAIT_POLICY keeps its default, to spin for a moment before sleeping: with PASSIVE the
+    learner's steps took a fifth longer on two cores.
     """
     return {"OMP_NUM_THREADS": str(max(1, int(cpus))), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def build_rollout_worker(config: RunConfig, weights: Path) -> Any:  # noqa: ANN401
-    """Make a rollout worker, in its process."""
+    """Build a rollout worker."""
     from actors.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
     from actors.rollout.worker import RolloutWorker  # noqa: PLC0415
     from actors.weights.store import WeightStore  # noqa: PLC0415
@@ -32,7 +32,7 @@ def build_rollout_worker(config: RunConfig, weights: Path) -> Any:  # noqa: ANN4
 
 
 def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
-    """Make a discriminator worker, in its process."""
+    """Build a discriminator worker."""
     from actors.discriminator.worker import DiscriminatorWorker  # noqa: PLC0415
     from alignment.divergences.lookup import divergence  # noqa: PLC0415
 
@@ -50,7 +50,7 @@ def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
 
 
 def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # noqa: ANN401
-    """Make a teacher worker, in its process."""
+    """Build a teacher worker."""
     from actors.rewards.teacher_worker import TeacherWorker  # noqa: PLC0415
 
     return TeacherWorker(
@@ -62,7 +62,7 @@ def build_teacher_worker(config: RunConfig, teacher: TeacherConfig) -> Any:  # n
 
 
 def build_reward_source(source: RewardConfig, policy: str) -> Any:  # noqa: ANN401
-    """Make a reward source, in its process."""
+    """Build a reward function, a reward model or a log-ratio reward."""
     from actors.rewards.function_worker import RewardFunctionWorker  # noqa: PLC0415
     from actors.rewards.log_ratio_worker import LogRatioWorker  # noqa: PLC0415
     from actors.rewards.model_worker import RewardModelWorker  # noqa: PLC0415

@@ -29,7 +29,7 @@ from cluster.config.run_config import RunConfig
 from cluster.driver.sampler import SEED_STRIDE
 from cluster.fleet.fleet import FleetFailedError
 from cluster.fleet.run_fleets import RunFleets, start_fleets
-from cluster.fleet.score_requests import RewardFleet, rewards_of
+from cluster.fleet.score_requests import RewardFleet, request_rewards
 from cluster.jobs.progress import Update, counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
@@ -107,7 +107,7 @@ async def _sample(
         run_fleets.rollout.announce(published)
         return await answers(request, run_fleets, update)
     finally:
-        await asyncio.gather(*(fleet.close() for fleet in run_fleets.fleets()))
+        await asyncio.gather(*(fleet.close() for fleet in run_fleets.all()))
 
 
 def publish(request: BestOfRequest, weights: Path) -> Published:
@@ -216,7 +216,7 @@ async def _rewards(
     expert = [request.data.texts(row)[1] for row in prompt_ids]
     for name, source in sources.items():
         try:
-            values, failed = await rewards_of(source, trajectories, expert)
+            values, failed = await request_rewards(source, trajectories, expert)
         except RewardError as error:
             if source.on_error == "stop" or not error.prompt_ids:
                 raise

@@ -66,8 +66,8 @@ class Manifest(Position):
     events: list[Event] = []
     reward_scales: dict[str, float] = {}
     """Of reward sources beside a divergence, as measured before stage 2."""
-    wanted_workers: dict[str, int] = {}
-    """By kind, where they were asked to differ from the job file's."""
+    target_workers: dict[str, int] = {}
+    """Requested numbers of workers by kind, where they replace those of the job file."""
 
     @property
     def newest_s(self) -> float:

@@ -70,7 +70,7 @@ async def measure(hosts, size, duration_s, mean_s):
     began = time.monotonic()
     fleet.announce(weights(0))
     fleet.scale(size)
-    while not fleet.is_settled:
+    while not fleet.has_target_size:
         await asyncio.sleep(START_LOOK_S)
     started_s = time.monotonic() - began
     objective = ObjectiveConfig(

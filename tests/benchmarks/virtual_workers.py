@@ -49,9 +49,9 @@ class VirtualHandle:
     """One of a host's workers; its end is not the host's."""
 
     def __init__(self, host):
-        self.call, self.placed = host.call, host.placed
+        self.call, self.wait_until_placed = host.call, host.wait_until_placed
 
-    async def leave(self):
+    async def exit(self):
         pass
 
     def kill(self):

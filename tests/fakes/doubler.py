@@ -6,7 +6,7 @@ from cluster.fleet.fleet import Fleet
 
 
 class Doubler:
-    """Doubles numbers; every call can be held back until the test lets it go."""
+    """Doubles numbers; a call waits at the gate while the test keeps it closed."""
 
     def __init__(self, number):
         self.number = number
@@ -33,7 +33,7 @@ class Doubler:
         self.version = version
 
 
-def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None, keeps=False):
+def make_fleet(factory, size, *, timeout_s=5.0, events=None, pauses=None, keeps=False):
     async def sync(handle, version):
         await handle.call("load", version)
 
@@ -43,7 +43,7 @@ def make_fleet(workshop, size, *, timeout_s=5.0, events=None, pauses=None, keeps
 
     fleet = Fleet(
         "doubler",
-        workshop,
+        factory,
         timeout_s=timeout_s,
         sync=sync,
         syncs_while_serving=keeps,

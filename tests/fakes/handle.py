@@ -8,18 +8,18 @@ from cluster.fleet.members import READY, WorkerLostError
 
 
 class LocalHandle:
-    """Calls a plain object. It can be killed from outside, as a process can."""
+    """Calls a plain object; a test can kill it, as a process can be killed."""
 
     def __init__(self, worker):
         self.worker = worker
         self.is_alive = True
-        self.has_left = False
-        self.has_room = asyncio.Event()
-        self.has_room.set()
+        self.has_exited = False
+        self.is_placed = asyncio.Event()
+        self.is_placed.set()
         self.calls = []
 
-    async def placed(self):
-        await self.has_room.wait()
+    async def wait_until_placed(self):
+        await self.is_placed.wait()
         if not self.is_alive:
             raise WorkerLostError("the process is gone")
 
@@ -36,25 +36,25 @@ class LocalHandle:
             raise WorkerLostError("the process died during the call")
         return result
 
-    async def leave(self):
-        self.has_left = True
+    async def exit(self):
+        self.has_exited = True
         self.is_alive = False
 
     def kill(self):
         self.is_alive = False
 
 
-class Workshop:
-    """Makes workers for a fleet and keeps every handle it gave out."""
+class WorkerFactory:
+    """Starts workers for a fleet and keeps their handles by name."""
 
     def __init__(self, build):
         self._build = build
         self._numbers = itertools.count()
         self.handles = {}
-        self.has_room = True
+        self.has_resources = True
 
     def __call__(self, name):
         handle = self.handles[name] = LocalHandle(self._build(next(self._numbers)))
-        if not self.has_room:
-            handle.has_room.clear()
+        if not self.has_resources:
+            handle.is_placed.clear()
         return handle

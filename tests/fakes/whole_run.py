@@ -15,7 +15,7 @@ from cluster.fleet.score_requests import RewardFleet, Scorers
 from cluster.learner.task_queue import LearnerTaskQueue
 from cluster.run_state.manifest import load_manifest
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
@@ -71,7 +71,7 @@ class World:
         comparisons=None,
     ):
         self.config, self.run_dir = config, run_dir
-        self.rollouts = Workshop(lambda _: make_rollout_worker())
+        self.rollouts = WorkerFactory(lambda _: make_rollout_worker())
         manifest = load_manifest(run_dir, config.name)
         self.task_queue = LearnerTaskQueue(manifest.attempt, timeout_s=60.0)
         self.events = []
@@ -81,12 +81,12 @@ class World:
         self._fleets = [self.rollout]
         self.discriminator = None
         if make_discriminator:
-            workshop = Workshop(lambda _: make_discriminator())
-            self.discriminator = self._fleet("discriminator", workshop, self._load)
+            factory = WorkerFactory(lambda _: make_discriminator())
+            self.discriminator = self._fleet("discriminator", factory, self._load)
             self._fleets.append(self.discriminator)
         rewards = {}
         for source in config.rewards:
-            fleet = self._fleet("sum", Workshop(lambda _: self.reward), None)
+            fleet = self._fleet("sum", WorkerFactory(lambda _: self.reward), None)
             rewards["sum"] = RewardFleet(fleet, 0.5, source.on_error)
             self._fleets.append(fleet)
         data = FakeData()
@@ -111,13 +111,13 @@ class World:
     async def _load(handle, version):
         await handle.call("load", version[-1])
 
-    def _fleet(self, kind, workshop, sync, syncs_while_serving=False):
+    def _fleet(self, kind, factory, sync, syncs_while_serving=False):
         async def no_pause(_seconds):
             await asyncio.sleep(0)
 
         return Fleet(
             kind,
-            workshop,
+            factory,
             timeout_s=60.0,
             sync=sync,
             syncs_while_serving=syncs_while_serving,

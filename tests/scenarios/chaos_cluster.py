@@ -213,12 +213,12 @@ class Site:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
-        def go_on():
+        def resume():
             for process in halted:
                 with suppress(psutil.NoSuchProcess):
                     process.resume()
 
-        threading.Timer(SILENCE_S, go_on).start()
+        threading.Timer(SILENCE_S, resume).start()
         self._nodes.append(self._new_node())
 
     def kill_gcs(self):

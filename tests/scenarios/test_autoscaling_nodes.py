@@ -170,7 +170,7 @@ async def test_nodes_come_for_a_fleet_that_grows_and_go_when_it_is_scaled_to_0()
             pools = await asyncio.gather(*(fleet.request("pool") for _ in range(3)))
             assert pools == ["rollout"] * 3
             await until(lambda: num_rollout_nodes() == 3)
-            await until(lambda: fleet.is_settled)
+            await until(lambda: fleet.has_target_size)
             logger.info("3 nodes came and serve after %.1f s", time.monotonic() - began)
             began = time.monotonic()
             fleet.scale(0)

@@ -64,7 +64,7 @@ async def labels_of_fleets(config, place):
         RunConfig.model_validate(config), place, lambda _: None, on_damage=None
     )
     asked = labels_of_actors()
-    for fleet in run_fleets.fleets():
+    for fleet in run_fleets.all():
         await fleet.close(patience_s=0.1)
     while {"rollout-0", "teacher-0"} & set(ray.util.list_named_actors()):
         await asyncio.sleep(0.05)  # Ray frees the names
@@ -79,7 +79,7 @@ async def test_workers_wait_for_and_go_to_nodes_with_their_labels(monkeypatch, t
         settings = {"cpus": 0.1, "gpus": 0.0, "shares_cpus": False, "environment": {}}
         picky = start_worker("picky", WhereAmI, labels={"pool": "rollout"}, **settings)
         easy = start_worker("easy", WhereAmI, **settings)
-        placed = asyncio.ensure_future(picky.placed())
+        placed = asyncio.ensure_future(picky.wait_until_placed())
         await easy.call(READY)
         assert await easy.call("pool") == "steady"  # the only node
         assert not placed.done()

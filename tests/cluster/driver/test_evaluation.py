@@ -3,12 +3,12 @@ import numpy as np
 from cluster.driver.evaluation import Evaluator
 from cluster.fleet.fleet import Fleet
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
 def make_held_out(num_prompts, num_held_out=100):
-    fleet = Fleet("rollout", Workshop(lambda _: FakeRolloutWorker()), timeout_s=5.0)
+    fleet = Fleet("rollout", WorkerFactory(lambda _: FakeRolloutWorker()), timeout_s=5.0)
     data = FakeData(num_held_out=num_held_out)
     return Evaluator(fleet, data, num_prompts, max_sequences=8), data
 

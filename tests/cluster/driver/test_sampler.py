@@ -9,7 +9,7 @@ from alignment.mdp.trajectories import PolicyVersion
 from cluster.driver.sampler import Draws, Sampler
 from cluster.fleet.fleet import Fleet
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
@@ -28,18 +28,18 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
     async def sync(handle, published):
         await handle.call("sync_weights", published)
 
-    fleet = Fleet("rollout", Workshop(lambda _: FakeRolloutWorker()), timeout_s=5.0, sync=sync)
+    fleet = Fleet("rollout", WorkerFactory(lambda _: FakeRolloutWorker()), timeout_s=5.0, sync=sync)
     fleet.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
     fleet.scale(1)
     data, num_steps = FakeData(), 3
     draws = Draws(data.row_of_draw, 0, ())
     sampler = Sampler(fleet, draws, data, objective, num_steps=num_steps, max_sequences=8, seed=0)
     for done in range(num_steps):
-        # whoever fills steps may ask before the next prompts are allowed to leave
-        asked = asyncio.ensure_future(sampler.step())
+        # a step may be awaited before its prompts are handed out
+        step = asyncio.ensure_future(sampler.step())
         await asyncio.sleep(0)
         sampler.advance(done)
-        sampled = await asked
+        sampled = await step
         numbers = sorted(draw.number for draw in sampled.draws)
         assert numbers == list(range(4 * done, 4 * done + 4))
         batch = sampled.trajectories
@@ -56,7 +56,7 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
 
 
 class Gated(FakeRolloutWorker):
-    """Answers prompt 0 only when it is let."""
+    """Responds to prompt 0 only once the gate is open."""
 
     def __init__(self, gate):
         super().__init__()
@@ -68,14 +68,14 @@ class Gated(FakeRolloutWorker):
         return await super().rollout(request)
 
 
-async def test_a_group_that_overtakes_waits_for_those_that_left_before():
+async def test_groups_enter_steps_in_the_order_in_which_their_prompts_were_handed_out():
     objective = ObjectiveConfig(prompts_per_step=2, group_size=2, max_staleness_steps=1)
 
     async def sync(handle, published):
         await handle.call("sync_weights", published)
 
     gate = asyncio.Event()
-    fleet = Fleet("rollout", Workshop(lambda _: Gated(gate)), timeout_s=5.0, sync=sync)
+    fleet = Fleet("rollout", WorkerFactory(lambda _: Gated(gate)), timeout_s=5.0, sync=sync)
     fleet.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
     fleet.scale(2)
     data = FakeData()

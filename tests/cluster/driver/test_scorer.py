@@ -12,9 +12,9 @@ from alignment.mdp.trajectories import concatenate, pack
 from cluster.config.worker_counts import reward_names
 from cluster.driver.scorer import Scorer, exact_logits
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.score_requests import RewardFleet, Scorers, chunks
+from cluster.fleet.score_requests import RewardFleet, Scorers, split_by_group
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.tiny_job import save_tiny_tokenizer
 
 
@@ -53,11 +53,11 @@ class PromptReward:
         return trajectories.prompt_ids.astype(np.float32)
 
 
-def make_fleet(workshop, size):
+def make_fleet(factory, size):
     async def load(handle, version):
         await handle.call("load", version[-1])
 
-    fleet = Fleet("scorer", workshop, timeout_s=5.0, sync=load)
+    fleet = Fleet("scorer", factory, timeout_s=5.0, sync=load)
     fleet.scale(size)
     return fleet
 
@@ -71,7 +71,7 @@ def make_scorer(folder, discriminators, num_discriminators, **rewards):
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), count=st.integers(1, 5))
 def test_chunks_are_whole_groups_in_order(sizes, count):
     ids = [number for number, size in enumerate(sizes) for _ in range(size)]
-    parts = chunks(batch_of(ids), count)
+    parts = split_by_group(batch_of(ids), count)
     assert np.concatenate(parts).tolist() == list(range(len(ids)))
     assert len(parts) == min(count, len(sizes))
     groups = [{ids[row] for row in part} for part in parts]
@@ -80,21 +80,21 @@ def test_chunks_are_whole_groups_in_order(sizes, count):
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 async def test_every_scorer_holds_the_discriminator_that_was_just_trained(tmp_path, num_workers):
-    workshop = Workshop(lambda _: Discriminator())
-    scorer = make_scorer(tmp_path, workshop, num_workers)
+    factory = WorkerFactory(lambda _: Discriminator())
+    scorer = make_scorer(tmp_path, factory, num_workers)
     batch = batch_of([1, 1, 2, 2, 3, 3])
     for update in (1, 2, 3):
         await scorer.update(batch)
         scores = await scorer.score(batch)
         assert scores.discriminator_logits.tolist() == [update] * 6
-    trained = [h.worker.trained_on for h in workshop.handles.values() if h.worker.trained_on]
+    trained = [h.worker.trained_on for h in factory.handles.values() if h.worker.trained_on]
     assert trained == [[([1, 1, 2, 2, 3, 3], [1, 2, 3])] * 3]
     await scorer.discriminator.close()
 
 
 async def test_rewards_are_weighted_summed_and_reported_by_name(tmp_path):
-    once = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 1), 0.5)
-    twice = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 2), -2.0)
+    once = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
+    twice = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 2), -2.0)
     scorer = make_scorer(tmp_path, None, 0, once=once, twice=twice)
     scores = await scorer.score(batch_of([1, 2, 4]))
     assert scores.rewards.tolist() == [-1.5, -3.0, -6.0]
@@ -106,8 +106,8 @@ async def test_rewards_are_weighted_summed_and_reported_by_name(tmp_path):
 
 
 async def test_beside_a_divergence_a_reward_is_in_units_measured_once(tmp_path):
-    discriminators = Workshop(lambda _: Discriminator())
-    source = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 1), 0.5)
+    discriminators = WorkerFactory(lambda _: Discriminator())
+    source = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
     scorer = make_scorer(tmp_path, discriminators, 1, prompt=source)
     assert await scorer.measure_scales(batch_of([2, 4])) == {"prompt": 1.0}  # std of 2 and 4
     assert await scorer.measure_scales(batch_of([1, 5, 9, 13])) == {"prompt": 20**0.5}
@@ -120,7 +120,7 @@ async def test_beside_a_divergence_a_reward_is_in_units_measured_once(tmp_path):
 
 
 async def test_alone_a_reward_keeps_its_own_unit(tmp_path):
-    source = RewardFleet(make_fleet(Workshop(lambda _: PromptReward()), 1), 0.5)
+    source = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
     scorer = make_scorer(tmp_path, None, 0, prompt=source)
     assert await scorer.measure_scales(batch_of([1, 9])) == {}
     await source.fleet.close()
@@ -139,7 +139,7 @@ async def test_prompts_whose_reward_fails_are_named_and_the_others_are_scored(
 ):
     save_tiny_tokenizer(tmp_path)
     function = "tests.cluster.driver.test_scorer:fails_on_odd_first_words"
-    workers = Workshop(lambda _: RewardFunctionWorker(function, str(tmp_path)))
+    workers = WorkerFactory(lambda _: RewardFunctionWorker(function, str(tmp_path)))
     source = RewardFleet(make_fleet(workers, num_workers), 2.0, "drop")
     # Of two responses to prompts 1 and 2 one fails; both to prompt 3 do; none to prompt 4.
     words = {"a": 4, "b": 5, "c": 6, "d": 7}
@@ -174,7 +174,9 @@ async def test_a_step_of_which_different_sources_fail_all_prompts_ends_the_run(t
             return np.zeros(len(trajectories), np.float32)
 
     sources = {
-        f"fails-on-{n}": RewardFleet(make_fleet(Workshop(lambda _, n=n: Fails(n)), 1), 1.0, "drop")
+        f"fails-on-{n}": RewardFleet(
+            make_fleet(WorkerFactory(lambda _, n=n: Fails(n)), 1), 1.0, "drop"
+        )
         for n in (1, 2)
     }
     scorer = make_scorer(tmp_path, None, 0, **sources)
@@ -231,7 +233,7 @@ def test_logits_of_a_teacher_are_sums_of_log_ratios():
 @pytest.mark.parametrize("num_workers", [1, 2])
 async def test_a_teacher_stands_in_for_the_discriminator(tmp_path, num_workers):
     for level in ("trajectory", "token", "state"):
-        fleet = make_fleet(Workshop(lambda _: Teacher()), num_workers)
+        fleet = make_fleet(WorkerFactory(lambda _: Teacher()), num_workers)
         scorer = Scorer(Scorers(None, fleet, {}), FakeData(), level, tmp_path)
         assert await scorer.update(THREE) == {}
         scores = await scorer.score(THREE)

@@ -25,14 +25,14 @@ class Simulation:
     """Steps of a run in simulated time: workers take requests in order, the learner whole steps.
 
     Requests of a step may begin once all but max_staleness of the steps before are learned. The
-    autoscaler is asked after each step; a new worker begins some seconds later.
+    autoscaler is evaluated after each step; a new worker starts some seconds later.
     """
 
     def __init__(self, *, size, staleness, limits=LIMITS, noise=0.4, seed=0):
         self.size, self.staleness, self.limits, self.noise = size, staleness, limits, noise
         self.random = random.Random(seed)
         self.free = [0.0] * size  # when each worker is next free
-        self.learnt = [0.0]  # when each step was
+        self.learned = [0.0]  # when each step was
         self.ready = []  # when each step's last request was done
         self.busy = []  # (from, to) of each request
         self.state = AutoscalerState()
@@ -46,7 +46,7 @@ class Simulation:
         return sum(min(end, ended) - max(start, began) for start, end in self.busy if start < ended)
 
     def sample_next(self, request_s):
-        gate = self.learnt[max(0, len(self.ready) - self.staleness)]
+        gate = self.learned[max(0, len(self.ready) - self.staleness)]
         ends = []
         for _ in range(REQUESTS):
             start = max(heapq.heappop(self.free), gate)
@@ -56,16 +56,16 @@ class Simulation:
         self.ready.append(max(ends))
 
     def step(self, *, request_s, learning_s):
-        number, before = len(self.learnt) - 1, self.learnt[-1]
+        number, before = len(self.learned) - 1, self.learned[-1]
         while len(self.ready) <= number + self.staleness:
             self.sample_next(request_s)
         begins = max(self.ready[number], before)
         now = begins + learning_s * self.random.lognormvariate(0.0, self.noise / 4)
-        self.learnt.append(now)
+        self.learned.append(now)
         return StepTimes(now - before, begins - before, self.work_between(before, now))
 
     def follow(self, advice):
-        now = self.learnt[-1]
+        now = self.learned[-1]
         self.state = advice.state
         if advice.size == self.size:
             return
@@ -74,7 +74,7 @@ class Simulation:
         self.free = sorted(self.free)[: advice.size]
         heapq.heapify(self.free)
         self.size = advice.size
-        self.changes.append((len(self.learnt) - 1, advice.size))
+        self.changes.append((len(self.learned) - 1, advice.size))
 
     def run(self, num_steps, *, request_s, learning_s=10.0):
         """Return the learner's idle share over the second half."""
@@ -82,7 +82,7 @@ class Simulation:
         for _ in range(num_steps):
             times = self.step(request_s=request_s, learning_s=learning_s)
             seen.append(times)
-            now = self.learnt[-1]
+            now = self.learned[-1]
             self.follow(advise(self.state, times, size=self.size, now_s=now, limits=self.limits))
         late = seen[num_steps // 2 :]
         return sum(t.idle_s for t in late) / sum(t.step_s for t in late)
@@ -94,13 +94,13 @@ def load(size, request_s, learning_s=10.0):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("staleness", [0, 1, 2])
-def test_the_fleet_settles_at_the_smallest_size_that_feeds_the_learner(staleness, seed):
+def test_the_fleet_settles_at_the_smallest_size_that_keeps_the_learner_busy(staleness, seed):
     run = Simulation(size=1, staleness=staleness, seed=seed)
     for factor in (1.0, 2.0, 1.0, 0.5, 1.0):  # the load doubles, halves, halves, doubles
         num_changes, request_s = len(run.changes), 0.7 * factor
         idle_share = run.run(80, request_s=request_s)
         assert len(run.changes) - num_changes <= 3
-        assert all(step < len(run.learnt) - 40 for step, _ in run.changes)  # it has settled
+        assert all(step < len(run.learned) - 40 for step, _ in run.changes)  # the size has settled
         # This size keeps the load below the band's top, and one fewer would not below its bottom.
         assert load(run.size, request_s) <= GROW_ABOVE
         assert load(run.size - 1, request_s) >= SHRINK_BELOW
@@ -114,56 +114,58 @@ def test_without_noise_and_with_the_same_load_the_size_never_moves():
     assert run.changes == []
 
 
-def ask(steps, *, size, limits=LIMITS, state=None, seconds_apart=10.0):
-    """Return the advice after each step, never followed."""
+def advised_sizes(steps, *, size, limits=LIMITS, state=None, seconds_apart=10.0):
+    """Return the size advised after each step; the fleet keeps its size."""
     state, given = state or AutoscalerState(), []
-    for number, seen in enumerate(steps):
+    for number, step in enumerate(steps):
         now_s = number * seconds_apart
-        advice = advise(state, seen, size=size, now_s=now_s, limits=limits)
+        advice = advise(state, step, size=size, now_s=now_s, limits=limits)
         given.append(advice.size)
         state = advice.state
     return given
 
 
-HUNGRY = StepTimes(step_s=40.0, idle_s=30.0, work_s=60.0)  # 10 s of rest: 6 workers make the load 1
-SATED = StepTimes(step_s=10.0, idle_s=0.0, work_s=8.0)  # of 10 s of rest: 1 worker, at 0.8
+STARVED = StepTimes(
+    step_s=40.0, idle_s=30.0, work_s=60.0
+)  # 10 s of rest: 6 workers make the load 1
+SATURATED = StepTimes(step_s=10.0, idle_s=0.0, work_s=8.0)  # of 10 s of rest: 1 worker, at 0.8
 
 
 def test_the_size_that_makes_the_load_one_is_advised_once_enough_steps_agree():
-    assert ask([HUNGRY] * NUM_STEPS, size=2) == [2] * (NUM_STEPS - 1) + [6]
-    assert ask([SATED] * NUM_STEPS, size=4) == [4] * (NUM_STEPS - 1) + [1]
+    assert advised_sizes([STARVED] * NUM_STEPS, size=2) == [2] * (NUM_STEPS - 1) + [6]
+    assert advised_sizes([SATURATED] * NUM_STEPS, size=4) == [4] * (NUM_STEPS - 1) + [1]
 
 
 def test_one_long_step_changes_nothing():
-    steps = [SATED] * NUM_STEPS + [HUNGRY._replace(work_s=200.0)] + [SATED] * NUM_STEPS
-    assert ask(steps, size=1) == [1] * len(steps)
+    steps = [SATURATED] * NUM_STEPS + [STARVED._replace(work_s=200.0)] + [SATURATED] * NUM_STEPS
+    assert advised_sizes(steps, size=1) == [1] * len(steps)
 
 
 @pytest.mark.parametrize(("load", "advised"), [(1.09, 4), (1.11, 5), (0.65, 4), (0.63, 3)])
 def test_between_growing_and_shrinking_there_is_a_band(load, advised):
     # 4 workers shrink to 3 when those would have a load of 0.85: at 0.6375 of their own.
     steps = [StepTimes(step_s=10.0, idle_s=0.0, work_s=40.0 * load)] * NUM_STEPS
-    assert ask(steps, size=4)[-1] == advised
+    assert advised_sizes(steps, size=4)[-1] == advised
 
 
 def test_the_limits_hold_even_for_a_size_outside_of_them():
     limits = AutoscaleConfig(min_workers=2, max_workers=5)
-    assert ask([HUNGRY] * NUM_STEPS, size=2, limits=limits)[-1] == 5
-    assert ask([SATED] * NUM_STEPS, size=4, limits=limits)[-1] == 2
-    assert ask([SATED] * NUM_STEPS, size=1, limits=limits)[-1] == 2
-    assert ask([HUNGRY] * NUM_STEPS, size=7, limits=limits)[-1] == 5
+    assert advised_sizes([STARVED] * NUM_STEPS, size=2, limits=limits)[-1] == 5
+    assert advised_sizes([SATURATED] * NUM_STEPS, size=4, limits=limits)[-1] == 2
+    assert advised_sizes([SATURATED] * NUM_STEPS, size=1, limits=limits)[-1] == 2
+    assert advised_sizes([STARVED] * NUM_STEPS, size=7, limits=limits)[-1] == 5
 
 
-def test_a_change_is_left_alone_until_it_has_cooled_down():
+def test_there_is_no_second_change_before_the_cool_down_ends():
     state = AutoscalerState((), changed_at_s=0.0)
-    given = ask([HUNGRY] * 14, size=2, state=state, seconds_apart=5.0)
+    given = advised_sizes([STARVED] * 14, size=2, state=state, seconds_apart=5.0)
     assert given[:12] == [2] * 12  # up to 55 s
     assert given[12] == 6
 
 
-def test_the_reason_tells_the_load():
-    state = AutoscalerState((HUNGRY,) * NUM_STEPS, 0.0)
-    advice = advise(state, HUNGRY, size=2, now_s=99.0, limits=LIMITS)
+def test_the_reason_states_the_load():
+    state = AutoscalerState((STARVED,) * NUM_STEPS, 0.0)
+    advice = advise(state, STARVED, size=2, now_s=99.0, limits=LIMITS)
     assert advice.reason == "sampling took 3.00 times as long as the rest of a step"
     assert advice.state == AutoscalerState((), 99.0)
 
@@ -172,7 +174,7 @@ def test_the_reason_tells_the_load():
     ("sampling_s", "learning_s", "idle_s"),
     [(6.0, 4.0, 6.0), (6.0, 7.0, 3.0), (6.0, 10.0, 0.0)],
 )
-def test_the_learner_idled_for_want_of_trajectories_only_while_it_did_not_work(
+def test_the_idle_time_is_bounded_by_the_drivers_wait_and_by_the_time_the_learner_did_not_work(
     sampling_s, learning_s, idle_s
 ):
     metrics = {"time/step_s": 10.0, "time/learning_s": learning_s}

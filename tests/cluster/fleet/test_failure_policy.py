@@ -9,7 +9,7 @@ from cluster.fleet.failure_policy import (
     after_failed_request,
     after_failed_rewards,
     after_lost_worker,
-    is_worth_telling,
+    reaches_power_of_ten,
 )
 
 
@@ -35,21 +35,21 @@ def test_a_run_that_cannot_save_its_work_stops_after_a_bounded_number_of_tries()
     [
         ("drop", 1, Decision.DROP),
         ("drop", 3, Decision.DROP),
-        ("drop", 4, Decision.STOP),  # nothing would be left of the step
-        ("drop", 0, Decision.STOP),  # nobody knows which prompts failed
+        ("drop", 4, Decision.STOP),  # no prompt would be left
+        ("drop", 0, Decision.STOP),  # which prompts failed is not known
         ("stop", 1, Decision.STOP),
     ],
 )
-def test_prompts_without_a_reward_are_dropped_where_that_is_wanted_and_possible(
+def test_prompts_without_a_reward_are_dropped_if_the_job_says_so_and_some_prompts_remain(
     on_error, num_failed, decision
 ):
     assert after_failed_rewards(on_error, num_failed, num_prompts=4) is decision
 
 
-def test_a_growing_count_is_told_at_powers_of_ten():
-    told = [count for count in range(1, 2000) if is_worth_telling(count - 1, count)]
-    assert told == [1, 10, 100, 1000]
-    assert is_worth_telling(8, 12)
-    assert is_worth_telling(0, 3)
-    assert not is_worth_telling(3, 3)
-    assert not is_worth_telling(0, 0)
+def test_a_growing_count_is_reported_at_powers_of_ten():
+    reported = [count for count in range(1, 2000) if reaches_power_of_ten(count - 1, count)]
+    assert reported == [1, 10, 100, 1000]
+    assert reaches_power_of_ten(8, 12)
+    assert reaches_power_of_ten(0, 3)
+    assert not reaches_power_of_ten(3, 3)
+    assert not reaches_power_of_ten(0, 0)

@@ -8,25 +8,25 @@ from actors.errors import RetryableError
 from cluster.fleet import failure_policy
 from cluster.fleet.fleet import FleetFailedError
 from tests.fakes.doubler import Doubler, make_fleet, turns
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 
 
-async def test_every_request_is_answered_once():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 3)
+async def test_every_request_is_served_once():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 3)
     results = await asyncio.gather(*(fleet.request("double", n) for n in range(20)))
     assert results == [2 * n for n in range(20)]
-    done = sorted(n for h in workshop.handles.values() for n in h.worker.started)
+    done = sorted(n for h in factory.handles.values() for n in h.worker.started)
     assert done == list(range(20))
     await fleet.close()
 
 
-async def test_a_request_of_a_killed_worker_is_done_by_another_and_the_worker_is_replaced():
+async def test_a_request_of_a_killed_worker_is_served_by_another_and_the_worker_is_replaced():
     events = []
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 1, events=events)
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 1, events=events)
     await turns()
-    first = workshop.handles["doubler-0"]
+    first = factory.handles["doubler-0"]
     first.worker.gate.clear()
     request = asyncio.ensure_future(fleet.request("double", 21))
     await turns()
@@ -35,56 +35,56 @@ async def test_a_request_of_a_killed_worker_is_done_by_another_and_the_worker_is
     first.worker.gate.set()
     assert await request == 42
     assert [m.name for m in fleet.status()] == ["doubler-1"]
-    assert workshop.handles["doubler-1"].worker.started == [21]
+    assert factory.handles["doubler-1"].worker.started == [21]
     assert len(events) == 1
-    assert "doubler-0 lost (the process died during the call)" in events[0]
+    assert "doubler-0 was lost (the process died during the call)" in events[0]
     await fleet.close()
 
 
 async def test_a_worker_that_hangs_is_killed_and_its_request_goes_elsewhere():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 1, timeout_s=0.05)
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 1, timeout_s=0.05)
     await turns()
-    hanging = workshop.handles["doubler-0"]
+    hanging = factory.handles["doubler-0"]
     hanging.worker.gate.clear()
     assert await fleet.request("double", 4) == 8
     assert not hanging.is_alive
     await fleet.close()
 
 
-async def test_no_worker_serves_before_it_holds_what_was_announced():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 2)
+async def test_no_worker_serves_before_it_holds_the_announced_version():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 2)
     fleet.announce("v1")
     await turns()
     assert await fleet.request("version_now") == "v1"
     fleet.announce("v2")
     versions = await asyncio.gather(*(fleet.request("version_now") for _ in range(8)))
     assert versions == ["v2"] * 8
-    workshop.handles["doubler-0"].kill()
-    workshop.handles["doubler-1"].kill()
+    factory.handles["doubler-0"].kill()
+    factory.handles["doubler-1"].kill()
     assert await fleet.request("version_now") == "v2"
-    assert workshop.handles["doubler-2"].worker.version == "v2"
+    assert factory.handles["doubler-2"].worker.version == "v2"
     await fleet.close()
 
 
-async def test_what_the_worker_itself_raises_reaches_the_caller_and_costs_no_worker():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 1)
+async def test_an_error_raised_by_the_method_reaches_the_caller_and_the_worker_stays():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 1)
     with pytest.raises(ValueError, match="7 is refused"):
         await fleet.request("refuse", 7)
     assert await fleet.request("double", 7) == 14
-    assert list(workshop.handles) == ["doubler-0"]
+    assert list(factory.handles) == ["doubler-0"]
     await fleet.close()
 
 
-async def test_only_the_leading_worker_does_what_only_it_may_do():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 3)
+async def test_only_the_leading_worker_takes_a_lead_only_request():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 3)
     await turns()
     who = await asyncio.gather(*(fleet.request("who", lead_only=True) for _ in range(6)))
     assert who == [0] * 6
-    workshop.handles["doubler-0"].kill()
+    factory.handles["doubler-0"].kill()
     assert await fleet.request("who", lead_only=True) == 1
     await fleet.close()
 
@@ -95,36 +95,36 @@ async def test_a_crash_loop_ends_with_the_last_error():
         raise_on_start.load = lambda version: (_ for _ in ()).throw(OSError("no such model"))
         return raise_on_start
 
-    workshop, pauses = Workshop(unable), []
-    fleet = make_fleet(workshop, 1, pauses=pauses)
+    factory, pauses = WorkerFactory(unable), []
+    fleet = make_fleet(factory, 1, pauses=pauses)
     fleet.announce("v1")
     expected = "5 doubler workers in a row .* the last error: no such model"
     with pytest.raises(FleetFailedError, match=expected):
         await fleet.request("double", 1)
     with pytest.raises(FleetFailedError, match=expected):
         await fleet.request("double", 1)
-    assert len(workshop.handles) == failure_policy.MAX_CONSECUTIVE_LOSSES
+    assert len(factory.handles) == failure_policy.MAX_CONSECUTIVE_LOSSES
     assert pauses == [0.5, 1.0, 2.0, 4.0]
     await fleet.close()
 
 
-async def test_a_request_that_takes_down_every_worker_is_given_up():
+async def test_a_request_that_kills_every_worker_fails():
     class Fragile(Doubler):
         async def break_down(self):
-            next(h for h in workshop.handles.values() if h.worker is self).kill()
+            next(h for h in factory.handles.values() if h.worker is self).kill()
 
         async def double(self, value):
             return 2 * value
 
-    workshop = Workshop(Fragile)
-    fleet = make_fleet(workshop, 2)
+    factory = WorkerFactory(Fragile)
+    fleet = make_fleet(factory, 2)
     assert await fleet.request("double", 1) == 2
     with pytest.raises(FleetFailedError, match="break_down failed on 4 doubler workers"):
         await fleet.request("break_down")
     await fleet.close()
 
 
-async def test_a_request_that_may_succeed_later_is_tried_again_without_replacing_the_worker():
+async def test_a_retryable_error_is_retried_without_replacing_the_worker():
     class Moody(Doubler):
         num_refusals = 3
 
@@ -134,23 +134,23 @@ async def test_a_request_that_may_succeed_later_is_tried_again_without_replacing
                 raise RetryableError("not now")
             return 2 * value
 
-    workshop = Workshop(Moody)
-    fleet = make_fleet(workshop, 1)
+    factory = WorkerFactory(Moody)
+    fleet = make_fleet(factory, 1)
     assert await fleet.request("double", 3) == 6
-    workshop.handles["doubler-0"].worker.num_refusals = 4
+    factory.handles["doubler-0"].worker.num_refusals = 4
     with pytest.raises(FleetFailedError, match=r"double failed on 4 doubler workers.*not now"):
         await fleet.request("double", 3)
-    assert list(workshop.handles) == ["doubler-0"]
+    assert list(factory.handles) == ["doubler-0"]
     await fleet.close()
 
 
-async def test_many_workers_lost_at_once_are_no_crash_loop_if_they_had_worked():
+async def test_many_workers_lost_at_once_are_no_crash_loop_if_they_had_served():
     num_workers = failure_policy.MAX_CONSECUTIVE_LOSSES + 2
-    workshop, pauses = Workshop(Doubler), []
-    fleet = make_fleet(workshop, num_workers, pauses=pauses)
+    factory, pauses = WorkerFactory(Doubler), []
+    fleet = make_fleet(factory, num_workers, pauses=pauses)
     await turns()
     for _ in range(2):  # a node is lost with all of them
-        old = list(workshop.handles.values())[-num_workers:]
+        old = list(factory.handles.values())[-num_workers:]
         for handle in old:
             handle.worker.gate.clear()
         requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(num_workers)]
@@ -167,12 +167,12 @@ async def test_many_workers_lost_at_once_are_no_crash_loop_if_they_had_worked():
     await fleet.close()
 
 
-async def test_the_time_that_workers_spend_on_requests_adds_up():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 2)
+async def test_busy_time_is_the_sum_over_workers():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 2)
     await turns()
     assert fleet.busy_s == 0.0
-    for handle in workshop.handles.values():
+    for handle in factory.handles.values():
         handle.worker.gate.clear()
     began = time.monotonic()
     requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(2)]
@@ -180,7 +180,7 @@ async def test_the_time_that_workers_spend_on_requests_adds_up():
     earlier, before = fleet.busy_s, time.monotonic()
     await asyncio.sleep(0.02)
     assert fleet.busy_s - earlier >= 2 * 0.02  # of requests that still go on
-    for handle in workshop.handles.values():
+    for handle in factory.handles.values():
         handle.worker.gate.set()
     await asyncio.gather(*requests)
     done = fleet.busy_s
@@ -192,7 +192,7 @@ async def test_the_time_that_workers_spend_on_requests_adds_up():
 
 
 async def test_closing_ends_waiting_requests_with_an_error():
-    fleet = make_fleet(Workshop(Doubler), 0)
+    fleet = make_fleet(WorkerFactory(Doubler), 0)
     request = asyncio.ensure_future(fleet.request("double", 5))
     await turns()
     await fleet.close()
@@ -201,14 +201,14 @@ async def test_closing_ends_waiting_requests_with_an_error():
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_what_is_announced_reaches_a_worker_in_the_middle_of_a_request_only_if_it_shall(
+async def test_a_version_is_synced_during_a_request_only_with_syncs_while_serving(
     keeps,
 ):
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 1, keeps=keeps)
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 1, keeps=keeps)
     fleet.announce("v1")
     await turns()
-    worker = workshop.handles["doubler-0"].worker
+    worker = factory.handles["doubler-0"].worker
     worker.gate.clear()
     request = asyncio.ensure_future(fleet.request("double", 4))
     await turns()
@@ -223,7 +223,7 @@ async def test_what_is_announced_reaches_a_worker_in_the_middle_of_a_request_onl
     await fleet.close()
 
 
-async def test_a_worker_that_cannot_take_what_is_announced_loses_its_request_to_another():
+async def test_a_worker_that_fails_to_sync_during_a_request_is_replaced_and_its_request_retried():
     def picky(number):
         worker = Doubler(number)
 
@@ -236,11 +236,11 @@ async def test_a_worker_that_cannot_take_what_is_announced_loses_its_request_to_
         return worker
 
     events = []
-    workshop = Workshop(picky)
-    fleet = make_fleet(workshop, 1, keeps=True, events=events)
+    factory = WorkerFactory(picky)
+    fleet = make_fleet(factory, 1, keeps=True, events=events)
     fleet.announce("v1")
     await turns()
-    first = workshop.handles["doubler-0"].worker
+    first = factory.handles["doubler-0"].worker
     first.gate.clear()
     request = asyncio.ensure_future(fleet.request("double", 4))
     await turns()
@@ -248,14 +248,14 @@ async def test_a_worker_that_cannot_take_what_is_announced_loses_its_request_to_
     await turns()
     first.gate.set()
     assert await request == 8
-    assert workshop.handles["doubler-1"].worker.started == [4]
-    assert events[0] == "doubler-0 could not be brought up to date: OSError('cannot be read')"
+    assert factory.handles["doubler-1"].worker.started == [4]
+    assert events[0] == "doubler-0 could not load the newest weights: OSError('cannot be read')"
     await fleet.close()
 
 
-async def test_one_request_rouses_one_resting_worker_and_the_one_that_rested_longest():
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 3)
+async def test_a_request_wakes_the_worker_that_has_been_idle_longest():
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 3)
     await turns()
     for expected in (0, 1, 2, 0, 1, 2):
         assert await fleet.request("who") == expected
@@ -263,10 +263,10 @@ async def test_one_request_rouses_one_resting_worker_and_the_one_that_rested_lon
     await fleet.close()
 
 
-async def test_every_request_is_answered_while_workers_come_and_go_and_news_arrive():
+async def test_every_request_is_served_while_workers_come_and_go_and_versions_are_announced():
     rng = random.Random(0)
-    workshop = Workshop(Doubler)
-    fleet = make_fleet(workshop, 2, keeps=True)
+    factory = WorkerFactory(Doubler)
+    fleet = make_fleet(factory, 2, keeps=True)
     fleet.announce(0)
     requests = []
     for number in range(300):
@@ -278,7 +278,7 @@ async def test_every_request_is_answered_while_workers_come_and_go_and_news_arri
             case 1:
                 fleet.announce(number)
             case 2:
-                rng.choice(list(workshop.handles.values())).kill()
+                rng.choice(list(factory.handles.values())).kill()
         await turns(rng.randrange(4))
     assert await asyncio.gather(*requests) == [2 * number for number in range(300)]
     await fleet.close()

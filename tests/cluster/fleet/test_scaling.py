@@ -13,7 +13,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.scaling import FleetScaler
 from cluster.run_state.manifest import Manifest, load_manifest, save_manifest
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
@@ -34,7 +34,7 @@ def make_config(**sections):
     )
 
 
-def test_the_kinds_of_a_run_are_its_fleets():
+def test_job_sizes_names_every_fleet_of_a_run():
     config = make_config()
     assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "sum": 1, "sum-1": 4}
     taught = make_config(teacher={"model": "larger", "num_workers": 5}, rewards=[])
@@ -46,11 +46,11 @@ def test_a_reward_source_never_has_the_name_of_another_kind():
     assert job_sizes(config) == {"rollout": 3, "discriminator": 2, "teacher-0": 1, "teacher-1": 1}
 
 
-def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():
+def test_a_resized_job_differs_only_in_the_requested_sizes():
     config = make_config()
-    wanted = {"rollout": 0, "sum-1": 2}
-    changed = resized(config, wanted)
-    assert job_sizes(changed) == job_sizes(config) | wanted
+    sizes = {"rollout": 0, "sum-1": 2}
+    changed = resized(config, sizes)
+    assert job_sizes(changed) == job_sizes(config) | sizes
     assert resized(changed, job_sizes(config)) == config
     assert resized(config, {}) == config
 
@@ -59,32 +59,32 @@ def test_a_resized_job_differs_only_in_the_numbers_that_were_asked_for():
 async def test_a_kind_keeps_its_scaled_size_when_the_driver_restarts(kind, tmp_path):
     config = make_config(teacher={"model": "larger"}) if kind == "teacher" else make_config()
     sizes = job_sizes(config)
-    fleets = [Fleet(each, Workshop(lambda _: object()), timeout_s=5.0) for each in sizes]
+    fleets = [Fleet(each, WorkerFactory(lambda _: object()), timeout_s=5.0) for each in sizes]
     for fleet in fleets:
         fleet.scale(sizes[fleet.kind])
 
-    def note(_, wanted):
-        save_manifest(tmp_path, Manifest(name="test", wanted_workers=dict(wanted)))
+    def save(_, requested):
+        save_manifest(tmp_path, Manifest(name="test", target_workers=dict(requested)))
 
     async def share():
         pass
 
-    await FleetScaler(fleets, share, None, note, {}).ask({kind: 7})
-    restarted = resized(config, load_manifest(tmp_path, "test").wanted_workers)
+    await FleetScaler(fleets, share, None, save, {}).scale({kind: 7})
+    restarted = resized(config, load_manifest(tmp_path, "test").target_workers)
     assert job_sizes(restarted) == sizes | {kind: 7}
     assert RunConfig.model_validate_json(restarted.model_dump_json()) == restarted
     for fleet in fleets:
         await fleet.close()
 
 
-class World:
-    """The fleets of a run in this process, and what was noted of their sizes."""
+class Run:
+    """The fleets of a run in this process, and the events about their sizes."""
 
-    def __init__(self, *, autoscale=None, asked=None, rollout=1):
-        self.rollouts = Workshop(lambda _: FakeRolloutWorker())
+    def __init__(self, *, autoscale=None, requested=None, rollout=1):
+        self.rollouts = WorkerFactory(lambda _: FakeRolloutWorker())
         self.notes, self.shares = [], []
         self.rollout = self._fleet("rollout", self.rollouts, self._sync)
-        self.discriminator = self._fleet("discriminator", Workshop(lambda _: object()))
+        self.discriminator = self._fleet("discriminator", WorkerFactory(lambda _: object()))
         self.rollout.announce(Published(PolicyVersion(0, 0), "", "", Canary((0,), ())))
         self.rollout.scale(rollout)
         self.discriminator.scale(1)
@@ -93,7 +93,7 @@ class World:
             self._share,
             autoscale,
             lambda text, sizes: self.notes.append((text, sizes)),
-            asked or {},
+            requested or {},
         )
 
     @staticmethod
@@ -101,11 +101,11 @@ class World:
         await handle.call("sync_weights", published)
 
     @staticmethod
-    def _fleet(kind, workshop, sync=None):
-        return Fleet(kind, workshop, timeout_s=5.0, sync=sync)
+    def _fleet(kind, factory, sync=None):
+        return Fleet(kind, factory, timeout_s=5.0, sync=sync)
 
     async def _share(self):
-        self.shares.append(self.discriminator.wanted)
+        self.shares.append(self.discriminator.target_size)
 
     async def __aenter__(self):
         return self
@@ -120,57 +120,57 @@ async def turns(count=50):
         await asyncio.sleep(0)
 
 
-async def test_each_change_is_told_and_kept_with_those_before_it():
-    async with World(asked={"sum": 2}) as world:
-        assert await world.scaler.ask({"rollout": 4}) == ["rollout scaled from 1 to 4"]
-        told = await world.scaler.ask({"rollout": 4, "discriminator": 2})
-        assert told == ["rollout stays at 4", "discriminator scaled from 1 to 2"]
-        assert world.notes == [
+async def test_each_change_is_reported_with_all_requested_sizes():
+    async with Run(requested={"sum": 2}) as run:
+        assert await run.scaler.scale({"rollout": 4}) == ["rollout scaled from 1 to 4"]
+        sentences = await run.scaler.scale({"rollout": 4, "discriminator": 2})
+        assert sentences == ["rollout stays at 4", "discriminator scaled from 1 to 2"]
+        assert run.notes == [
             ("rollout scaled from 1 to 4", {"sum": 2, "rollout": 4}),
             ("discriminator scaled from 1 to 2", {"sum": 2, "rollout": 4, "discriminator": 2}),
         ]
-        assert (world.rollout.wanted, world.discriminator.wanted) == (4, 2)
+        assert (run.rollout.target_size, run.discriminator.target_size) == (4, 2)
 
 
-async def test_a_second_discriminator_comes_only_after_the_first_has_shared_its_weights():
-    async with World() as world:
-        await world.scaler.ask({"discriminator": 3})
-        assert world.shares == [1]
-        await world.scaler.ask({"discriminator": 4})  # these share after every update anyway
-        await world.scaler.ask({"discriminator": 1})
-        assert world.shares == [1]
+async def test_a_second_discriminator_starts_only_after_the_first_has_shared_its_weights():
+    async with Run() as run:
+        await run.scaler.scale({"discriminator": 3})
+        assert run.shares == [1]
+        await run.scaler.scale({"discriminator": 4})  # these share after every update anyway
+        await run.scaler.scale({"discriminator": 1})
+        assert run.shares == [1]
 
 
-async def test_a_pause_and_its_end_are_told():
-    async with World(rollout=2) as world:
-        assert not world.scaler.is_paused
-        await world.scaler.ask({"rollout": 0})
-        assert world.scaler.is_paused
-        await world.scaler.ask({"rollout": 5})
-        assert not world.scaler.is_paused
-        assert world.notes == [
+async def test_a_pause_and_its_end_are_reported():
+    async with Run(rollout=2) as run:
+        assert not run.scaler.is_paused
+        await run.scaler.scale({"rollout": 0})
+        assert run.scaler.is_paused
+        await run.scaler.scale({"rollout": 5})
+        assert not run.scaler.is_paused
+        assert run.notes == [
             ("rollout scaled from 2 to 0: the run is paused", {"rollout": 0}),
-            ("rollout scaled from 0 to 5: the run goes on", {"rollout": 5}),
+            ("rollout scaled from 0 to 5: the run resumes", {"rollout": 5}),
         ]
 
 
-async def test_a_paused_run_that_shall_stop_gets_one_worker_and_its_job_size_when_it_resumes():
-    async with World(asked={"discriminator": 1, "rollout": 0}, rollout=0) as world:
-        world.scaler.resume_to_stop()
-        assert world.rollout.wanted == 1
-        assert [sizes for _, sizes in world.notes] == [{"discriminator": 1}]
-        world.scaler.resume_to_stop()  # now there is one
-        assert len(world.notes) == 1
+async def test_a_paused_run_that_is_to_stop_gets_one_worker_and_resumes_with_the_size_of_its_job():
+    async with Run(requested={"discriminator": 1, "rollout": 0}, rollout=0) as run:
+        run.scaler.resume_to_stop()
+        assert run.rollout.target_size == 1
+        assert [sizes for _, sizes in run.notes] == [{"discriminator": 1}]
+        run.scaler.resume_to_stop()  # now there is one
+        assert len(run.notes) == 1
 
 
-async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_and_pauses():
+async def test_no_prompt_is_lost_or_sampled_twice_while_the_fleet_grows_shrinks_and_pauses():
     objective = ObjectiveConfig(prompts_per_step=12, group_size=2, max_staleness_steps=1)
     sizes = iter([4, 2, 0, 3, 1, 0, 2, 5, 1, 1])
-    async with World() as world:
+    async with Run() as run:
         data, num_steps = FakeData(), 10
         draws = Draws(data.row_of_draw, 0, ())
         sampler = Sampler(
-            world.rollout, draws, data, objective, num_steps=num_steps, max_sequences=4, seed=0
+            run.rollout, draws, data, objective, num_steps=num_steps, max_sequences=4, seed=0
         )
         trained = []
         for done in range(num_steps):
@@ -178,11 +178,11 @@ async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_a
             step = asyncio.ensure_future(sampler.step())
             await turns(7 * done)  # somewhere in the middle of responses
             size = next(sizes)
-            await world.scaler.ask({"rollout": size})
+            await run.scaler.scale({"rollout": size})
             if size == 0:
                 await turns(2000)
-                assert world.rollout.status() == []
-                await world.scaler.ask({"rollout": 1})
+                assert run.rollout.status() == []
+                await run.scaler.scale({"rollout": 1})
             sampled = await step
             trained += [draw.number for draw in sampled.draws]
             sampler.trained(sampled.draws)
@@ -192,50 +192,50 @@ async def test_nothing_is_lost_nor_sampled_twice_while_the_fleet_grows_shrinks_a
 
 
 LIMITS = AutoscaleConfig(min_workers=1, max_workers=8)
-HUNGRY = {"time/step_s": 2.0, "time/learning_s": 1e-6, "time/sampling_s": 1.999999}
+STARVED = {"time/step_s": 2.0, "time/learning_s": 1e-6, "time/sampling_s": 1.999999}
 
 
-async def work(world):
+async def work(run):
     """Let a worker be busy for a moment."""
-    worker = next(iter(world.rollouts.handles.values())).worker
+    worker = next(iter(run.rollouts.handles.values())).worker
     worker.delay_next(0.001)
-    await world.rollout.request("sync_weights", Published(PolicyVersion(0, 0), "", "", None))
+    await run.rollout.request("sync_weights", Published(PolicyVersion(0, 0), "", "", None))
 
 
-async def test_with_autoscale_the_rollout_fleet_follows_the_steps_and_says_why():
-    async with World(autoscale=LIMITS) as world:
+async def test_the_autoscaler_resizes_the_rollout_fleet_and_gives_the_reason():
+    async with Run(autoscale=LIMITS) as run:
         await turns()
         for _ in range(NUM_STEPS):
-            assert world.rollout.wanted == 1
-            await work(world)
-            world.scaler.after_step(HUNGRY)
-        assert world.rollout.wanted == 8
-        (text, sizes), *others = world.notes
+            assert run.rollout.target_size == 1
+            await work(run)
+            run.scaler.after_step(STARVED)
+        assert run.rollout.target_size == 8
+        (text, sizes), *others = run.notes
         assert text.startswith("rollout scaled from 1 to 8: sampling took ")
         assert (sizes, others) == ({"rollout": 8}, [])
 
 
-async def test_steps_during_which_workers_come_are_not_looked_at():
-    async with World(autoscale=LIMITS) as world:
+async def test_steps_during_which_workers_start_are_ignored():
+    async with Run(autoscale=LIMITS) as run:
         for _ in range(NUM_STEPS):
-            world.scaler.after_step(HUNGRY)  # the worker has had no turn to start yet
+            run.scaler.after_step(STARVED)  # the worker has had no turn to start yet
         await turns()
         for _ in range(NUM_STEPS - 1):
-            await work(world)
-            world.scaler.after_step(HUNGRY)
-        assert world.rollout.wanted == 1
-        await work(world)
-        world.scaler.after_step(HUNGRY)
-        assert world.rollout.wanted == 8
+            await work(run)
+            run.scaler.after_step(STARVED)
+        assert run.rollout.target_size == 1
+        await work(run)
+        run.scaler.after_step(STARVED)
+        assert run.rollout.target_size == 8
 
 
 @pytest.mark.parametrize(("autoscale", "rollout"), [(None, 1), (LIMITS, 0)])
-async def test_without_autoscale_or_in_a_pause_the_size_is_left_to_people(autoscale, rollout):
-    async with World(autoscale=autoscale, rollout=rollout) as world:
+async def test_without_autoscale_or_in_a_pause_the_size_does_not_change(autoscale, rollout):
+    async with Run(autoscale=autoscale, rollout=rollout) as run:
         await turns()
         for _ in range(2 * NUM_STEPS):
             if rollout:
-                await work(world)
-            world.scaler.after_step(HUNGRY)
-        assert world.rollout.wanted == rollout
-        assert world.notes == []
+                await work(run)
+            run.scaler.after_step(STARVED)
+        assert run.rollout.target_size == rollout
+        assert run.notes == []

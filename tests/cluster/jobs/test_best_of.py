@@ -21,7 +21,7 @@ from cluster.fleet.score_requests import RewardFleet, Scorers
 from cluster.jobs.best_of import answers, publish, requests
 from cluster.validation.best_of import BestOfRequest
 from tests.fakes.demonstrations import FakeData
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.tiny_job import save_tiny_model
 from tests.fakes.whole_run import SumReward, make_config
@@ -35,7 +35,7 @@ def asked_for(num_samples, rows=(12, 13, 14, 15), timeout_s=60.0, scales=(), **r
 
 
 def reward_fleet(reward, weight=1.0, on_error="stop", size=1):
-    fleet = Fleet("reward", Workshop(lambda _: reward), timeout_s=60.0)
+    fleet = Fleet("reward", WorkerFactory(lambda _: reward), timeout_s=60.0)
     fleet.scale(size)
     return RewardFleet(fleet, weight, on_error)
 
@@ -52,7 +52,7 @@ async def answered(request, *, num_workers=2, completed=None, hang=False, **rewa
             worker.hang_next()
         return worker
 
-    rollout = Fleet("rollout", Workshop(start), timeout_s=60.0, sync=sync)
+    rollout = Fleet("rollout", WorkerFactory(start), timeout_s=60.0, sync=sync)
     rollout.scale(num_workers)
     run_fleets = RunFleets(rollout, Scorers(None, None, rewards))
 
@@ -64,7 +64,7 @@ async def answered(request, *, num_workers=2, completed=None, hang=False, **rewa
         count = (lambda _: None) if completed is None else completed.append
         return await answers(request, run_fleets, count)
     finally:
-        for fleet in run_fleets.fleets():
+        for fleet in run_fleets.all():
             await fleet.close(patience_s=0.1)
 
 

@@ -15,7 +15,7 @@ from cluster.fleet.members import Member
 from cluster.telemetry.metric_catalog import FIGURES, STEP_METRICS, gauge_name
 from cluster.telemetry.ray_metrics import Exporter, MetricClasses, WorkerExporter
 from tests.fakes.doubler import Doubler, make_fleet, turns
-from tests.fakes.handle import Workshop
+from tests.fakes.handle import WorkerFactory
 
 
 class Recorded(NamedTuple):
@@ -27,11 +27,11 @@ class Recorded(NamedTuple):
 class Sampler(NamedTuple):
     """What a step needs to know of the fleet that sampled."""
 
-    wanted: int
+    target_size: int
     busy_s: float
 
 
-IDLE = Sampler(wanted=1, busy_s=0.0)
+IDLE = Sampler(target_size=1, busy_s=0.0)
 
 
 def recording():
@@ -135,26 +135,26 @@ def test_overlap_is_the_phases_seconds_over_the_steps_and_idle_what_learning_lea
     assert (found["irlign_overlap"], found["irlign_learner_idle"]) == (overlap, idle)
 
 
-def test_rollout_efficiency_is_the_share_of_the_steps_time_of_all_wanted_workers():
+def test_rollout_efficiency_is_the_share_of_the_steps_time_of_the_target_size():
     classes, recorded = recording()
     began = time.monotonic()
     exporter = RunExporter("demo", classes)
     made = time.monotonic()
     time.sleep(0.001)
     asked = time.monotonic()
-    exporter.step({"time/step_s": 1.0}, Sampler(wanted=10**9, busy_s=5e3))
+    exporter.step({"time/step_s": 1.0}, Sampler(target_size=10**9, busy_s=5e3))
     ended = time.monotonic()
     share = 5e3 / 10**9
     found = values(recorded)["irlign_rollout_efficiency"]
     assert share / (ended - began) <= found <= share / (asked - made)
     for busy_s, efficiency in ((1e9, 1.0), (1e9, 0.0)):  # of this step alone, and at most 1
-        exporter.step({"time/step_s": 1.0}, Sampler(wanted=1, busy_s=busy_s))
+        exporter.step({"time/step_s": 1.0}, Sampler(target_size=1, busy_s=busy_s))
         assert values(recorded)["irlign_rollout_efficiency"] == efficiency
 
 
 def test_a_paused_fleet_has_no_efficiency():
     classes, recorded = recording()
-    RunExporter("demo", classes).step({"time/step_s": 1.0}, Sampler(wanted=0, busy_s=0.0))
+    RunExporter("demo", classes).step({"time/step_s": 1.0}, Sampler(target_size=0, busy_s=0.0))
     assert "irlign_rollout_efficiency" not in values(recorded)
     assert values(recorded)["irlign_learner_idle"] == 1.0
 
@@ -165,12 +165,12 @@ def test_every_state_that_a_worker_can_be_in_is_exported():
 
 async def test_where_a_run_stands_and_its_workers_by_kind_and_state():
     classes, recorded = recording()
-    workshop, full = Workshop(Doubler), Workshop(Doubler)
-    full.has_room = False
-    fleet, waiting = make_fleet(workshop, 3), Fleet("scorer", full, timeout_s=5.0)
+    factory, full = WorkerFactory(Doubler), WorkerFactory(Doubler)
+    full.has_resources = False
+    fleet, waiting = make_fleet(factory, 3), Fleet("scorer", full, timeout_s=5.0)
     waiting.scale(1)
     await turns()
-    for handle in workshop.handles.values():
+    for handle in factory.handles.values():
         handle.worker.gate.clear()
     requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(3)]
     await turns()
@@ -200,7 +200,7 @@ async def test_where_a_run_stands_and_its_workers_by_kind_and_state():
         for kind in ("doubler", "scorer")
         for state in WORKER_STATES
     ]
-    for handle in workshop.handles.values():
+    for handle in factory.handles.values():
         handle.worker.gate.set()
     assert await asyncio.gather(*requests) == [0, 2, 4]
     await fleet.close()
