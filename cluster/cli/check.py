@@ -88,7 +88,7 @@ def _show_model(config: RunConfig, report: PreflightReport, console: Console) ->
     context = f"{model.max_tokens:,}" if model.max_tokens else "unlimited"
     console.print(
         f"[bold]Model[/]   {escape(config.model.name)}\n        {escape(model.architecture)}, "
-        f"{model.size.num_parameters / 1e6:,.1f} million parameters, {model.size.num_layers} "
+        f"{model.shape.num_parameters / 1e6:,.1f} million parameters, {model.shape.num_layers} "
         f"layers, context {context}",
         highlight=False,
         soft_wrap=True,

@@ -1,25 +1,24 @@
 """The command irlign plan: how to split GPUs between sampling and learning, on paper."""
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from actors.errors import InvalidInputError
 from cluster.capacity.gpu_allocation import GpuPool, best_splits
 from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
 from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
 from cluster.capacity.step_cost import Lengths, work_of
-from cluster.capacity.step_time import Split
 from cluster.cli.options import JobPath, Overrides
 from cluster.cli.plan_table import show
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
-from cluster.resources import memory
-from cluster.resources.memory import Memory
-from cluster.resources.model_shape import ModelShape, shape_of_files, shape_of_parameters
+from cluster.resources.memory import run_memory, scorer_shape
+from cluster.resources.model_files import shape_of_files
+from cluster.resources.model_shape import ModelShape, shape_of_parameters
 
 REPORT_WIDTH = 120
 """Of what is printed where there is no terminal to ask."""
@@ -56,7 +55,11 @@ def plan(
     rates = rates_from_hardware(gpu, shape, scorer, work)
     if rates_from:
         rates = rates_from_metrics(rates_from, config, shape, scorer, rates)
-    pool = GpuPool(gpus, gpu_of(gpu).memory_gib, _memory(config, shape, scorer))
+    pool = GpuPool(
+        gpus,
+        gpu_of(gpu).memory_gib,
+        lambda split: run_memory(config, shape, scorer, split.ranks, "gpu"),
+    )
     ranking = best_splits(work, rates, config.objective.max_staleness_steps, pool)
     console = Console()
     console = console if console.is_terminal else Console(width=REPORT_WIDTH)
@@ -66,14 +69,16 @@ def plan(
 def _shapes(config: RunConfig, parameters: float | None) -> tuple[ModelShape, ModelShape | None]:
     """Return the shapes of the policy, and of the discriminator's layers or the teacher."""
     if parameters is not None:
-        shape = shape_of_parameters(parameters)
+        policy = shape_of_parameters(parameters)
     else:
-        shape = shape_of_files(config.model.name)
-    if config.teacher and config.has_teacher:
-        return shape, shape_of_files(config.teacher.model)
-    if config.has_discriminator:
-        return shape, shape.first_layers(config.discriminator.num_layers)
-    return shape, None
+        try:
+            policy = shape_of_files(config.model.name)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{error}; or give --parameters, such as 7e9") from error
+    teacher = (
+        shape_of_files(config.teacher.model) if config.teacher and config.has_teacher else None
+    )
+    return policy, scorer_shape(config, policy, teacher)
 
 
 def _lengths(
@@ -85,24 +90,3 @@ def _lengths(
     if run_dir:
         known = lengths_from_metrics(run_dir)
     return Lengths(prompt or known.prompt, response or known.response)
-
-
-def _memory(
-    config: RunConfig, shape: ModelShape, scorer: ModelShape | None
-) -> Callable[[Split], Sequence[Memory]]:
-    """Return what says how much memory one worker of each kind needs in a split."""
-    fixed = [memory.rollout_memory(config.rollout, shape)]
-    if scorer and config.has_teacher:
-        fixed.append(memory.teacher_memory(scorer))
-    elif scorer:
-        made = memory.discriminator_memory(config.discriminator, config.learner, scorer)
-        fixed.append(made)
-    has_reference = config.has_reference
-
-    def needed(split: Split) -> Sequence[Memory]:
-        rank = memory.learner_memory(
-            config.learner, shape, split.ranks, has_reference=has_reference
-        )
-        return fixed[0], rank, *fixed[1:]
-
-    return needed

@@ -265,5 +265,5 @@ def _responses(
 def _plan(config: RunConfig) -> Plan:
     """Say what the workers reserve, all of them as one."""
     needed = reserved_beside_learner(config)
-    one = WorkerPlan("sampling", 1, needed["CPU"], needed["GPU"], 0.0, "rollout.num_workers", None)
+    one = WorkerPlan("sampling", 1, needed["CPU"], needed["GPU"], "rollout.num_workers", None)
     return Plan((one,), shares_cpus=False)

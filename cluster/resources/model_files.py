@@ -1,37 +1,33 @@
-"""What a model's files say, read without loading a weight, and the models that are refused."""
+"""What the files of a model say, read without loading a weight; models that cannot be used."""
 
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.errors import InvalidInputError
 from actors.rewards.sources import member_names
+from cluster.resources.model_shape import ModelShape, shape_of_config
 
-
-class ModelSize(NamedTuple):
-    """What a model's memory follows from."""
-
-    num_parameters: int
-    num_layers: int
-    hidden_size: int
-    vocab_size: int
-
-
-SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What is fetched of a hub model: no code and no pickles."""
-
-
+SAFE_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""What is downloaded of a model on the Hub: no code and no pickles."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How the class names of decoder language models end."""
-
-
+COUNTED_FROM = (
+    "hidden_size",
+    "num_hidden_layers",
+    "vocab_size",
+    "num_attention_heads",
+    "intermediate_size",
+)
+"""What config.json must name for the parameters to be counted without weights."""
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What the config.json of a mixture of experts names."""
 MAX_HEADER_BYTES = 100 * 2**20
-"""The safetensors format's own limit; more means that the file is something else."""
+"""Limit of the safetensors format; a file with a longer header is something else."""
 
 
 class ModelFiles(NamedTuple):
@@ -41,22 +37,19 @@ class ModelFiles(NamedTuple):
     """Where its files are: as named, or in the Hub's cache."""
     architecture: str
     """Its class in transformers."""
-    size: ModelSize
+    shape: ModelShape
     max_tokens: int | None
-    """Of its context window; None if its configuration names no limit."""
+    """Length of its context window; None if its configuration names no limit."""
 
 
 def policy_files(name: str) -> ModelFiles:
-    """Inspect the language model that is to be aligned.
-
-    Returns:
-        What its files say.
+    """Read the files of a language model that can be aligned.
 
     Raises:
         InvalidInputError: if it does not exist, needs code of its own, has no safetensors, or is
             no decoder language model.
     """
-    files, config = _inspect(name)
+    files, config = _read_model(name)
     if config.get("is_encoder_decoder") or not files.architecture.endswith(CAUSAL):
         raise InvalidInputError(
             f"model {name} is a {files.architecture}; only a decoder language model (a class named "
@@ -65,22 +58,47 @@ def policy_files(name: str) -> ModelFiles:
     return files
 
 
-def reward_model_files(name: str) -> ModelFiles:
-    """Inspect a reward model, which has to have one output, or each member of an ensemble.
+def shape_of_files(name: str) -> ModelShape:
+    """Read the shape of a dense decoder; of a model on the Hub only config.json is downloaded.
 
-    Returns:
-        What its files say; of an ensemble the first member's, with the parameters of all.
+    Parameters are counted in the weights where they are in the folder, else from config.json.
 
     Raises:
-        InvalidInputError: as for a policy, or if it does not give exactly one number.
+        InvalidInputError: if there is no config.json, or it is not that of a dense decoder.
+    """
+    folder = _folder(name, ("config.json",))
+    config = _json(folder / "config.json", name)
+    text = config.get("text_config") or config
+    if any(text.get(key) for key in EXPERTS):
+        raise InvalidInputError(
+            f"model {name} is a mixture of experts, and only dense models can be planned for"
+        )
+    if any(folder.glob("*.safetensors")):
+        return policy_files(str(folder)).shape
+    if missing := [key for key in COUNTED_FROM if text.get(key) is None]:
+        raise InvalidInputError(
+            f"model {name}: config.json does not set {', '.join(missing)}, from which parameters "
+            "are counted"
+        )
+    return _shape(name, text)
+
+
+def reward_model_files(name: str) -> ModelFiles:
+    """Read the files of a reward model, which must have one output, or of an ensemble of them.
+
+    Returns:
+        The files of the model or of the first member, with the parameters of all members.
+
+    Raises:
+        InvalidInputError: as for a policy, or if it has more than one output.
     """
     members = [_reward_model_files(member) for member in member_names(name)]
-    num_parameters = sum(files.size.num_parameters for files in members)
-    return members[0]._replace(size=members[0].size._replace(num_parameters=num_parameters))
+    num_parameters = sum(files.shape.num_parameters for files in members)
+    return members[0]._replace(shape=members[0].shape._replace(num_parameters=num_parameters))
 
 
 def _reward_model_files(name: str) -> ModelFiles:
-    files, config = _inspect(name)
+    files, config = _read_model(name)
     num_outputs = len(config.get("id2label") or "ab")  # transformers' default is two labels
     if not files.architecture.endswith("ForSequenceClassification") or num_outputs != 1:
         raise InvalidInputError(
@@ -90,45 +108,49 @@ def _reward_model_files(name: str) -> ModelFiles:
     return files
 
 
-def _inspect(name: str) -> tuple[ModelFiles, dict[str, Any]]:
-    folder = _folder(name)
+def _read_model(name: str) -> tuple[ModelFiles, dict[str, Any]]:
+    folder = _folder(name, SAFE_FILES)
     config = _json(folder / "config.json", name)
     if "auto_map" in config:
         raise InvalidInputError(
             f"model {name} needs code of its own (auto_map in config.json), which is never run; "
-            "use a model that transformers knows"
+            "use a model whose class is in transformers"
         )
     architectures = config.get("architectures") or ["model of unnamed architecture"]
     text = config.get("text_config") or config
-    size = ModelSize(
-        num_parameters=sum(_num_parameters(file) for file in _weight_files(folder, name)),
-        num_layers=_first(text, "num_hidden_layers", "n_layer") or 1,
-        hidden_size=_first(text, "hidden_size", "n_embd") or 0,
-        vocab_size=text.get("vocab_size", 0),
-    )
-    limit = _first(text, "max_position_embeddings", "n_positions")
-    return ModelFiles(folder, architectures[0], size, limit), config
+    shape = _shape(name, text, sum(_num_parameters(file) for file in _weight_files(folder, name)))
+    limit = text.get("max_position_embeddings", text.get("n_positions"))
+    return ModelFiles(folder, architectures[0], shape, limit), config
 
 
-def _folder(name: str) -> Path:
-    """Return the folder of a model, fetched from the Hub if its name is no path."""
+def _shape(name: str, config: dict[str, Any], num_parameters: int | None = None) -> ModelShape:
+    try:
+        return shape_of_config(config, num_parameters)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"model {name}: config.json does not describe a decoder ({error})"
+        ) from error
+
+
+def _folder(name: str, patterns: Sequence[str]) -> Path:
+    """Return the folder of a model; the files of a model on the Hub are downloaded first."""
     path = Path(name)
     if path.is_dir():
         return path
     if name.startswith((".", "/", "~")):
         raise InvalidInputError(
-            f"model.name: there is no folder {name}; it must hold config.json and *.safetensors"
+            f"there is no model folder {name}; name one that holds config.json and *.safetensors"
         )
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow, and rarely needed
 
     try:
-        return Path(snapshot_download(name, allow_patterns=SAFE_FILES))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:  # not found, not allowed, offline, not a name
         reason = str(error).strip().partition("\n")[0]
         raise InvalidInputError(
-            f"model {name} is no folder beside the job file, and the Hugging Face Hub does not "
-            f"give it ({reason}); check the name and the network, or download it and name the "
-            "folder"
+            f"model {name} is neither a folder next to the job file nor available on the Hugging "
+            f"Face Hub ({reason}); check the name and the network, or download the model and name "
+            "its folder"
         ) from error
 
 
@@ -141,17 +163,12 @@ def _json(path: Path, name: str) -> dict[str, Any]:
             "format, with config.json and *.safetensors"
         ) from error
     if not isinstance(content, dict):
-        raise InvalidInputError(f"model {name}: {path.name} holds no settings")
+        raise InvalidInputError(f"model {name}: {path.name} is not a JSON object")
     return content
 
 
-def _first(config: dict[str, Any], *names: str) -> int | None:
-    """Return the first setting that is there: older architectures use other names."""
-    return next((int(config[name]) for name in names if config.get(name) is not None), None)
-
-
 def _weight_files(folder: Path, name: str) -> list[Path]:
-    """Return the files that transformers would load; some repositories hold others beside them."""
+    """Return the files that transformers would load; a repository may hold others."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = [folder / file for file in set(_json(index, name).get("weight_map", {}).values())]
@@ -161,7 +178,9 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
         files = []
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise InvalidInputError(f"model {name} lacks {', '.join(sorted(missing))}; fetch it again")
+        raise InvalidInputError(
+            f"model {name} lacks {', '.join(sorted(missing))}; download it again"
+        )
     if not files:
         has_pickles = any(any(folder.glob(pattern)) for pattern in PICKLES)
         why = "only pickled weights, which can run code when read" if has_pickles else "no weights"
@@ -183,6 +202,6 @@ def _num_parameters(file: Path) -> int:
         return sum(math.prod(entry["shape"]) for entry in tensors)
     except (OSError, ValueError, KeyError, AttributeError, struct.error) as error:
         raise InvalidInputError(
-            f"{file} is not a safetensors file ({error}); fetch it again (a file of a few hundred "
-            "bytes is Git LFS's pointer, not the weights)"
+            f"{file} is not a safetensors file ({error}); download it again (a file of a few "
+            "hundred bytes is a Git LFS pointer, not the weights)"
         ) from error

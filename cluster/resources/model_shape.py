@@ -1,38 +1,30 @@
-"""What time and memory on a GPU follow from, of a dense decoder: read without a weight, or guessed.
+"""The shape of a dense decoder, from its config.json or guessed from its number of parameters."""
 
-cluster/resources/model_files.py inspects the model that a run shall load and refuses what cannot
-run. Here a config.json is enough, or a number of parameters, since a plan is made before
-anything is fetched.
-"""
-
-import json
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from actors.errors import InvalidInputError
 
 HIDDEN_PER_LAYER = 128
-"""Hidden units by layer of a guessed model: 4096 in 32, as Llama 2 7B and Llama 3 8B have."""
+"""Hidden units per layer of a guessed model: 4096 in 32 layers, as Llama 2 7B and Llama 3 8B."""
 GUESSED_VOCAB = 128_256
-"""Llama 3's: large, so that embeddings are not taken too lightly."""
+"""That of Llama 3: large, so that a guess does not underestimate embeddings."""
 GUESSED_QUERY_GROUPS = 4
-"""Query heads that share a head of keys and values (Llama 3 8B)."""
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""What a config.json with a mixture of experts names."""
+"""Query heads per head of keys and values, as Llama 3 8B."""
 
 
 class ModelShape(NamedTuple):
-    """A dense decoder."""
+    """Sizes of a dense decoder, from which memory and computation follow."""
 
     num_parameters: int
     num_layers: int
     hidden_size: int
     vocab_size: int
     key_value_size: int
-    """Numbers in one layer's keys for one token; its values have as many."""
+    """Width of one layer's keys of one token; its values are as wide."""
     intermediate_size: int
-    """Hidden units of the feed-forward part."""
+    """Hidden units of the feed-forward network."""
     num_tables: int
     """Matrices of vocabulary times hidden size: 1 if the head shares the embeddings', else 2."""
 
@@ -42,14 +34,7 @@ class ModelShape(NamedTuple):
         return self.num_tables * self.vocab_size * self.hidden_size
 
     def first_layers(self, num_layers: int | None) -> "ModelShape":
-        """Return the model cut to its first layers, without its head; None keeps all layers.
-
-        Args:
-            num_layers: at most as many as there are.
-
-        Returns:
-            What a discriminator is built of.
-        """
+        """Return the model without its head, cut to its first layers; None keeps all layers."""
         kept = min(num_layers or self.num_layers, self.num_layers)
         in_layers = max(self.num_parameters - self.table_parameters, 0)
         embeddings = self.vocab_size * self.hidden_size
@@ -57,66 +42,58 @@ class ModelShape(NamedTuple):
         return cut._replace(num_parameters=embeddings + in_layers * kept // self.num_layers)
 
 
-def shape_of_files(name: str) -> ModelShape:
-    """Read a model's config.json; of a model on the Hub, that one file is fetched.
+def shape_of_config(config: Mapping[str, Any], num_parameters: int | None = None) -> ModelShape:
+    """Read a shape from the content of a config.json.
 
-    The parameters of a Llama-like model are counted: with hidden size H, queries q and keys k wide,
-    feed-forward width I, and tables of vocabulary V,
+    Where the number of parameters is not given, those of a Llama-like model are counted: with
+    hidden size H, queries q and keys k wide, feed-forward width I, and tables of vocabulary V,
 
         layers * (2 H q + 2 H k + 3 H I + 2 H) + tables * V H + H
 
-    Biases and norms of other architectures are left out: less than 0.1 %. Where weights lie in
-    the folder, their own count is taken.
-
-    Returns:
-        The shape.
-
-    Raises:
-        InvalidInputError: if there is no config.json, or it is not that of a dense decoder.
+    Biases and norms of other architectures are left out: less than 0.1 %. A size that the
+    configuration does not name is 0, except that there is one layer and one head, every head has
+    keys of its own, and the feed-forward width is 4 H.
     """
-    path = _config_file(name)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        if any(text.get(key) for key in EXPERTS):
-            raise InvalidInputError(
-                f"model {name} is a mixture of experts, and only dense models can be planned for"
-            )
-        shape = _shape(text)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInputError(
-            f"{path} does not describe a decoder ({error!r}); give --parameters, such as 7e9"
-        ) from error
-    if any(path.parent.glob("*.safetensors")):
-        from cluster.resources.model_files import policy_files  # noqa: PLC0415
+    hidden = _first(config, "hidden_size", "n_embd") or 0
+    layers = _first(config, "num_hidden_layers", "n_layer") or 1
+    vocab = _first(config, "vocab_size") or 0
+    heads = _first(config, "num_attention_heads", "n_head") or 1
+    head_dim = _first(config, "head_dim") or hidden // heads
+    keys = (_first(config, "num_key_value_heads") or heads) * head_dim
+    width = _first(config, "intermediate_size", "n_inner") or 4 * hidden
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    if num_parameters is None:
+        attention = 2 * hidden * heads * head_dim + 2 * hidden * keys
+        layer = attention + 3 * hidden * width + 2 * hidden
+        num_parameters = layers * layer + tables * vocab * hidden + hidden
+    return ModelShape(num_parameters, layers, hidden, vocab, keys, width, tables)
 
-        return shape._replace(num_parameters=policy_files(str(path.parent)).size.num_parameters)
-    return shape
+
+def _first(config: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first setting that is present: older architectures use other names."""
+    return next((int(config[name]) for name in names if config.get(name) is not None), None)
 
 
 def shape_of_parameters(num_parameters: float) -> ModelShape:
-    """Guess the shape of a dense decoder from its size.
+    """Guess the shape of a dense decoder from its number of parameters.
 
     The number of layers L is the largest with
 
         12 L H^2 + 2 V H <= parameters,    H = 128 L,    V = 128,256
 
-    12 H^2 being 4 H^2 of attention and 8 H^2 of the feed-forward part, which gives it the width
-    8/3 H where it has three matrices; keys are H / 4 wide.
-
-    Returns:
-        A shape with this number of parameters.
+    where 12 H^2 is 4 H^2 of attention and 8 H^2 of a feed-forward network with three matrices,
+    which is therefore 8/3 H wide. Keys are H / 4 wide.
 
     Raises:
-        InvalidInputError: if not even one layer has so few, or the number is no number.
+        InvalidInputError: if one layer has more parameters, or the number is not finite.
 
     References:
         Kaplan et al. 2020, arXiv:2001.08361, table 1, for 12 L H^2.
     """
     if not (math.isfinite(num_parameters) and num_parameters >= _guessed_parameters(1)):
         raise InvalidInputError(
-            f"--parameters {num_parameters:g} is too few to guess layers from; it must be a number "
-            f"of at least {_guessed_parameters(1):.2g}, such as 7e9"
+            f"--parameters {num_parameters:g} is not enough for one layer; give at "
+            f"least {_guessed_parameters(1):.2g}, such as 7e9"
         )
     num_layers = 1
     while _guessed_parameters(num_layers + 1) <= num_parameters:
@@ -136,36 +113,3 @@ def shape_of_parameters(num_parameters: float) -> ModelShape:
 def _guessed_parameters(num_layers: int) -> int:
     hidden = HIDDEN_PER_LAYER * num_layers
     return 12 * num_layers * hidden**2 + 2 * GUESSED_VOCAB * hidden
-
-
-def _shape(config: dict[str, Any]) -> ModelShape:
-    """Count what a Llama-like configuration describes."""
-    hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-    vocab, heads = int(config["vocab_size"]), int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or hidden // heads)
-    queries = heads * head_dim
-    keys = int(config.get("num_key_value_heads") or heads) * head_dim
-    width = int(config["intermediate_size"])
-    tables = 1 if config.get("tie_word_embeddings") else 2
-    layer = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * width + 2 * hidden
-    count = layers * layer + tables * vocab * hidden + hidden
-    return ModelShape(count, layers, hidden, vocab, keys, width, tables)
-
-
-def _config_file(name: str) -> Path:
-    """Return where a model's config.json is, fetched from the Hub if its name is no path."""
-    if Path(name).is_dir():
-        return Path(name) / "config.json"
-    remedy = "name a folder with config.json, or give --parameters, such as 7e9"
-    if name.startswith((".", "/", "~")):
-        raise InvalidInputError(f"there is no model folder {name}; {remedy}")
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - slow, and rarely needed
-
-    try:
-        return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError) as error:  # not found, not allowed, offline, not a name
-        reason = str(error).strip().partition("\n")[0]
-        raise InvalidInputError(
-            f"model {name} is no folder, and the Hugging Face Hub does not give its config.json "
-            f"({reason}); {remedy}"
-        ) from error

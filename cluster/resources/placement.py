@@ -1,39 +1,25 @@
-"""How much of the cluster each worker takes. A pure plan: Ray is not asked here."""
+"""The resources that each worker of a run takes, and whether a cluster has them, without Ray."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.resources.memory import (
-    GIB,
-    PROCESS_GIB,
-    _discriminator_gib,
-    _fewest_ranks,
-    _learner_gib,
-    _rollout_gib,
-    _teacher_gib,
-)
-from cluster.resources.model_files import ModelSize
+from cluster.resources.memory import GIB, PROCESS_GIB, run_memory, scorer_shape
+from cluster.resources.model_shape import ModelShape
 
 SHARED_CPUS = 0.01
-"""What a worker reserves where phases take turns with the same cores: Ray grants that to all."""
-
-
+"""CPUs that a worker reserves where phases take turns with the same cores, so that all start."""
 REWARD_CPUS = 1.0
-"""Of each copy of a reward source; these have no setting."""
-
-
+"""CPUs of each worker of a reward source; there is no setting for it."""
 GPU_DIGITS = 4
-"""To which Ray counts parts of a GPU; a sum of such parts in binary is off by less."""
-
-
+"""Decimal places to which Ray counts fractions of a GPU."""
 RAY_GIB = 1.5
-"""The driver, Ray's own processes and its object store as this package starts it."""
+"""Host memory of the driver, Ray's own processes and an object store of OBJECT_STORE_BYTES."""
 
 
 class Resources(NamedTuple):
-    """What a cluster has in all."""
+    """Total resources of a cluster."""
 
     cpus: float
     gpus: float
@@ -41,7 +27,7 @@ class Resources(NamedTuple):
 
 
 class WorkerPlan(NamedTuple):
-    """One kind of worker."""
+    """The workers of one kind."""
 
     kind: str
     num_workers: int
@@ -49,16 +35,16 @@ class WorkerPlan(NamedTuple):
     """Cores that each computes with."""
     gpus: float
     """Of each."""
-    memory_gib: float
-    """Expected of each at its peak, in the host's memory."""
     count_setting: str
-    """Which setting says how many."""
+    """Setting of the number of workers."""
     cpus_setting: str | None
-    """Which setting says how many cores, if one does."""
+    """Setting of the number of cores; None if there is none."""
+    memory_gib: float = 0.0
+    """Expected peak of each in host memory."""
 
 
 class Plan(NamedTuple):
-    """All that a run starts."""
+    """All workers of a run."""
 
     workers: tuple[WorkerPlan, ...]
     shares_cpus: bool
@@ -66,48 +52,40 @@ class Plan(NamedTuple):
 
     @property
     def memory_gib(self) -> float:
-        """Expected memory of everything together."""
+        """Expected host memory of all workers, the driver and Ray."""
         return RAY_GIB + sum(each.num_workers * each.memory_gib for each in self.workers)
 
 
 def reserved_cpus(cpus: float, *, shares_cpus: bool) -> float:
-    """Return what a worker reserves of Ray's CPUs, as against the cores it computes with."""
+    """Return the CPUs that a worker reserves of Ray's, given the cores it computes with."""
     return min(cpus, SHARED_CPUS) if shares_cpus else cpus
 
 
 def plan(
     config: RunConfig,
-    policy: ModelSize,
-    rewards: Sequence[ModelSize | None],
+    policy: ModelShape,
+    reward_parameters: Sequence[int | None],
     cluster: Resources,
-    teacher: ModelSize | None = None,
+    teacher: ModelShape | None = None,
 ) -> Plan:
-    """Say what a run will take, and refuse one that the cluster cannot hold.
+    """Return the workers of a run with the resources that they take, if the cluster has these.
 
-    Memory is an estimate of each kind's peak in the host's memory:
-
-        learner rank    process + 16 bytes a parameter + 4 for the reference policy, divided by the
-                        ranks (the fewest that will do) + activations of a microbatch
-        rollout worker  process + weights twice, as new ones arrive beside the old + kv cache
-        discriminator   process + 16 bytes a trained parameter, 4 a frozen one + activations
-        teacher         process + 4 bytes a parameter
-        reward model    process + 4 bytes a parameter
-        beside them     Ray and the driver
-
-    What lies on a GPU is not counted.
+    The memory of a worker is that of cluster/resources/memory.py on a CPU, for a learner rank where
+    the run has its fewest ranks. A reward model takes 4 bytes per parameter. A worker on a GPU
+    takes the host memory of its process alone.
 
     Args:
-        rewards: of each reward source the size of its model, None for a function.
-        teacher: its model's size, if there is one.
-
-    Returns:
-        The plan.
+        reward_parameters: number of parameters of each reward source's model, None for a function.
 
     Raises:
         InvalidInputError: naming what is missing and which settings ask for it.
     """
-    shares_cpus = config.placement.phases_share_cpus
-    made = Plan(tuple(_workers(config, policy, rewards, teacher)), shares_cpus)
+    memory = _memory_gib(config, policy, reward_parameters, teacher)
+    workers = (
+        each._replace(memory_gib=PROCESS_GIB if each.gpus else memory[each.kind])
+        for each in _workers(config)
+    )
+    made = Plan(tuple(workers), config.placement.phases_share_cpus)
     _refuse_too_many_cpus(made, cluster.cpus)
     _refuse_too_many_gpus(made, cluster.gpus)
     if made.memory_gib > cluster.memory_gib:
@@ -122,9 +100,8 @@ def plan(
 
 
 def reserved_beside_learner(config: RunConfig) -> dict[str, float]:
-    """Return what all workers but the learner's ranks reserve, by Ray's names: CPU and GPU."""
-    no_model = ModelSize(0, 1, 0, 0)
-    workers = list(_workers(config, no_model, [None] * len(config.rewards), None))[1:]
+    """Return what all workers except the learner's ranks reserve: amounts of CPU and GPU."""
+    workers = [each for each in _workers(config) if each.kind != "learner"]
     shares = config.placement.phases_share_cpus
     return {
         "CPU": sum(w.num_workers * reserved_cpus(w.cpus, shares_cpus=shares) for w in workers),
@@ -132,21 +109,29 @@ def reserved_beside_learner(config: RunConfig) -> dict[str, float]:
     }
 
 
-def _workers(
+def _memory_gib(
     config: RunConfig,
-    policy: ModelSize,
-    rewards: Sequence[ModelSize | None],
-    teacher: ModelSize | None,
-) -> Iterator[WorkerPlan]:
-    """Yield the kinds of workers that this run starts, the learner first."""
+    policy: ModelShape,
+    reward_parameters: Sequence[int | None],
+    teacher: ModelShape | None,
+) -> dict[str, float]:
+    """Return the host memory of a worker on a CPU, by kind."""
+    num_ranks = config.learner.min_ranks or config.learner.num_ranks
+    scorer = scorer_shape(config, policy, teacher)
+    needed = {m.kind: m.gib for m in run_memory(config, policy, scorer, num_ranks, "cpu")}
+    for index, number in enumerate(reward_parameters):
+        needed[f"reward {index}"] = PROCESS_GIB + 4 * (number or 0) / GIB
+    return needed
+
+
+def _workers(config: RunConfig) -> Iterator[WorkerPlan]:
+    """Yield the kinds of workers that this run starts."""
     learner, rollout, discriminator = config.learner, config.rollout, config.discriminator
-    tokens = learner.max_tokens_per_microbatch
     yield WorkerPlan(
         "learner",
-        _fewest_ranks(learner),
+        learner.min_ranks or learner.num_ranks,
         learner.cpus_per_rank,
         learner.gpus_per_rank,
-        _learner_gib(learner, policy, has_reference=config.has_reference),
         "learner.min_ranks" if learner.min_ranks else "learner.num_ranks",
         "learner.cpus_per_rank",
     )
@@ -155,7 +140,6 @@ def _workers(
         rollout.num_workers,
         rollout.cpus_per_worker,
         rollout.gpus_per_worker,
-        _rollout_gib(rollout, policy),
         "rollout.num_workers",
         "rollout.cpus_per_worker",
     )
@@ -165,7 +149,6 @@ def _workers(
             discriminator.num_workers,
             discriminator.cpus_per_worker,
             discriminator.gpus_per_worker,
-            _discriminator_gib(discriminator, policy, tokens),
             "discriminator.num_workers",
             "discriminator.cpus_per_worker",
         )
@@ -175,24 +158,16 @@ def _workers(
             config.teacher.num_workers,
             config.teacher.cpus_per_worker,
             config.teacher.gpus_per_worker,
-            _teacher_gib(config.teacher, teacher),
             "teacher.num_workers",
             "teacher.cpus_per_worker",
         )
-    for index, (source, size) in enumerate(zip(config.rewards, rewards, strict=True)):
-        weights_gib = 0.0 if size is None else 4 * size.num_parameters / GIB
+    for index, source in enumerate(config.rewards):
         setting = f"rewards.{index}.num_workers"
-        memory_gib = PROCESS_GIB + weights_gib
-        kind = f"reward {index}"
-        yield WorkerPlan(kind, source.num_workers, REWARD_CPUS, 0.0, memory_gib, setting, None)
+        yield WorkerPlan(f"reward {index}", source.num_workers, REWARD_CPUS, 0.0, setting, None)
 
 
 def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
-    """Raise if a kind has more cores than there are, or all kinds together where none takes turns.
-
-    Raises:
-        InvalidInputError: naming the settings that ask for the most.
-    """
+    """Refuse more cores than the cluster has: of each kind if kinds take turns, else of all."""
     groups = [(each,) for each in made.workers] if made.shares_cpus else [made.workers]
     for group in groups:
         wanted = sum(each.num_workers * each.cpus for each in group)
@@ -213,16 +188,12 @@ def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
 
 
 def _refuse_too_many_gpus(made: Plan, gpus: float) -> None:
-    """Raise if the workers together ask for more GPUs than there are, or one for one and a half.
-
-    Raises:
-        InvalidInputError: naming the settings that ask for them.
-    """
+    """Refuse more GPUs than the cluster has, and a number above 1 that is not whole."""
     for each in made.workers:
         if each.gpus > 1 and each.gpus % 1:
             raise InvalidInputError(
-                f"{_gpus_setting(each)} = {each.gpus:g}, but a worker gets a part of one GPU or "
-                "whole ones; set it to at most 1, or to a whole number"
+                f"{_gpus_setting(each)} = {each.gpus:g}, but a worker gets a fraction of one GPU "
+                "or whole GPUs; set it to at most 1, or to a whole number"
             )
     wanted = round(sum(each.num_workers * each.gpus for each in made.workers), GPU_DIGITS)
     if wanted > gpus:

@@ -13,7 +13,8 @@ from actors.rewards.sources import is_log_ratio, read_log_ratio
 from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 from cluster.config.run_config import RunConfig
 from cluster.resources.memory import GIB
-from cluster.resources.model_files import ModelFiles, ModelSize, policy_files, reward_model_files
+from cluster.resources.model_files import ModelFiles, policy_files, reward_model_files
+from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import Plan, Resources, plan
 from cluster.run_state.directory import check_disk, is_resumed
 from cluster.run_state.manifest import KEEP_CHECKPOINTS
@@ -62,11 +63,11 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
     is_old = is_resumed(run_dir, config) if run_dir else False
     model = policy_files(config.model.name)
     check_windows(config, model)
-    rewards = [_reward_size(source.model) for source in config.rewards]
-    teacher = _teacher_size(config)
-    made = plan(config, model.size, rewards, resources(cluster), teacher)
+    rewards = [_reward_parameters(source.model) for source in config.rewards]
+    teacher = _teacher_shape(config)
+    made = plan(config, model.shape, rewards, resources(cluster), teacher)
     if run_dir:
-        check_disk(run_dir, _disk_gib(config, model.size, is_old=is_old))
+        check_disk(run_dir, _disk_gib(config, model.shape, is_old=is_old))
     _check_reward_functions(config)
     caveat = _check_objective(config)
     if config.teacher:
@@ -93,14 +94,14 @@ def check_windows(config: RunConfig, model: ModelFiles) -> None:
             "context; lower one of them"
         )
     num_layers = config.discriminator.num_layers
-    if num_layers is not None and num_layers > model.size.num_layers:
+    if num_layers is not None and num_layers > model.shape.num_layers:
         raise InvalidInputError(
-            f"discriminator.num_layers = {num_layers}, but the model has {model.size.num_layers} "
+            f"discriminator.num_layers = {num_layers}, but the model has {model.shape.num_layers} "
             "layers; lower it, or leave it out to keep all"
         )
 
 
-def _teacher_size(config: RunConfig) -> ModelSize | None:
+def _teacher_shape(config: RunConfig) -> ModelShape | None:
     if config.teacher is None:
         return None
     teacher = policy_files(config.teacher.model)
@@ -110,25 +111,26 @@ def _teacher_size(config: RunConfig) -> ModelSize | None:
             f"data.max_prompt_tokens + data.max_response_tokens = {wanted} is more than the "
             f"{teacher.max_tokens} tokens of the context of teacher.model; lower one of them"
         )
-    return teacher.size
+    return teacher.shape
 
 
-def _reward_size(name: str | None) -> ModelSize | None:
+def _reward_parameters(name: str | None) -> int | None:
+    """Return the number of parameters that a reward source loads; None for a function."""
     if name is None:
         return None
     if not is_log_ratio(name):
-        return reward_model_files(name).size
+        return reward_model_files(name).shape.num_parameters
     pair = read_log_ratio(name)
-    sizes = [policy_files(each).size for each in (pair.numerator, pair.denominator)]
-    return sizes[0]._replace(num_parameters=sum(size.num_parameters for size in sizes))
+    policies = (pair.numerator, pair.denominator)
+    return sum(policy_files(each).shape.num_parameters for each in policies)
 
 
-def _disk_gib(config: RunConfig, size: ModelSize, *, is_old: bool) -> float:
+def _disk_gib(config: RunConfig, shape: ModelShape, *, is_old: bool) -> float:
     """Return what a run writes at most: checkpoints, one more in the making, and weights."""
     bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if config.has_discriminator else 0)
     num_checkpoints = 1 if is_old else KEEP_CHECKPOINTS + 1
     in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES
-    return in_all * size.num_parameters / GIB
+    return in_all * shape.num_parameters / GIB
 
 
 def _check_reward_functions(config: RunConfig) -> None:

@@ -14,8 +14,9 @@ from cluster.config.datasets import load_comparisons
 from cluster.config.reward_model_options import Training, likelihood_config
 from cluster.config.run_config import RunConfig
 from cluster.resources.availability import missing_resources
-from cluster.resources.memory import ACTIVATIONS_PER_LAYER, GIB, PROCESS_GIB, TRAINED_BYTES
-from cluster.resources.model_files import ModelSize, policy_files
+from cluster.resources.memory import GIB, PROCESS_GIB, discriminator_memory
+from cluster.resources.model_files import policy_files
+from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import Plan, WorkerPlan
 from cluster.run_state.directory import check_disk
 from cluster.run_state.files import write_atomically
@@ -53,7 +54,7 @@ def check(
     model = policy_files(config.model.name)
     check_windows(config, model)
     _check_record(config, training, run_dir)
-    plan = _plan(config, model.size)
+    plan = _plan(config, model.shape)
     if missing := missing_resources(plan, cluster):
         raise InvalidInputError(
             f"the reward model needs {missing}; lower learner.num_ranks, learner.cpus_per_rank or "
@@ -65,7 +66,7 @@ def check(
             f"included, and the cluster has {there:.1f} GiB; lower discriminator.num_layers or "
             "learner.max_tokens_per_microbatch, or use a smaller model"
         )
-    check_disk(run_dir, 4 * model.size.num_parameters * training.num_members / GIB)
+    check_disk(run_dir, 4 * model.shape.num_parameters * training.num_members / GIB)
     empty_classifier(AutoConfig.from_pretrained(config.model.name))
     try:
         data = load_comparisons(config)
@@ -83,23 +84,19 @@ def write_record(config: RunConfig, training: Training, run_dir: Path) -> None:
     write_atomically(run_dir / RECORD, text + "\n")
 
 
-def _plan(config: RunConfig, size: ModelSize) -> Plan:
-    """Say what the ranks take: memory as for a learner, with no reference."""
+def _plan(config: RunConfig, shape: ModelShape) -> Plan:
+    """Return the ranks, each with the memory of a discriminator worker, sharded."""
     learner, discriminator = config.learner, config.discriminator
-    num_layers = discriminator.num_layers or size.num_layers
-    is_trained = discriminator.tuning == "full"
-    state = size.num_parameters * (TRAINED_BYTES if is_trained else 4) / learner.num_ranks
-    activations = ACTIVATIONS_PER_LAYER * num_layers * size.hidden_size
-    tokens = learner.max_tokens_per_microbatch
-    host_gib = 0.0 if learner.gpus_per_rank else (state + activations * tokens) / GIB
+    backbone = shape.first_layers(discriminator.num_layers)
+    needed = discriminator_memory(discriminator, learner, backbone, "cpu", learner.num_ranks)
     rank = WorkerPlan(
         "learner",
         learner.num_ranks,
         learner.cpus_per_rank,
         learner.gpus_per_rank,
-        PROCESS_GIB + host_gib,
         "learner.num_ranks",
         "learner.cpus_per_rank",
+        PROCESS_GIB if learner.gpus_per_rank else needed.gib,
     )
     return Plan((rank,), config.placement.phases_share_cpus)
 

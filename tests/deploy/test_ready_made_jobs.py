@@ -14,12 +14,7 @@ from cluster.capacity.step_cost import Lengths, work_of
 from cluster.capacity.step_time import GPUS_PER_NODE, Estimate, Split, estimate
 from cluster.cli.plan import GUESSED_SHARE
 from cluster.config.job_file import load_job
-from cluster.resources.memory import (
-    discriminator_memory,
-    key_value_bytes,
-    learner_memory,
-    rollout_memory,
-)
+from cluster.resources.memory import key_value_bytes, run_memory, scorer_shape
 from cluster.resources.model_shape import ModelShape
 from cluster.validation import preflight
 from tests.fakes.tiny_job import save_tiny_tokenizer
@@ -60,6 +55,10 @@ def pretend(tmp_path):
             "num_hidden_layers": size.num_layers,
             "hidden_size": size.hidden_size,
             "vocab_size": size.vocab_size,
+            "num_attention_heads": size.hidden_size // 64,
+            "num_key_value_heads": size.key_value_size // 64,
+            "intermediate_size": size.intermediate_size,
+            "tie_word_embeddings": size.num_tables == 1,
             "max_position_embeddings": 8192,
         }
         (tmp_path / "config.json").write_text(json.dumps(config))
@@ -81,7 +80,7 @@ def pretend(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_job_passes_the_check_on_the_machines_it_names(pretend, name):
     found = preflight.check(pretend(name), None, CLUSTERS[name])
-    assert found.model.size[:4] == MODELS[name][:4]
+    assert found.model.shape == MODELS[name]
     wanted = sum(worker.num_workers * worker.gpus for worker in found.plan.workers)
     assert wanted == CLUSTERS[name].get("GPU", 0)  # all that there are
     assert found.caveat is None
@@ -114,13 +113,10 @@ class Planned(NamedTuple):
 
 def planned(name):
     job, shape = load_job(FOLDER / f"{name}.yaml"), MODELS[name]
-    scorer = shape.first_layers(job.discriminator.num_layers)
-    has_reference = job.objective.reference.coefficient > 0
+    scorer = scorer_shape(job, shape, None)
 
     def memory(split):
-        rank = learner_memory(job.learner, shape, split.ranks, has_reference=has_reference)
-        scoring = discriminator_memory(job.discriminator, job.learner, scorer)
-        return rollout_memory(job.rollout, shape), rank, scoring
+        return run_memory(job, shape, scorer, split.ranks, "gpu")
 
     num_gpus, staleness = int(CLUSTERS[name]["GPU"]), job.objective.max_staleness_steps
     longest = job.data.max_prompt_tokens, job.data.max_response_tokens

@@ -7,17 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
-from actors.config.learner import LearnerConfig
-from actors.config.rollout import RolloutConfig
-from actors.config.scorers import DiscriminatorConfig
 from actors.errors import InvalidInputError
-from alignment.mdp.packing import microbatches
-from alignment.mdp.trajectories import pack
-from alignment.models.policy import load_policy
 from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
 from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
 from cluster.capacity.step_cost import Lengths, work_of
@@ -26,16 +19,8 @@ from cluster.cli.main import app
 from cluster.cli.plan_table import limit_sentence
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
-from cluster.resources.memory import (
-    GIB,
-    activation_bytes,
-    discriminator_memory,
-    key_value_bytes,
-    learner_memory,
-    rollout_memory,
-)
-from cluster.resources.model_shape import ModelShape, shape_of_files, shape_of_parameters
-from tests.fakes.tiny_llama import save_tiny_llama
+from cluster.resources.memory import GIB
+from cluster.resources.model_shape import shape_of_parameters
 
 LLAMA_2_7B = {
     "hidden_size": 4096,
@@ -44,18 +29,6 @@ LLAMA_2_7B = {
     "intermediate_size": 11008,
     "vocab_size": 32000,
 }
-LLAMA_3_8B = LLAMA_2_7B | {
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-}
-SMALL = ModelShape(1000, 4, 10, 50, 5, 30, 1)
-
-
-def shape_of(folder, config):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    return shape_of_files(str(folder))
 
 
 def make_job(**sections):
@@ -74,101 +47,6 @@ def make_job(**sections):
 def irlign_plan(place, *arguments, **sections):
     (place / "job.yaml").write_text(yaml.safe_dump(make_job(**sections)))
     return CliRunner().invoke(app, ["plan", str(place / "job.yaml"), *map(str, arguments)])
-
-
-def test_parameters_of_published_models_are_counted_from_their_configuration(tmp_path):
-    assert shape_of(tmp_path / "2", LLAMA_2_7B).num_parameters == 6_738_415_616
-    assert shape_of(tmp_path / "3", LLAMA_3_8B).num_parameters == 8_030_261_248
-    # Llama 3: 2 x 32 layers x 8 heads x 128, at 2 bytes
-    assert key_value_bytes(shape_of_files(str(tmp_path / "3"))) == 131_072
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_parameters_counted_are_those_of_the_model(tmp_path, tied):
-    model = load_policy(save_tiny_llama(tmp_path / "whole", tied=tied))
-    config = json.loads((tmp_path / "whole" / "config.json").read_text())
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert shape_of(tmp_path / "config only", config).num_parameters == count
-    assert shape_of_files(str(tmp_path / "whole")).num_parameters == count
-
-
-def test_what_is_no_dense_decoder_is_refused_with_a_remedy(tmp_path):
-    with pytest.raises(InvalidInputError, match="mixture of experts"):
-        shape_of(tmp_path, LLAMA_2_7B | {"num_local_experts": 8})
-    with pytest.raises(InvalidInputError, match="give --parameters"):
-        shape_of(tmp_path, {"n_embd": 768})
-    with pytest.raises(InvalidInputError, match=r"no model folder \./gone"):
-        shape_of_files("./gone")
-
-
-def test_a_guessed_shape_has_the_parameters_asked_for_and_fits_into_them():
-    shape = shape_of_parameters(7e9)
-    assert (shape.num_parameters, shape.num_layers, shape.hidden_size) == (7 * 10**9, 31, 3968)
-    guessed = 12 * 31 * 3968**2 + shape.table_parameters
-    assert guessed <= 7e9 < 12 * 32 * 4096**2 + 2 * 128_256 * 4096
-    with pytest.raises(InvalidInputError, match=r"at least 3\.3e\+07"):
-        shape_of_parameters(1e7)
-    with pytest.raises(InvalidInputError, match="nan"):
-        shape_of_parameters(math.nan)
-
-
-def test_the_discriminator_keeps_embeddings_and_its_share_of_the_layers():
-    # 1000 parameters, of which 50 x 10 are the table; half of the layers hold 250.
-    assert SMALL.first_layers(2).num_parameters == 750
-    assert SMALL._replace(num_tables=2, num_parameters=1500).first_layers(None) == SMALL
-
-
-def test_memory_by_hand():
-    config = LearnerConfig(max_tokens_per_microbatch=100)
-    rank = learner_memory(config, SMALL, 2, has_reference=True)
-    parts = {name: gib * GIB for name, gib in rank.parts_gib.items()}
-    assert parts["state"] == 20 * 1000 / 2
-    assert parts["casts"] == 2 * 1000  # whole, on every rank
-    assert parts["gathered"] == 4 * (2 * 500 + 3 * 125)
-    assert parts["activations"] == 100 * 4 * (36 * 10 + 8 * 5 + 8 * 30)
-    assert parts["logits"] == 10 * 2**26
-    assert rank.gib == pytest.approx(sum(parts.values()) / GIB)
-    assert "gathered" not in learner_memory(config, SMALL, 1, has_reference=True).parts_gib
-    engine = rollout_memory(RolloutConfig(kv_cache_gib=3.0, max_sequences=8), SMALL).parts_gib
-    assert engine["weights"] * GIB == 2 * (1000 + 50 * 10)
-    assert engine["cache"] == 3.0
-    assert engine["sampler"] * GIB == 12 * 8 * 50
-    backbone = SMALL.first_layers(2)
-    full = discriminator_memory(DiscriminatorConfig(), config, backbone).parts_gib
-    assert full["state"] * GIB == 4 * 500 + 16 * 250
-    lora = discriminator_memory(DiscriminatorConfig(tuning="lora"), config, backbone).parts_gib
-    assert lora["state"] * GIB == 4 * 750
-
-
-def test_activations_and_casts_are_what_autograd_keeps(tmp_path):
-    model = load_policy(save_tiny_llama(tmp_path, num_layers=4))
-    matrices = {tuple(p.shape) for p in model.parameters() if p.ndim == 2}
-    matrices |= {shape[::-1] for shape in matrices}
-    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def kept_bytes(num_tokens):
-        kept = {}
-
-        def keep(tensor):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = (tensor, storage.nbytes())
-            return tensor
-
-        (batch,) = microbatches(pack([1] * 4, [5] * (num_tokens - 4), prompt_id=0), num_tokens)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16),
-        ):
-            model(batch, 1.0)
-        casts = sum(nbytes for tensor, nbytes in kept.values() if tuple(tensor.shape) in matrices)
-        return casts, sum(nbytes for _, nbytes in kept.values())
-
-    (casts, few), (_, many) = kept_bytes(1000), kept_bytes(3000)
-    shape = shape_of_files(str(tmp_path))
-    # Beside the layers a token has its states before and after the last norm, and its rotations.
-    assert (many - few) / 2000 == pytest.approx(activation_bytes(shape), rel=0.1)
-    assert casts == pytest.approx(2 * shape.num_parameters, rel=0.02)
 
 
 def planned(**sections):
@@ -336,7 +214,8 @@ OF_EACH_KIND = {
 
 def overrides_printed(job, teacher):
     """Return what irlign plan says to set, once load_job has accepted it; of no sampling, none."""
-    shape_of(teacher, LLAMA_2_7B)
+    teacher.mkdir()
+    (teacher / "config.json").write_text(json.dumps(LLAMA_2_7B))
     given = load_job(job)
     arguments = ["plan", str(job), "--gpus", "64", "--parameters", "3e9"]
     arguments += ["--set", f"teacher.model={teacher}"] if given.teacher else []
@@ -372,6 +251,12 @@ def test_lines_are_printed_for_each_kind_of_worker_and_taken(tmp_path, kind):
     overrides = overrides_printed(tmp_path / "job.yaml", tmp_path / "teacher")
     printed = {override.partition(".")[0] for override in overrides}
     assert printed == {"learner", "rollout"} | ({kind} - {"reward"})
+
+
+def test_a_model_whose_shape_cannot_be_read_may_be_given_by_its_parameters(tmp_path):
+    result = irlign_plan(tmp_path, model={"name": "./gone"})
+    assert result.exit_code == 2
+    assert "or give --parameters, such as 7e9" in result.stderr
 
 
 def test_the_command_refuses_what_does_not_fit_in_one_sentence(tmp_path):

@@ -364,7 +364,7 @@ def test_an_ensemble_is_trained_whatever_happens_to_its_ranks(tmp_path):
     scores = np.concatenate([row["scores"] for row in figures["comparisons"]], axis=1)
     np.testing.assert_allclose(worker.member_scores(responses), scores, atol=1e-4)
     assert np.abs(scores[0] - scores[1]).max() > 0.01  # they learned from other resamples
-    one = reward_model_files(str(run / "member-0")).size.num_parameters
-    assert reward_model_files(str(run)).size.num_parameters == 2 * one
+    one = reward_model_files(str(run / "member-0")).shape.num_parameters
+    assert reward_model_files(str(run)).shape.num_parameters == 2 * one
     rows = load_file(run / "features.safetensors")["rows"]
     assert sorted(set(rows.tolist())) == list(range(300))

@@ -10,7 +10,7 @@ from cluster.resources.placement import Plan, WorkerPlan
 
 
 def worker(kind, number, cpus, gpus):
-    return WorkerPlan(kind, number, cpus, gpus, 1.0, f"{kind}.num_workers", None)
+    return WorkerPlan(kind, number, cpus, gpus, f"{kind}.num_workers", None)
 
 
 PLAN = Plan((worker("learner", 2, 1.0, 1.0), worker("rollout", 4, 2.0, 0.5)), shares_cpus=False)

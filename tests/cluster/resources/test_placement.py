@@ -2,12 +2,19 @@ import pytest
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.resources.memory import ACTIVATIONS_PER_LAYER, GIB, PROCESS_GIB
-from cluster.resources.model_files import ModelSize
+from cluster.resources.memory import (
+    GIB,
+    PROCESS_GIB,
+    discriminator_memory,
+    learner_memory,
+    rollout_memory,
+    teacher_memory,
+)
+from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import RAY_GIB, Resources, plan, reserved_cpus
 
-# 100 of 500 parameters (in units of GIB) are embeddings, 100 are in each of 4 layers.
-SIZE = ModelSize(num_parameters=5 * GIB, num_layers=4, hidden_size=2**15, vocab_size=2**15)
+# 1 of 5 parameters (in units of GIB) are embeddings, 1 is in each of 4 layers.
+SHAPE = ModelShape(5 * GIB, 4, 2**15, 2**15, 2**13, 2**17, num_tables=1)
 PLENTY = Resources(cpus=64, gpus=8, memory_gib=10_000)
 
 
@@ -22,7 +29,7 @@ def test_every_kind_of_worker_is_planned_as_the_job_says():
         rollout={"num_workers": 4, "gpus_per_worker": 0.5},
         rewards=[{"function": "m:f", "num_workers": 5}],
     )
-    made = plan(config, SIZE, [None], PLENTY)
+    made = plan(config, SHAPE, [None], PLENTY)
     assert [(w.kind, w.num_workers, w.cpus, w.gpus) for w in made.workers] == [
         ("learner", 2, 3, 0),
         ("rollout", 4, 1, 0.5),
@@ -34,70 +41,64 @@ def test_every_kind_of_worker_is_planned_as_the_job_says():
 def test_a_teacher_is_planned_by_its_own_settings():
     teacher = {"model": "t", "num_workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 1}
     config = job(teacher=teacher, discriminator={"num_workers": 5, "cpus_per_worker": 7})
-    worker = plan(config, SIZE, [], PLENTY, SIZE).workers[-1]
+    shape = SHAPE._replace(num_parameters=GIB)
+    worker = plan(config, SHAPE, [], PLENTY, shape).workers[-1]
     assert (worker.kind, worker.num_workers, worker.cpus, worker.gpus) == ("teacher", 3, 2, 1)
     assert worker.memory_gib == PROCESS_GIB
+    config = job(teacher=teacher | {"gpus_per_worker": 0})
+    on_cpu = plan(config, SHAPE, [], PLENTY, shape).workers[-1]
+    assert on_cpu.memory_gib == teacher_memory(shape, "cpu").gib
+    config = job(teacher=teacher)
     with pytest.raises(InvalidInputError, match=r"lower teacher\.gpus_per_worker \(0 computes"):
-        plan(config, SIZE, [], PLENTY._replace(gpus=2), SIZE)
+        plan(config, SHAPE, [], PLENTY._replace(gpus=2), SHAPE)
 
 
 @pytest.mark.parametrize("objective", [{"divergence_weight": 0}, {"steps": 0}])
 def test_no_discriminator_is_planned_where_none_is_started(objective):
-    made = plan(job(objective=objective, rewards=[{"function": "m:f"}]), SIZE, [None], PLENTY)
+    made = plan(job(objective=objective, rewards=[{"function": "m:f"}]), SHAPE, [None], PLENTY)
     assert [worker.kind for worker in made.workers] == ["learner", "rollout", "reward 0"]
 
 
-def test_memory_is_worked_out_by_the_documented_formula():
+def test_memory_is_that_of_the_memory_model_on_a_cpu():
     config = job(
         learner={"num_ranks": 2, "max_tokens_per_microbatch": 8192},
-        rollout={"dtype": "float32", "kv_cache_gib": 0.25},
         discriminator={"num_layers": 1},
-        rewards=[{"model": "m"}],
+        rewards=[{"model": "m"}, {"function": "m:f"}],
     )
-    made = plan(config, SIZE, [ModelSize(GIB, 1, 1, 1)], PLENTY)
-    a_layer = 8192 * ACTIVATIONS_PER_LAYER * 2**15 / GIB  # 10 GiB
-    embeddings = 2**15 * 2**15 / GIB  # 1 of the 5 Gi parameters; the layers hold 1 each
-    assert embeddings == 1
-    learner, rollout, discriminator, reward = (w.memory_gib - PROCESS_GIB for w in made.workers)
-    assert learner == pytest.approx(5 * (16 + 4) / 2 + 4 * a_layer)
-    assert rollout == pytest.approx(2 * 4 * 5 + 0.25)
-    assert discriminator == pytest.approx(2 * 16 + a_layer)
-    assert reward == pytest.approx(4)
-    assert made.memory_gib == pytest.approx(
-        RAY_GIB + 5 * PROCESS_GIB + 2 * learner + rollout + discriminator + reward
-    )
-
-
-def test_a_frozen_discriminator_no_reference_and_16_bits_take_less():
-    config = job(discriminator={"tuning": "frozen"}, objective={"reference": {"coefficient": 0.0}})
-    full, lean = (plan(each, SIZE, [], PLENTY).workers for each in (job(), config))
-    assert full[0].memory_gib - lean[0].memory_gib == pytest.approx(5 * 4)
-    assert full[2].memory_gib - lean[2].memory_gib == pytest.approx(5 * 12)
-    wide = plan(job(rollout={"dtype": "float32"}), SIZE, [], PLENTY).workers[1]
-    assert wide.memory_gib - full[1].memory_gib == pytest.approx(5 * 4)
+    made = plan(config, SHAPE, [GIB, None], PLENTY)
+    one_layer = SHAPE.first_layers(1)
+    expected = [
+        learner_memory(config.learner, SHAPE, 2, "cpu", has_reference=True).gib,
+        rollout_memory(config.rollout, SHAPE, "cpu").gib,
+        discriminator_memory(config.discriminator, config.learner, one_layer, "cpu").gib,
+        PROCESS_GIB + 4,
+        PROCESS_GIB,
+    ]
+    assert [worker.memory_gib for worker in made.workers] == expected
+    assert made.memory_gib == pytest.approx(RAY_GIB + expected[0] + sum(expected))
 
 
 def test_where_ranks_may_vary_the_cluster_must_hold_the_fewest():
     config = job(learner={"num_ranks": 100, "min_ranks": 2})
-    ranks = plan(config, SIZE, [], PLENTY).workers[0]
-    assert ranks == plan(job(learner={"num_ranks": 2}), SIZE, [], PLENTY).workers[0]._replace(
+    ranks = plan(config, SHAPE, [], PLENTY).workers[0]
+    assert ranks == plan(job(learner={"num_ranks": 2}), SHAPE, [], PLENTY).workers[0]._replace(
         count_setting="learner.min_ranks"
     )
 
 
 def test_rollout_and_learner_may_share_one_gpu():
     config = job(rollout={"gpus_per_worker": 0.5}, learner={"gpus_per_rank": 0.5})
-    made = plan(config, SIZE, [], Resources(8, 1, 10_000))
+    made = plan(config, SHAPE, [], Resources(8, 1, 10_000))
     assert [worker.gpus for worker in made.workers] == [0.5, 0.5, 0]
     # 3 * 0.8 + 0.6 is a little more than 3 in floating point.
     parts = job(rollout={"gpus_per_worker": 0.6}, learner={"num_ranks": 3, "gpus_per_rank": 0.8})
-    plan(parts, SIZE, [], Resources(8, 3, 10_000))
+    plan(parts, SHAPE, [], Resources(8, 3, 10_000))
 
 
 def test_what_lies_on_a_gpu_is_not_host_memory():
     on_gpus = {"gpus_per_worker": 1}
     config = job(learner={"gpus_per_rank": 1}, rollout=on_gpus, discriminator=on_gpus)
-    made = plan(config, SIZE, [], PLENTY)
+    made = plan(config, SHAPE, [], PLENTY)
     assert {worker.memory_gib for worker in made.workers} == {PROCESS_GIB}
 
 
@@ -126,8 +127,8 @@ def test_what_lies_on_a_gpu_is_not_host_memory():
         ),
         (
             {"rollout": {"gpus_per_worker": 1.5}},
-            r"^rollout\.gpus_per_worker = 1\.5, but a worker gets a part of one GPU or whole ones; "
-            r"set it to at most 1, or to a whole number$",
+            r"^rollout\.gpus_per_worker = 1\.5, but a worker gets a fraction of one GPU or "
+            r"whole GPUs; set it to at most 1, or to a whole number$",
         ),
         (
             {"rollout": {"kv_cache_gib": 900}},
@@ -137,7 +138,7 @@ def test_what_lies_on_a_gpu_is_not_host_memory():
     ],
 )
 def test_a_cluster_that_is_too_small_is_refused_with_the_settings_to_lower(sections, message):
-    small = ModelSize(10**6, 2, 8, 100)
+    small = ModelShape(10**6, 2, 8, 100, 8, 32, num_tables=1)
     with pytest.raises(InvalidInputError, match=message):
         plan(job(**sections), small, [], Resources(4, 1, 500))
 
@@ -149,16 +150,16 @@ def test_phases_that_take_turns_fit_where_together_they_would_not():
         "discriminator": {"cpus_per_worker": 2},
     }
     cluster = Resources(2, 0, 1000)
-    plan(job(**two_cores, placement={"phases_share_cpus": True}), SIZE, [], cluster)
+    plan(job(**two_cores, placement={"phases_share_cpus": True}), SHAPE, [], cluster)
     with pytest.raises(InvalidInputError, match="asks for 6 CPUs"):
-        plan(job(**two_cores), SIZE, [], cluster)
+        plan(job(**two_cores), SHAPE, [], cluster)
 
 
 def test_a_cluster_of_exactly_the_right_size_will_do():
-    needed = plan(job(), SIZE, [], PLENTY).memory_gib
-    plan(job(), SIZE, [], Resources(3, 0, needed))
+    needed = plan(job(), SHAPE, [], PLENTY).memory_gib
+    plan(job(), SHAPE, [], Resources(3, 0, needed))
     with pytest.raises(InvalidInputError, match="GiB of memory"):
-        plan(job(), SIZE, [], Resources(3, 0, needed - 0.01))
+        plan(job(), SHAPE, [], Resources(3, 0, needed - 0.01))
 
 
 def test_reservations_are_a_hundredth_of_a_cpu_where_phases_take_turns():

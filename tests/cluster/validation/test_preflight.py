@@ -51,8 +51,8 @@ def test_a_job_that_can_run_is_described_and_nothing_is_written(place):
     before = all_files(place)
     found = preflight.check(job(place), place / "runs" / "new", CLUSTER)
     # embeddings and head 2 x 8 x 16; a layer 4 x 16 x 16 + 3 x 16 x 16 and two norms of 16; a norm
-    assert found.model.size.num_parameters == 2 * 8 * 16 + 2 * (7 * 256 + 32) + 16
-    assert (found.model.architecture, found.model.size.num_layers) == ("LlamaForCausalLM", 2)
+    assert found.model.shape.num_parameters == 2 * 8 * 16 + 2 * (7 * 256 + 32) + 16
+    assert (found.model.architecture, found.model.shape.num_layers) == ("LlamaForCausalLM", 2)
     assert found.model.max_tokens == 64
     assert len(found.data.train_rows) + len(found.data.held_out_rows) == 20
     assert [worker.kind for worker in found.plan.workers] == ["learner", "rollout", "discriminator"]
@@ -89,9 +89,9 @@ def test_windows_larger_than_the_models_context_are_refused(place):
 
 def test_a_model_that_does_not_exist_is_refused(place):
     error = error_of(job(place, model={"name": str(place / "gone")}), place=place)
-    assert f"there is no folder {place}/gone; it must hold config.json and" in error
+    assert f"there is no model folder {place}/gone; name one that holds config.json and" in error
     error = error_of(job(place, model={"name": "nobody/no-such-model"}), place=place)
-    assert "nobody/no-such-model is no folder beside the job file, and the Hugging Face" in error
+    assert "nobody/no-such-model is neither a folder next to the job file nor available on" in error
 
 
 def test_a_model_that_needs_code_of_its_own_is_refused(place):
@@ -109,7 +109,7 @@ def test_pickled_absent_and_broken_weights_are_refused(place):
     assert "has no weights; it needs model.safetensors" in error_of(job(place), place=place)
     index = {"weight_map": {"lm_head.weight": "model-1-of-1.safetensors"}}
     (place / "model/model.safetensors.index.json").write_text(json.dumps(index))
-    assert "lacks model-1-of-1.safetensors; fetch it again" in error_of(job(place), place=place)
+    assert "lacks model-1-of-1.safetensors; download it again" in error_of(job(place), place=place)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_more_workers_than_the_cluster_has_are_refused(place):
         ({"function": "no_such_module:reward"}, "'no_such_module:reward' cannot be imported"),
         ({"function": "json:no_such_function"}, "'json:no_such_function' cannot be imported"),
         ({}, "rewards.0 needs a model or a function, and not both"),
-        ({"model": "/no/such/model"}, "there is no folder /no/such/model"),
+        ({"model": "/no/such/model"}, "there is no model folder /no/such/model"),
     ],
 )
 def test_a_reward_that_cannot_be_had_is_refused(place, source, message):
