@@ -253,7 +253,7 @@ def test_a_divergence_with_a_trap_is_told_and_another_is_not(place):
 def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
     save_tiny_model(place / "teacher", seed=1)
     teacher = {"model": str(place / "teacher")}
-    two = job(place, teacher=teacher, discriminator={"num_workers": 2})
+    two = job(place, teacher=teacher | {"num_workers": 2})
     found = preflight.check(two, None, CLUSTER)
     kinds = {worker.kind: worker.num_workers for worker in found.plan.workers}
     assert kinds == {"learner": 1, "rollout": 1, "teacher": 2}  # and no discriminator
