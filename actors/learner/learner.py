@@ -21,7 +21,6 @@ from actors.learner.settings import LearnerSettings
 from actors.learner.step_metrics import accepted_scale, step_counts, step_metrics
 from actors.messages import (
     AuxiliaryBatch,
-    Canary,
     Evaluate,
     LearnerTask,
     OnPolicyStep,
@@ -34,11 +33,11 @@ from actors.messages import (
     Stop,
 )
 from actors.model_files import load_output_head
-from actors.weights.canary import CANARY_TOKENS
+from actors.weights.canary import canary_length, score_canary
 from actors.weights.store import WeightStore
 from alignment.divergences.full_vocabulary import Teacher
-from alignment.mdp.packing import PackedBatch, microbatches
-from alignment.mdp.trajectories import PolicyVersion, pack
+from alignment.mdp.packing import PackedBatch
+from alignment.mdp.trajectories import PolicyVersion
 from alignment.models.logprobs import TokenScores
 from alignment.models.policy import load_policy
 from alignment.objectives.output import ObjectiveOutput
@@ -78,7 +77,7 @@ class Learner:
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
         # Until a text has been seen, the canary's tokens are spread over the vocabulary.
-        self._num_canary_tokens = min(CANARY_TOKENS, settings.context_tokens - 1)
+        self._num_canary_tokens = canary_length(settings.context_tokens)
         stride = self.policy.model.config.vocab_size // self._num_canary_tokens
         self._canary_ids = [i * stride for i in range(self._num_canary_tokens)]
 
@@ -100,7 +99,7 @@ class Learner:
 
     def publish(self, attempt: int) -> Published | None:
         """Share the weights as they are; rank 0 writes them and returns what it wrote."""
-        canary = self._canary()
+        canary = score_canary(self.policy, self._canary_ids, self._device)
         tensors: dict[str, Tensor] = {}
         for name, tensor in full_tensors(
             self.policy, getattr(torch, self.settings.published_dtype)
@@ -298,11 +297,3 @@ class Learner:
         )
         sums = sum_over_ranks({"total": total}, self._device, self._world_size)
         return sums["total"] / auxiliary.num_mismatched
-
-    @torch.no_grad()
-    def _canary(self) -> Canary:
-        """Score a few tokens at temperature 1 and in float32, whatever the run uses."""
-        first, *rest = self._canary_ids
-        (batch,) = microbatches(pack([first], rest, prompt_id=0), len(self._canary_ids))
-        scores, _ = self.policy(batch.to(self._device), 1.0)
-        return Canary(tuple(self._canary_ids), tuple(scores.logprobs.tolist()))

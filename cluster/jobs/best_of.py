@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
 
+from actors.distributed import full_tensors
 from actors.errors import InvalidInputError, RewardError, RunFailedError
-from actors.messages import Canary, Published, RolloutRequest, RolloutResult
-from actors.weights.canary import CANARY_TOKENS
+from actors.messages import Published, RolloutRequest, RolloutResult
+from actors.weights.canary import canary_length, score_canary
 from actors.weights.store import WeightStore
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, Trajectories
+from alignment.models.policy import load_policy
 from alignment.rewards.best_of_n import Response
 from cluster.config.run_config import RunConfig
 from cluster.driver.sampler import SEED_STRIDE
@@ -123,24 +124,18 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
         InvalidInputError: if the policy cannot be loaded.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            request.policy, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        policy = load_policy(request.policy)
     except (OSError, ValueError, SafetensorError) as error:  # a run deletes old checkpoints
         raise InvalidInputError(
             f"{request.policy} cannot be loaded ({error}); try again"
         ) from error
     limits = request.config.data
-    room = limits.max_prompt_tokens + limits.max_response_tokens - 1
-    ids = request.data.trajectories.token_ids[: min(CANARY_TOKENS, room)].tolist()
-    with torch.inference_mode():
-        logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    said = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-    dtype = getattr(torch, request.config.rollout.dtype)
+    length = canary_length(limits.max_prompt_tokens + limits.max_response_tokens)
+    token_ids = request.data.trajectories.token_ids[:length].tolist()
     return WeightStore(weights).publish(
         PolicyVersion(0, 0),
-        {name: tensor.detach().to(dtype) for name, tensor in model.named_parameters()},
-        Canary(tuple(ids), tuple(said)),
+        dict(full_tensors(policy, getattr(torch, request.config.rollout.dtype))),
+        score_canary(policy, token_ids, torch.device("cpu")),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.config.learner import LearnerConfig
-from actors.config.objective import ObjectiveConfig, ReferenceConfig
+from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.learner.learner import ADAM_BETAS, Learner
 from actors.learner.settings import LearnerSettings
 from actors.messages import OnPolicyStep, SftStep
@@ -144,7 +144,7 @@ def compare(arguments, scratch):
     settings = LearnerSettings(
         model=str(model),
         weights=scratch / "weights",
-        reduction="token_mean",
+        sft=SftConfig(),
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
         temperature=1.0,
         published_dtype="bfloat16",
