@@ -1,6 +1,7 @@
 """The values that several sections of a job file share."""
 
 import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -43,6 +44,15 @@ UNBOUND_DIVERGENCES = ("fairl", "wasserstein")
 """Those without a convex generator: a reward or a critic, and no f to bound or to integrate."""
 
 
+PARAMETER_OF: Mapping[str, str] = {
+    "alpha": "alpha",
+    "generalized_js": "beta",
+    "skew_forward_kl": "skew",
+    "skew_reverse_kl": "skew",
+}
+"""The parameter of each divergence that has one."""
+
+
 DataSource = Annotated[str, Field(pattern=r"^hub:[\w.-]+/")] | Path
 """A hub name, or a file or folder."""
 
@@ -54,7 +64,11 @@ DiscriminatorLoss = Literal["cross_entropy", "pairwise", "variational", "least_s
 
 
 def divergence_name(name: str) -> str:
-    """Accept a name of DivergenceName or an import path; no torch here, so a look at names only."""
+    """Return a name of DivergenceName, or an import path, as it is.
+
+    Raises:
+        ValueError: if it is neither; the nearest name is suggested.
+    """
     names = get_args(DivergenceName)
     if name in names or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         return name
@@ -67,8 +81,39 @@ def divergence_name(name: str) -> str:
 
 
 class FrozenConfig(BaseModel):
-    """Immutable, and an unknown key is an error: a misspelt setting must not pass silently."""
+    """A section: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+class DivergenceParameters(FrozenConfig):
+    """Parameters of a divergence; it needs those that it takes and refuses the others."""
+
+    alpha: float | None = None
+    """alpha: order, any number; 0 is reverse_kl, 1 is forward_kl."""
+    beta: float | None = Field(None, ge=0.0, le=1.0)
+    """generalized_js: weight of the expert in the mixture; 0 is forward_kl, 1 is reverse_kl."""
+    skew: float | None = Field(None, ge=0.0, lt=1.0)
+    """skew_forward_kl and skew_reverse_kl: share of the other side in the mixture; 0 is the KL."""
+
+    def given(self) -> dict[str, float]:
+        """Return the parameters that are set, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
+def parameter_problems(section: str, divergence: str, given: DivergenceParameters) -> Iterator[str]:
+    """Yield a problem for each parameter that a divergence lacks or does not take."""
+    needed = PARAMETER_OF.get(divergence)
+    for name, value in given.given().items():
+        if name != needed:
+            yield (
+                f"{section}.divergence_parameters.{name} is {value}, but {divergence} takes "
+                f"{needed or 'no parameter'}; leave it out"
+            )
+    if needed is not None and getattr(given, needed) is None:
+        yield (
+            f"{section}.divergence: {divergence} needs the parameter {needed}; set "
+            f"{section}.divergence_parameters.{needed}, such as 0.5"
+        )

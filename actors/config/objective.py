@@ -8,9 +8,11 @@ from pydantic import AfterValidator, Field, model_validator
 from actors.config.choices import (
     STATE_DIVERGENCES,
     UNBOUND_DIVERGENCES,
+    DivergenceParameters,
     FrozenConfig,
     Level,
     divergence_name,
+    parameter_problems,
 )
 
 
@@ -64,8 +66,7 @@ class ObjectiveConfig(FrozenConfig):
     divergence: Annotated[str, AfterValidator(divergence_name)] = "jensen_shannon"
     """From expert to policy: a name that `irlign divergences` lists, or module:function, a convex
     generator f of your own with f(1) = 0."""
-    divergence_parameters: dict[str, float] = Field(default_factory=dict)
-    """What the divergence takes: alpha of alpha, beta of generalized_js, skew of skew_*."""
+    divergence_parameters: DivergenceParameters = DivergenceParameters()
     level: Level = "trajectory"
     """trajectory: one verdict on a whole response. token: verdicts on prefixes, the same divergence
     with credit by token. occupancy: of state-action visits, another objective. state: full
@@ -142,3 +143,4 @@ def _disagreements(objective: ObjectiveConfig) -> Iterator[str]:
             f"objective.reference.coefficient = {objective.reference.coefficient} exclude each "
             "other: the penalty needs the policy's own samples; set the coefficient to 0"
         )
+    yield from parameter_problems("objective", name, objective.divergence_parameters)

@@ -1,11 +1,17 @@
-"""What a run is told of preferences. Imports no torch, so that checking a job is instant."""
+"""The preferences section of a job file."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from actors.config.choices import DataSource, FrozenConfig, divergence_name
+from actors.config.choices import (
+    DataSource,
+    DivergenceParameters,
+    FrozenConfig,
+    divergence_name,
+    parameter_problems,
+)
 
 LikelihoodName = Literal[
     "bradley_terry",
@@ -18,65 +24,76 @@ LikelihoodName = Literal[
     "classification",
 ]
 DirectName = Literal["identity", "kahneman_tversky", "self_play"]
-"""Objectives of the policy that are no likelihood of an answer."""
+"""Objectives of the policy that are not a likelihood of the label."""
 
-DEFAULTS: Mapping[str, float] = {
-    "beta": 0.1,
-    "label_smoothing": 0.0,
-    "weight": 1.0,
-    "demonstrations": 0.0,
+TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "margin": ("margin_per_strength",),
+    "thurstone": ("scale",),
+    "rao_kupper": ("threshold",),
+    "davidson": ("tie_weight",),
+    "kahneman_tversky": ("desirable_weight", "undesirable_weight"),
 }
-"""Parameters that every objective has."""
-OF_OBJECTIVE: Mapping[str, Mapping[str, float]] = {
-    "margin": {"margin_per_strength": 1.0},
-    "thurstone": {"scale": 1.0},
-    "rao_kupper": {"threshold": 3.0},
-    "davidson": {"tie_weight": 1.0},
-    "kahneman_tversky": {"desirable_weight": 1.0, "undesirable_weight": 1.0},
-}
-"""Further parameters, those of alignment.preferences under their names there. A tie between equals
-has a chance of one half by rao_kupper's default, of one third by davidson's."""
-MUST_EXCEED: Mapping[str, float] = {"beta": 0.0, "scale": 0.0, "threshold": 1.0, "tie_weight": 0.0}
-"""At the bound every answer would be as likely, or a tie impossible."""
-OF_DIVERGENCE = ("alpha", "skew")
-FOR_POLICIES = ("beta", *OF_DIVERGENCE)
-"""What no discriminator takes."""
+"""Parameters of an objective, by the names that alignment.preferences gives them."""
 SMOOTHED = ("bradley_terry", "thurstone", "rao_kupper", "davidson", "classification")
-"""Objectives for which a pair can have been noted down the wrong way round."""
+"""Objectives that take parameters.label_smoothing: the share of pairs with the wrong label."""
 TAKE_TIES = ("identity", "rao_kupper", "davidson")
 """Objectives that learn from a tie."""
 FOR_REWARD_MODELS = {
     "learned_variance": "a noise of each response",
     "margin": "the strength of each preference",
 }
-"""Likelihoods that want more than rewards and ranks, which are all that stage 2 has."""
+"""Likelihoods that need more than rewards and ranks, which are all that stage 2 has."""
+
+
+class PreferenceParameters(FrozenConfig):
+    """Parameters of preferences.objective; one that it does not take must keep its default."""
+
+    beta: float = Field(0.1, gt=0.0)
+    """Reward of one nat of log(policy / reference). Only with teaches: policy."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    """Share of labels that are wrong. For bradley_terry (conservative DPO), thurstone, rao_kupper,
+    davidson and classification."""
+    weight: float = Field(1.0, ge=0.0)
+    """Weight of the preferences in the loss of a step."""
+    sft_weight: float = Field(0.0, ge=0.0)
+    """Weight of the negative log-likelihood of demonstrations in the loss of the same step."""
+    margin_per_strength: float = Field(1.0, ge=0.0)
+    """margin: nats that the difference of rewards must reach at strength 1."""
+    scale: float = Field(1.0, gt=0.0)
+    """thurstone: standard deviation of the noise of one response."""
+    threshold: float = Field(3.0, gt=1.0)
+    """rao_kupper: its logarithm is the difference of rewards below which ties are likely; at 3 two
+    equal responses tie half of the time."""
+    tie_weight: float = Field(1.0, gt=0.0)
+    """davidson: odds of a tie between equal responses; at 1 they tie a third of the time."""
+    desirable_weight: float = Field(1.0, ge=0.0)
+    """kahneman_tversky: weight of each desirable response in the loss."""
+    undesirable_weight: float = Field(1.0, ge=0.0)
+    """kahneman_tversky: weight of each undesirable response in the loss."""
 
 
 class PreferencesConfig(FrozenConfig):
-    """Whose responses are better: stage 2 learns it beside the demonstrations, or instead of them.
+    """Which responses are better: stage 2 trains on it together with the divergence, or alone.
 
-    Its weight beside objective.divergence_weight and rewards is parameters.weight; with
-    objective.divergence_weight 0 and no rewards, nothing is sampled.
+    With objective.divergence_weight 0 and no rewards, nothing is sampled.
     """
 
     path: DataSource | None = None
-    """Pairs, ties, rankings or single verdicts, in any format that `irlign check` detects; relative
-    to the job file, or hub:owner/name. None: the policy's own responses are compared, best with
-    worst of a prompt, by the job's rewards (online DPO); self_play needs neither."""
+    """Pairs, ties, rankings or labels of single responses, in any format that `irlign check`
+    detects: a file or folder relative to the job file, or hub:owner/name. Without it the policy's
+    own responses are ranked by the job's rewards (online DPO); self_play needs neither."""
     teaches: Literal["policy", "discriminator"] = "policy"
-    """policy: its log-ratio to the reference is the reward (DPO and its like). discriminator: its
-    logit learns them too, so that one reward explains demonstrations and preferences."""
+    """What the preferences train. policy: its log-ratio to the reference is the reward, as in DPO.
+    discriminator: its logit, so that one reward explains demonstrations and preferences."""
     objective: LikelihoodName | DirectName = "bradley_terry"
-    """Which answers a difference of rewards makes likely. For the policy bradley_terry is DPO,
-    identity IPO, kahneman_tversky KTO; rao_kupper and davidson know ties, plackett_luce orders.
-    self_play (SPIN) prefers each demonstration to the policy's own responses, and its reference is
-    the policy of an epoch ago."""
+    """Likelihood of a label given the rewards, or loss. For the policy bradley_terry is DPO,
+    identity IPO, kahneman_tversky KTO; rao_kupper and davidson take ties, plackett_luce rankings.
+    self_play (SPIN) prefers each demonstration to the policy's own responses; its reference is the
+    policy of an epoch ago."""
     divergence: Annotated[str, AfterValidator(divergence_name)] = "reverse_kl"
-    """From reference to policy: what the policy's reward keeps small (f-DPO)."""
-    parameters: dict[str, float] = Field(default_factory=dict)
-    """beta (0.1): reward of a nat of the log-ratio. label_smoothing (0): share of answers that are
-    wrong. weight (1): in the loss. demonstrations (0): weight of their negative log-likelihood in
-    the same step. And what objective and divergence take: threshold, tie_weight, scale, alpha."""
+    """Divergence between reference and policy that the implicit reward regularizes by (f-DPO)."""
+    divergence_parameters: DivergenceParameters = DivergenceParameters()
+    parameters: PreferenceParameters = PreferenceParameters()
 
     @model_validator(mode="after")
     def _choices_agree(self) -> Self:
@@ -85,55 +102,42 @@ class PreferencesConfig(FrozenConfig):
         return self
 
     def _disagreements(self) -> Iterator[str]:
-        yield from self._of_parameters()
         if self.teaches == "discriminator":
             yield from self._of_discriminators()
         if self.is_self_play and self.path is not None:
             yield (
-                f"preferences.path is {self.path}, but self_play takes no answers: it prefers "
-                "demonstrations to the policy's own responses; leave the path out, or choose "
-                "bradley_terry"
+                f"preferences.path is {self.path}, but self_play takes no preference data: it "
+                "prefers demonstrations to the policy's own responses; leave the path out, or "
+                "choose bradley_terry"
             )
         if self.objective in get_args(DirectName) and self.divergence != "reverse_kl":
             yield (
                 f"preferences.divergence is {self.divergence}, but {self.objective} is derived for "
-                "reverse_kl alone; leave it out, or choose bradley_terry"
+                "reverse_kl only; leave it out, or choose bradley_terry"
             )
+        yield from self._of_parameters()
+        yield from parameter_problems("preferences", self.divergence, self.divergence_parameters)
 
     def _of_parameters(self) -> Iterator[str]:
-        known = [*DEFAULTS, *OF_OBJECTIVE.get(self.objective, ()), *OF_DIVERGENCE]
-        for name in sorted(self.parameters.keys() - set(known)):
-            yield f"preferences.parameters: there is no {name}; here are {', '.join(known)}"
-        for name, value in self.parameters.items():
-            if name in MUST_EXCEED and value <= MUST_EXCEED[name]:
+        """Yield a problem for each parameter that is set and not taken."""
+        taken = ["weight", "sft_weight", *TAKEN_BY.get(self.objective, ())]
+        taken += ["beta"] if self.teaches == "policy" else []
+        taken += ["label_smoothing"] if self.objective in SMOOTHED else []
+        for name, field in PreferenceParameters.model_fields.items():
+            value = getattr(self.parameters, name)
+            if name not in taken and value != field.default:
                 yield (
-                    f"preferences.parameters.{name} is {value}; it must be more than "
-                    f"{MUST_EXCEED[name]:g}"
+                    f"preferences.parameters.{name} is {value}, but objective {self.objective} "
+                    f"with teaches {self.teaches} takes only {', '.join(sorted(taken))}; leave it "
+                    "out"
                 )
-            if name not in (*MUST_EXCEED, *OF_DIVERGENCE) and value < 0.0:
-                yield (
-                    f"preferences.parameters.{name} is {value}; it must be at least 0: below it "
-                    "the opposite would be learned"
-                )
-        if not 0.0 <= self.parameter("label_smoothing") < 0.5:
-            yield (
-                f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}; "
-                "it must be at least 0 and less than 0.5, a coin's answers"
-            )
-        if self.parameter("label_smoothing") and self.objective not in SMOOTHED:
-            yield (
-                f"preferences.parameters.label_smoothing is {self.parameter('label_smoothing')}, "
-                f"but {self.objective} is no likelihood of a pair's answer; make it 0, or take "
-                "bradley_terry"
-            )
 
     def _of_discriminators(self) -> Iterator[str]:
-        unused = [name for name in FOR_POLICIES if name in self.parameters]
-        unused += ["divergence"] if self.divergence != "reverse_kl" else []
-        if unused:
+        if self.divergence != "reverse_kl":
             yield (
-                f"preferences: {', '.join(unused)} would shape a policy's implicit reward, but "
-                "teaches is discriminator, whose logit is the reward; leave it out"
+                f"preferences.divergence is {self.divergence}, which defines the implicit reward "
+                "of a policy, but preferences.teaches is discriminator, whose logit is the reward; "
+                "leave it out"
             )
         if self.objective in get_args(DirectName):
             yield (
@@ -142,28 +146,19 @@ class PreferencesConfig(FrozenConfig):
             )
         if self.path is None:
             yield (
-                "preferences.path is missing; a discriminator that learns preferences needs some, "
-                "for demonstrations against the policy's responses are what it learns anyway"
+                "preferences.path is missing; with teaches: discriminator the preferences must "
+                "come from data, because demonstrations against the policy's responses are what a "
+                "discriminator learns anyway"
             )
-
-    def parameter(self, name: str) -> float:
-        """Return a parameter that every objective has."""
-        return self.parameters.get(name, DEFAULTS[name])
 
     @property
     def objective_parameters(self) -> dict[str, float]:
-        """What the objective's likelihood takes."""
-        defaults = OF_OBJECTIVE.get(self.objective, {})
-        return {name: self.parameters.get(name, value) for name, value in defaults.items()}
-
-    @property
-    def divergence_parameters(self) -> dict[str, float]:
-        """What the divergence takes."""
-        return {name: self.parameters[name] for name in OF_DIVERGENCE if name in self.parameters}
+        """The parameters of the objective alone, by name."""
+        return {name: getattr(self.parameters, name) for name in TAKEN_BY.get(self.objective, ())}
 
     @property
     def is_self_play(self) -> bool:
-        """Whether the policy is compared with the demonstrations."""
+        """Whether demonstrations are preferred to the policy's own responses."""
         return self.objective == "self_play"
 
     @property
@@ -173,5 +168,5 @@ class PreferencesConfig(FrozenConfig):
 
     @property
     def ranks_rollouts(self) -> bool:
-        """Whether they are compared with one another, by the rewards, which do nothing else."""
+        """Whether rewards rank the policy's own responses; the rewards then do nothing else."""
         return self.compares_rollouts and not self.is_self_play

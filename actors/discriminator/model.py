@@ -155,9 +155,9 @@ class DiscriminatorModel:
                 pairs,
                 moved.group_index,
                 likelihood=likelihood,
-                label_smoothing=config.parameter("label_smoothing"),
+                label_smoothing=config.parameters.label_smoothing,
             )
-            loss = config.parameter("weight") * cost / num_comparisons
+            loss = config.parameters.weight * cost / num_comparisons
             loss.backward()  # type: ignore[no-untyped-call]
             figures["preference_loss"] += float(cost.detach()) / num_comparisons
             figures["preference_accuracy"] += float(agreement(logits, pairs)) / num_comparisons

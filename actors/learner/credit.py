@@ -81,7 +81,7 @@ def expert_credit(
         Advantages without gradient, and figures.
     """
     record = divergence_record(
-        config.divergence, tuple(sorted(config.divergence_parameters.items()))
+        config.divergence, tuple(sorted(config.divergence_parameters.given().items()))
     )
     num_corrections_clipped = logits.new_zeros(())
     # A critic's value is no log-ratio of probabilities, so there is nothing to correct in it.

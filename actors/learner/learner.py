@@ -249,7 +249,7 @@ class Learner:
             share.teacher_states,
             self._teacher_head,
             objective.divergence,
-            objective.divergence_parameters,
+            objective.divergence_parameters.given(),
         )
         with self._precision():
             scores: tuple[TokenScores, Tensor] = self.policy(

@@ -43,9 +43,9 @@ def beside_objective(
             num_sequences=auxiliary.num_demonstrations,
             num_action_tokens=auxiliary.num_demonstration_tokens,
         )
-        return output._replace(loss=config.parameter("demonstrations") * output.loss)
+        return output._replace(loss=config.parameters.sft_weight * output.loss)
     output = _direct(scored, config, auxiliary, reference_distance)
-    return output._replace(loss=config.parameter("weight") * output.loss)
+    return output._replace(loss=config.parameters.weight * output.loss)
 
 
 def _direct(
@@ -53,7 +53,7 @@ def _direct(
 ) -> ObjectiveOutput:
     """Compute the direct objective of a microbatch of comparisons."""
     ranks, groups = scored.rewards, scored.batch.group_index
-    ratios, beta = _log_ratios(scored), config.parameter("beta")
+    ratios, beta = _log_ratios(scored), config.parameters.beta
     # Where no prompt gave any, there is a stand-in of weight 0, and its loss is divided by 1.
     num_comparisons, num_compared = (
         max(auxiliary.num_comparisons, 1),
@@ -82,10 +82,10 @@ def _direct(
                 groups,
                 likelihood=preference_likelihood(config.objective, **config.objective_parameters),
                 divergence=divergence_record(
-                    config.divergence, tuple(sorted(config.divergence_parameters.items()))
+                    config.divergence, tuple(sorted(config.divergence_parameters.given().items()))
                 ),
                 beta=beta,
-                label_smoothing=config.parameter("label_smoothing"),
+                label_smoothing=config.parameters.label_smoothing,
                 num_comparisons=num_comparisons,
             )
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.config.choices import PARAMETER_OF
 from actors.errors import InvalidInputError
 from alignment.divergences.lookup import DIVERGENCES, LABELLED, divergence
 from alignment.divergences.record import Divergence
@@ -24,8 +25,9 @@ def divergences(
         raise InvalidInputError(str(error)) from error
 
 
-EXAMPLES = {"alpha": {"alpha": 0.5}, "generalized_js": {"beta": 0.5}} | {
-    name: {"skew": 0.1} for name in ("skew_forward_kl", "skew_reverse_kl")
+EXAMPLES = {
+    name: {parameter: 0.1 if parameter == "skew" else 0.5}
+    for name, parameter in PARAMETER_OF.items()
 }
 """Parameters of the record that is shown where the user has not chosen any yet."""
 

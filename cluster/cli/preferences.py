@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.config.preferences import (
-    DEFAULTS,
     FOR_REWARD_MODELS,
-    OF_OBJECTIVE,
     SMOOTHED,
+    TAKEN_BY,
+    PreferenceParameters,
 )
 from actors.errors import InvalidInputError
 from alignment.preferences.direct_objectives import DIRECT, KNOWN_AS, LEGEND, DirectObjective
@@ -72,7 +72,7 @@ def _record(name: str) -> PreferenceLikelihood | DirectObjective:
         if objective.name == name:
             return objective
     if name in PREFERENCE_LIKELIHOODS:
-        return preference_likelihood(name, **OF_OBJECTIVE.get(name, {}))
+        return preference_likelihood(name, **_defaults(TAKEN_BY.get(name, ())))
     meant = {known.lower(): each for each, known in KNOWN_AS.items()} | {
         each: each for each in NAMES
     }
@@ -114,7 +114,7 @@ def _details(record: PreferenceLikelihood | DirectObjective) -> Table:
         "for": learners,
         "needs": FOR_REWARD_MODELS.get(name),
         "parameters": record.parameters or "none of its own",
-        "by default": _settings(OF_OBJECTIVE.get(name, {})),
+        "by default": _settings(_defaults(TAKEN_BY.get(name, ()))),
         "reward models": "learn the share of ties" if is_learned else None,
         "and in stage 2": _settings(_shared(name)),
         "behavior": record.behavior,
@@ -135,7 +135,12 @@ def _shared(name: str) -> Mapping[str, float]:
     """Return the parameters of stage 2, with any objective that it can learn by."""
     if name in FOR_REWARD_MODELS:
         return {}
-    return {key: DEFAULTS[key] for key in DEFAULTS if key != "label_smoothing" or name in SMOOTHED}
+    smoothing = ["label_smoothing"] if name in SMOOTHED else []
+    return _defaults(["beta", *smoothing, "weight", "sft_weight"])
+
+
+def _defaults(names: Iterable[str]) -> dict[str, float]:
+    return {name: PreferenceParameters.model_fields[name].default for name in names}
 
 
 def _settings(values: Mapping[str, float]) -> str:

@@ -25,7 +25,12 @@ LIMITS = {
 }
 """Pydantic's kind of error: the limit's name in its context, and how to say it."""
 
-RENAMED = {"warm_start": "sft"}
+RENAMED = {
+    "warm_start": "sft",
+    "preferences.parameters.demonstrations": "preferences.parameters.sft_weight",
+    "preferences.parameters.alpha": "preferences.divergence_parameters.alpha",
+    "preferences.parameters.skew": "preferences.divergence_parameters.skew",
+}
 """Settings that had another name before version 0.2."""
 
 

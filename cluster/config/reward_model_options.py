@@ -25,19 +25,18 @@ def likelihood_config(config: RunConfig) -> PreferencesConfig:
     preferences = config.preferences
     if preferences is None or preferences.path is None:
         raise InvalidInputError(
-            "a reward model learns from preferences, and the job has none; add preferences: "
+            "a reward model is trained on preferences, and the job has none; add preferences: "
             "{path: comparisons.jsonl}"
         )
     if preferences.objective not in get_args(LikelihoodName):
         raise InvalidInputError(
-            f"preferences.objective: {preferences.objective} is an objective of a policy, and no "
-            f"likelihood of answers; choose one of {', '.join(get_args(LikelihoodName))}"
+            f"preferences.objective: {preferences.objective} is an objective of a policy, not a "
+            f"likelihood of labels; choose one of {', '.join(get_args(LikelihoodName))}"
         )
-    if preferences.parameter("label_smoothing"):
+    if smoothing := preferences.parameters.label_smoothing:
         raise InvalidInputError(
-            "preferences.parameters.label_smoothing is "
-            f"{preferences.parameter('label_smoothing')}, which the training of a reward model "
-            "does not know; add --set preferences.parameters.label_smoothing=0"
+            f"preferences.parameters.label_smoothing is {smoothing}, which the training of a "
+            "reward model does not take; add --set preferences.parameters.label_smoothing=0"
         )
     return preferences
 

@@ -79,7 +79,7 @@ class PreferenceBatches:
         num_comparisons = len(group_starts(ranked.trajectories))
         others = mismatched(ranked.trajectories) if has_baseline and num_comparisons > 1 else EMPTY
         cloned = EMPTY
-        if self._config.parameter("demonstrations"):
+        if self._config.parameters.sft_weight:
             cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
         return AuxiliaryBatch(
             *ranked,

@@ -41,7 +41,7 @@ def build_discriminator_worker(config: RunConfig) -> Any:  # noqa: ANN401
         config.model.name,
         config.discriminator,
         level=config.objective.level,
-        divergence=divergence(objective.divergence, **objective.divergence_parameters),
+        divergence=divergence(objective.divergence, **objective.divergence_parameters.given()),
         max_tokens_per_microbatch=config.learner.max_tokens_per_microbatch,
         autocast=config.learner.autocast,
         seed=config.seed,

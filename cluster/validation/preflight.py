@@ -151,9 +151,10 @@ def _check_objective(config: RunConfig) -> str | None:
 
     objective = config.objective
     try:
-        record = divergence(objective.divergence, **objective.divergence_parameters)
+        parameters = objective.divergence_parameters.given()
+        record = divergence(objective.divergence, **parameters)
         if objective.level == "state":
-            check_state_divergence(objective.divergence, objective.divergence_parameters)
+            check_state_divergence(objective.divergence, parameters)
     except ValueError as error:
         raise InvalidInputError(f"objective.divergence: {error}") from error
     if config.has_discriminator:
@@ -175,7 +176,7 @@ def _check_preferences(preferences: PreferencesConfig) -> None:
     from alignment.preferences.implicit_reward import check_direct_divergence  # noqa: PLC0415
 
     try:
-        name, parameters = preferences.divergence, preferences.divergence_parameters
+        name, parameters = preferences.divergence, preferences.divergence_parameters.given()
         check_direct_divergence(divergence(name, **parameters))
     except ValueError as error:
         raise InvalidInputError(f"preferences.divergence: {error}") from error

@@ -20,7 +20,7 @@ TEACHER = {
     },
 }
 TOKENS = {
-    "preferences": {"path": "pairs.jsonl", "parameters": {"weight": 20.0, "demonstrations": 10.0}},
+    "preferences": {"path": "pairs.jsonl", "parameters": {"weight": 20.0, "sft_weight": 10.0}},
     "discriminator": {"warm_up_steps": 1, "loss": "variational", "token_dropout": 0.1},
     "objective": {
         "divergence": "alpha",

@@ -54,9 +54,7 @@ def auxiliary(config, seed=0, *, renews_reference=False):
     compared = responses(seed, num=NUM_COMPARISONS, group_size=group_size)
     ranks = [0.0, 1.0] * NUM_COMPARISONS if group_size == 2 else [0.0, 1.0, 1.0, 0.0, 1.0]
     others = mismatched(compared) if group_size == 1 else EMPTY
-    shown = (
-        responses(seed + 1, num=3, group_size=1) if config.parameter("demonstrations") else EMPTY
-    )
+    shown = responses(seed + 1, num=3, group_size=1) if config.parameters.sft_weight else EMPTY
     return AuxiliaryBatch(
         comparisons=compared,
         ranks=np.asarray(ranks, np.float32),
@@ -102,7 +100,7 @@ def folder(tmp_path_factory):
 
 CONFIGS = {
     "dpo": {},
-    "conservative": {"parameters": {"label_smoothing": 0.1, "demonstrations": 0.5}},
+    "conservative": {"parameters": {"label_smoothing": 0.1, "sft_weight": 0.5}},
     "f_dpo": {"divergence": "forward_kl"},
     "ipo": {"objective": "identity"},
     "kto": {"objective": "kahneman_tversky"},
@@ -193,7 +191,7 @@ def test_a_renewed_reference_is_the_policy_before_the_step(folder):
 
 def test_demonstrations_beside_have_their_weight(folder):
     alone = preferences("dpo")
-    both = PreferencesConfig(path="pairs.jsonl", parameters={"demonstrations": 0.5})
+    both = PreferencesConfig(path="pairs.jsonl", parameters={"sft_weight": 0.5})
     figures = learner(folder, both).perform(task(both, 0))
     without = learner(folder, alone).perform(task(alone, 0))
     expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_token"]

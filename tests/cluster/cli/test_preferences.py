@@ -86,10 +86,10 @@ def test_one_objective_is_shown_with_all_that_is_known_of_it(record):
             "rao_kupper",
             [
                 "by default threshold = 3 reward models learn the share of ties",
-                "and in stage 2 beta = 0.1, label_smoothing = 0, weight = 1, demonstrations = 0",
+                "and in stage 2 beta = 0.1, label_smoothing = 0, weight = 1, sft_weight = 0",
             ],
         ),
-        ("identity", ["and in stage 2 beta = 0.1, weight = 1, demonstrations = 0 behavior"]),
+        ("identity", ["and in stage 2 beta = 0.1, weight = 1, sft_weight = 0 behavior"]),
         (
             "kahneman_tversky",
             ["by default desirable_weight = 1, undesirable_weight = 1 and in stage 2 beta"],

@@ -70,6 +70,33 @@ def test_overrides_are_yaml_applied_in_order(job):
     [
         ("objective.stepz=3", "no setting objective.stepz; did you mean objective.steps?"),
         ("warm_start.steps=3", "warm_start is called sft now; rename it"),
+        (
+            "preferences={path: p, parameters: {demonstrations: 1}}",
+            "preferences.parameters.demonstrations is called preferences.parameters.sft_weight now",
+        ),
+        (
+            "preferences.parameters.skew=0.1",
+            "preferences.parameters.skew is called preferences.divergence_parameters.skew now",
+        ),
+        ("preferences.parameters.betta=1", "did you mean preferences.parameters.beta?"),
+        ("preferences.parameters.beta=0", "preferences.parameters.beta is 0; it must be more than"),
+        (
+            "objective={divergence: alpha}",
+            "objective.divergence: alpha needs the parameter alpha; set "
+            "objective.divergence_parameters.alpha, such as 0.5",
+        ),
+        (
+            "objective={divergence: generalized_js, divergence_parameters: {beta: 0.5, skew: 0}}",
+            "objective.divergence_parameters.skew is 0.0, but generalized_js takes beta; leave it",
+        ),
+        (
+            "objective={divergence: 'm:f', divergence_parameters: {alpha: 1}}",
+            "objective.divergence_parameters.alpha is 1.0, but m:f takes no parameter; leave it",
+        ),
+        (
+            "objective={divergence: skew_forward_kl, divergence_parameters: {skew: 1.5}}",
+            "objective.divergence_parameters.skew is 1.5; it must be less than 1",
+        ),
         ("objective.temperature=1", "setting objective.temperature; did you mean rollout.temper"),
         ("temperature=1", "no setting temperature; did you mean rollout.temperature?"),
         ("data.qqq=1", "no setting data.qqq; here are path, system_prompt, held_out_fraction"),
@@ -128,9 +155,11 @@ def test_an_override_that_cannot_be_applied_is_named(job, override, message):
 
 
 def test_a_convex_function_of_ones_own_is_a_divergence(job):
-    overrides = ["objective.divergence=mine.functions:f", "objective.divergence_parameters.a=2"]
-    objective = load_job(job(), overrides).objective
-    assert (objective.divergence, objective.divergence_parameters) == ("mine.functions:f", {"a": 2})
+    objective = load_job(job(), ["objective.divergence=mine.functions:f"]).objective
+    assert (objective.divergence, objective.divergence_parameters.given()) == (
+        "mine.functions:f",
+        {},
+    )
 
 
 def test_several_mistakes_are_a_list(job):

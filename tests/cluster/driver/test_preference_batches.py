@@ -158,7 +158,7 @@ def test_only_kto_measures_how_far_the_reference_is():
 
 def test_demonstrations_are_cloned_beside_where_they_have_a_weight():
     assert batches(PAIRS).auxiliary(1).num_demonstrations == 0
-    auxiliary = batches(PAIRS | {"parameters": {"demonstrations": 0.5}}).auxiliary(1)
+    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 0.5}}).auxiliary(1)
     assert auxiliary.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
     assert (auxiliary.num_demonstrations, auxiliary.num_demonstration_tokens) == (4, 8)
 
@@ -177,7 +177,7 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_whole_comparisons(world_size):
-    auxiliary = batches(PAIRS | {"parameters": {"demonstrations": 1.0}}).auxiliary(0)
+    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 1.0}}).auxiliary(0)
     rising = np.arange(8, dtype=np.float32)
     task = PreferenceStep(0, 0.1, auxiliary._replace(ranks=rising))
     parts = [share(task, rank, world_size).auxiliary for rank in range(world_size)]
@@ -278,29 +278,48 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
 @pytest.mark.parametrize(
     ("preferences", "complaint"),
     [
-        ({"parameters": {"betta": 1.0}}, "there is no betta; here are beta, "),
-        (PAIRS | {"parameters": {"beta": 0.0}}, "beta is 0.0; it must be more than 0"),
-        (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5, a coin's answers"),
-        (PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}}, "no like"),
-        (PAIRS | SELF_PLAY, "preferences.path is pairs.jsonl, but self_play takes no answers"),
-        (SELF_PLAY | {"divergence": "forward_kl"}, "self_play is derived for reverse_kl alone"),
+        (PAIRS | {"parameters": {"betta": 1.0}}, "Extra inputs are not permitted"),
+        (PAIRS | {"parameters": {"beta": 0.0}}, "greater than 0"),
+        (PAIRS | {"parameters": {"label_smoothing": 0.5}}, "less than 0.5"),
+        (
+            PAIRS | {"objective": "plackett_luce", "parameters": {"label_smoothing": 0.1}},
+            "label_smoothing is 0.1, but objective plackett_luce with teaches policy takes "
+            "only beta, sft_weight, weight; leave it out",
+        ),
+        (
+            PAIRS | {"parameters": {"threshold": 2.0}},
+            "threshold is 2.0, but objective bradley_terry",
+        ),
+        (
+            PAIRS | {"divergence": "alpha"},
+            "alpha needs the parameter alpha; set preferences.diverg",
+        ),
+        (PAIRS | {"divergence_parameters": {"skew": 0.1}}, "but reverse_kl takes no parameter"),
+        (
+            PAIRS | SELF_PLAY,
+            "preferences.path is pairs.jsonl, but self_play takes no preference data",
+        ),
+        (SELF_PLAY | {"divergence": "forward_kl"}, "self_play is derived for reverse_kl only"),
         (
             PAIRS | {"objective": "identity", "divergence": "alpha"},
             "identity is derived for reverse_kl",
         ),
-        (PAIRS | {"parameters": {"weight": -1.0}}, "at least 0: below it the opposite"),
-        (PAIRS | {"parameters": {"demonstrations": float("nan")}}, "finite number"),
+        (PAIRS | {"parameters": {"weight": -1.0}}, "greater than or equal to 0"),
+        (PAIRS | {"parameters": {"sft_weight": float("nan")}}, "finite number"),
         (
             PAIRS | {"objective": "rao_kupper", "parameters": {"threshold": 1.0}},
-            "threshold is 1.0; it must be more than 1",
+            "greater than 1",
         ),
         (
             PAIRS | {"objective": "thurstone", "parameters": {"scale": -1.0}},
-            "scale is -1.0; it must be more than 0",
+            "greater than 0",
         ),
         (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
         (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
-        (PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}}, "beta would shape"),
+        (
+            PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}},
+            "beta is 1.0, but objective bradley_terry with teaches discriminator takes only label",
+        ),
         (PAIRS | {"divergence": "forwards_kl"}, "did you mean forward_kl"),
     ],
 )

@@ -227,12 +227,6 @@ def test_a_clusters_resources_are_read_by_rays_names():
 @pytest.mark.parametrize(
     ("objective", "discriminator", "message"),
     [
-        ({"divergence": "alpha"}, {}, "objective.divergence: alpha"),
-        (
-            {"divergence": "skew_forward_kl", "divergence_parameters": {"skew": 1.5}},
-            {},
-            "objective.divergence: ",
-        ),
         ({"divergence": "no_such_module:f"}, {}, "objective.divergence: "),
         ({"divergence": "wasserstein"}, {}, "gradient_penalty = 0 leaves the critic"),
         ({"level": "token"}, {"loss": "pairwise"}, "pairwise compares whole responses"),
