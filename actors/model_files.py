@@ -1,4 +1,4 @@
-"""What a causal language model in Hugging Face format says of itself, without its weights."""
+"""What the files of a causal language model in Hugging Face format say without all its weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
@@ -15,17 +15,14 @@ from actors.errors import InvalidInputError, WeightMismatchError
 from alignment.models.policy import PolicyModel
 
 MAX_NAMES_SHOWN = 3
-"""Wrong names that an error shows: a wrong model has hundreds."""
+"""How many wrong names an error shows; a wrong model has hundreds."""
 
 
 def end_token_ids(model: str) -> list[int]:
-    """Return the ids that end a response: of the generation config, else of the model's own.
+    """Return the ids that end a response: of the generation config, else of the model config.
 
-    Returns:
-        Token ids; empty if the model knows none, so that only its length ends a response.
+    Without any, only its length ends a response.
     """
-    from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
-
     try:
         ids = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # there is no generation_config.json
@@ -38,30 +35,23 @@ def end_token_ids(model: str) -> list[int]:
 
 
 def parameter_shapes(model: str) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter by name; a tied head is not one of them.
+    """Return the shape of each parameter by name, without a tied head.
 
-    Returns:
-        What a complete set of this model's weights must hold.
+    A complete set of this model's weights has exactly these.
     """
-    import torch  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
-
-    with torch.device("meta"):  # shapes only: takes no memory
+    with torch.device("meta"):  # shapes only, without memory for the weights
         empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))  # type: ignore[no-untyped-call]
     return {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
 
 
 def check_shapes(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a set of weights that is not exactly the model's.
+    """Raise WeightMismatchError if a tensor is missing, unknown or of another shape.
 
     vLLM itself accepts a set without some of the tensors, and samples from uninitialized memory.
 
     Args:
-        found: shape by name, of the weights in hand.
+        found: shape by name, of the weights to load.
         wanted: shape by name, of the model.
-
-    Raises:
-        WeightMismatchError: a tensor is missing, unknown, or of another shape.
     """
     missing = sorted(set(wanted) - set(found))
     unknown = sorted(set(found) - set(wanted))
@@ -81,18 +71,12 @@ def check_shapes(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequen
 
 
 def load_output_head(model: str) -> Tensor:
-    """Read a model's output head, and no other weight.
+    """Return a model's output head [vocab, hidden] in float32 on the CPU; read no other weight.
 
-    Args:
-        model: folder or hub name of a causal language model with safetensors, in one file or more.
-
-    Returns:
-        [vocab, hidden] float32 on the CPU; the embeddings where the two are one matrix.
-
-    Raises:
-        InvalidInputError: if no file holds it.
+    It is the embeddings' matrix if the two are tied. Raises InvalidInputError if no safetensors
+    file holds it.
     """
-    empty = _empty(model)
+    empty = empty_policy(model)
     parameters = empty.model.named_parameters(remove_duplicate=False)
     names = {name for name, parameter in parameters if parameter is empty.head_weight}
     index = cached_file(model, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
@@ -111,8 +95,8 @@ def load_output_head(model: str) -> Tensor:
     )
 
 
-def _empty(model: str) -> PolicyModel:
-    """Return a model without weights."""
+def empty_policy(model: str) -> PolicyModel:
+    """Return a model on the meta device: shapes only, without memory for the weights."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    with torch.device("meta"):  # shapes only: takes no memory
+    with torch.device("meta"):
         return PolicyModel(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """The worker that scores responses with a Python function."""
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from actors.errors import InvalidInputError, RewardError
-from actors.rewards.reward_errors import checked_reward, raise_together
+from actors.rewards.reward_errors import not_finite, raise_together
 from alignment.data.tokenized import decoded
 from alignment.mdp.trajectories import Trajectories
 
@@ -17,12 +18,17 @@ RewardFunction = Callable[[str, str, str], float]
 
 
 class RewardFunctionWorker:
-    """Calls a function of (prompt, response, expert_response), named by its import path."""
+    """Calls a function of (prompt, response, expert_response); a RewardSource of actors.messages.
+
+    A prompt for which the function raises, or returns anything but a finite number, has no reward:
+    the RewardError names all such prompts of the request.
+    """
 
     def __init__(self, function: str, policy: str) -> None:
         """Import the function.
 
         Args:
+            function: its import path, module:name.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
         """
         self._function = load_reward_function(function)
@@ -32,32 +38,27 @@ class RewardFunctionWorker:
     def score(
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Return one reward a trajectory.
+        """Return the function's value [trajectory] for each trajectory.
 
         Args:
-            expert_responses: the demonstration of each trajectory's prompt, as text.
-
-        Returns:
-            What the function returned for each.
+            expert_responses: [trajectory] the demonstration of each trajectory's prompt, as text.
 
         Raises:
-            RewardError: if the function raises, or returns anything but a finite number.
-            ValueError: if there is not one expert response a trajectory.
+            RewardError: if the function has no value for a prompt.
+            ValueError: if there is not one expert response per trajectory.
         """
         if len(expert_responses) != len(trajectories):
             raise ValueError(
                 f"{len(expert_responses)} expert_responses for {len(trajectories)} trajectories; "
-                f"give one a trajectory"
+                f"give one per trajectory"
             )
-        texts = decoded(self._policy_tokenizer, trajectories)
+        texts = zip(decoded(self._policy_tokenizer, trajectories), expert_responses, strict=True)
         rewards = np.zeros(len(trajectories), np.float32)
         failures = []
-        for index, ((prompt, response), expert_response) in enumerate(
-            zip(texts, expert_responses, strict=True)
-        ):
-            prompt_id = int(trajectories.prompt_ids[index])
+        for row, ((prompt, response), expert_response) in enumerate(texts):
+            prompt_id = int(trajectories.prompt_ids[row])
             try:
-                rewards[index] = self._reward(prompt_id, (prompt, response, expert_response))
+                rewards[row] = self._reward(prompt_id, (prompt, response, expert_response))
             except RewardError as error:
                 failures.append(error)
         raise_together(failures)
@@ -66,7 +67,7 @@ class RewardFunctionWorker:
     def _reward(self, prompt_id: int, texts: tuple[str, str, str]) -> float:
         try:
             reward = self._function(*texts)
-        except Exception as error:  # whatever the user's function raises costs the prompt
+        except Exception as error:  # an error in the user's function costs the prompt, not the run
             raise RewardError(
                 f"prompt {prompt_id}: {self._name} raised {type(error).__name__}: {error}",
                 [prompt_id],
@@ -74,15 +75,17 @@ class RewardFunctionWorker:
         return checked_reward(reward, prompt_id)
 
 
+def checked_reward(reward: object, prompt_id: int) -> float:
+    """Return a finite number as a float; raise RewardError for anything else, and for a bool."""
+    if isinstance(reward, (int, float, np.floating, np.integer)) and not isinstance(reward, bool):
+        number = float(reward)
+        if math.isfinite(number):
+            return number
+    raise not_finite(reward, prompt_id)
+
+
 def load_reward_function(path: str) -> RewardFunction:
-    """Import a reward function.
-
-    Returns:
-        The function.
-
-    Raises:
-        InvalidInputError: if there is no such function.
-    """
+    """Import a reward function by its path module:name, or raise InvalidInputError."""
     module_name, _, name = path.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module_name), name)
@@ -92,6 +95,9 @@ def load_reward_function(path: str) -> RewardFunction:
             f"put the module where Python finds it"
         ) from error
     if not callable(function):
-        raise InvalidInputError(f"reward function {path!r} is a {type(function).__name__}")
+        raise InvalidInputError(
+            f"reward function {path!r} is a {type(function).__name__}, which cannot be called; "
+            "name a function of (prompt, response, expert_response)"
+        )
     checked: RewardFunction = function
     return checked

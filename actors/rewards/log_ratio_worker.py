@@ -1,6 +1,5 @@
-"""Serves the reward that two policies imply, in the place of a reward model."""
+"""The worker that scores responses with the log-ratio of two policies."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from actors.errors import InvalidInputError, RewardError
+from actors.errors import InvalidInputError
 from actors.rewards.model_worker import MAX_TOKENS_PER_BATCH
-from actors.rewards.reward_errors import not_finite, raise_together
+from actors.rewards.reward_errors import require_finite
 from actors.rewards.sources import read_log_ratio
 from alignment.mdp.trajectories import Trajectories
 from alignment.models.policy import load_policy
@@ -18,20 +17,22 @@ from alignment.rewards.log_ratio import log_ratios
 
 
 class LogRatioWorker:
-    """Holds two policies, which are never trained; the RewardSource port of actors/messages.py.
+    """Holds two policies, which are never trained; a RewardSource of actors.messages.
 
-    It promises that a reward does not depend on what else is scored beside it, up to rounding. It
-    computes in float32, on the GPU where its host shows it one.
+    Up to rounding, a reward does not depend on what else is scored in the same call. The worker
+    computes in float32, on the GPU if it sees one.
     """
 
     def __init__(self, folder: str, policy: str) -> None:
         """Load both policies.
 
         Args:
+            folder: holds log_ratio.json.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
 
         Raises:
-            InvalidInputError: if the file is no good, or one of the two has other tokens.
+            InvalidInputError: if the file cannot be read, or one of the two policies has another
+                vocabulary than the policy.
         """
         source = read_log_ratio(folder)
         names = source.numerator, source.denominator
@@ -40,7 +41,8 @@ class LogRatioWorker:
             if AutoTokenizer.from_pretrained(name).get_vocab() != vocabulary:
                 raise InvalidInputError(
                     f"reward model {folder}: {name} has other tokens than the policy {policy}, and "
-                    "a log-ratio is of the policy's own; choose policies with its tokenizer"
+                    "the log-ratio is computed on the policy's tokens; choose policies with its "
+                    "tokenizer"
                 )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded = (load_policy(name).requires_grad_(False).to(device) for name in names)
@@ -50,13 +52,10 @@ class LogRatioWorker:
     def score(
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Return one reward a trajectory.
+        """Return the log-ratio [trajectory] of the two policies at each response, in nats.
 
         Args:
-            expert_responses: not looked at.
-
-        Returns:
-            The log-ratio of the two policies at each response, in nats.
+            expert_responses: not used.
 
         Raises:
             RewardError: if a reward is not finite.
@@ -70,12 +69,6 @@ class LogRatioWorker:
             temperature=self._temperature,
             max_tokens=max(MAX_TOKENS_PER_BATCH, longest),
         )
-        raise_together(
-            RewardError(*not_finite(reward, prompt_id))
-            for prompt_id, reward in zip(
-                trajectories.prompt_ids.tolist(), ratios.tolist(), strict=True
-            )
-            if not math.isfinite(reward)
-        )
         rewards: NDArray[np.float32] = ratios.float().numpy()
+        require_finite(rewards, trajectories.prompt_ids)
         return rewards

@@ -1,7 +1,6 @@
-"""Serves rewards beside the discriminator's: a trained reward model, or a function of the texts."""
+"""The worker that scores responses with a reward model, or with an ensemble of them."""
 
 import itertools
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from actors.errors import RewardError
 from actors.reward_model.files import READS_CONVERSATIONS, load_reward_model
-from actors.rewards.reward_errors import not_finite, raise_together
+from actors.rewards.reward_errors import raise_together, require_finite
 from actors.rewards.sources import member_names
 from alignment.data.chat_template import conversation_tokens
 from alignment.data.demonstrations import Demonstration
@@ -24,15 +23,15 @@ Encoding = dict[str, list[int]]
 
 
 MAX_TOKENS_PER_BATCH = 8192
-"""Of a reward model's forward pass, padding included: some hundred MiB of activations."""
+"""Tokens of one forward pass, padding included: a few hundred MiB of activations."""
 
 
 class RewardModelWorker:
-    """Holds a sequence-classification model with one output, the reward, or an ensemble of them.
+    """Holds sequence-classification models with one output; a RewardSource of actors.messages.
 
-    It promises that a reward does not depend on what else is scored beside it. A model whose head
-    is not in its files is refused, since its rewards would be random. It computes in float32, on
-    the GPU where its host shows it one.
+    A reward does not depend on what else is scored in the same call. A model whose head is not in
+    its files is refused, since its rewards would be random. The worker computes in float32, on the
+    GPU if it sees one.
     """
 
     def __init__(self, model: str, policy: str) -> None:
@@ -61,13 +60,10 @@ class RewardModelWorker:
     def score(
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Return one reward a trajectory.
+        """Return the model's output [trajectory] for each trajectory; of an ensemble, the mean.
 
         Args:
-            expert_responses: not looked at.
-
-        Returns:
-            The model's output for each; of an ensemble, the mean.
+            expert_responses: not used.
 
         Raises:
             RewardError: if a text is longer than the model's context, or a reward is not finite.
@@ -77,17 +73,12 @@ class RewardModelWorker:
         return rewards
 
     def member_scores(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """Return each member's output; where they differ, the data did not say.
+        """Return each member's output [member, trajectory]; see score for the errors.
 
-        Returns:
-            [member, trajectory]
-
-        Raises:
-            RewardError: if a text is longer than the model's context, or a reward is not finite.
+        Members differ where the training data do not determine the reward.
         """
         encoded = self._encoded(trajectories)
         lengths = [len(tokens["input_ids"]) for tokens in encoded]
-        prompt_ids = trajectories.prompt_ids.tolist()
         raise_together(
             RewardError(
                 f"prompt {prompt_id}: prompt and response take {length} of the reward model's "
@@ -95,22 +86,18 @@ class RewardModelWorker:
                 f"data.max_prompt_tokens or data.max_response_tokens",
                 [prompt_id],
             )
-            for prompt_id, length in zip(prompt_ids, lengths, strict=True)
+            for prompt_id, length in zip(trajectories.prompt_ids.tolist(), lengths, strict=True)
             if length > self._max_tokens
         )
         rewards = np.zeros((len(self._members), len(encoded)), np.float32)
         for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
             for member, model in enumerate(self._members):
                 rewards[member, rows] = self._forward(model, [encoded[row] for row in rows])
-        raise_together(
-            RewardError(*not_finite(reward, prompt_id))
-            for prompt_id, reward in zip(prompt_ids, rewards.sum(axis=0).tolist(), strict=True)
-            if not math.isfinite(reward)
-        )
+        require_finite(rewards.sum(axis=0), trajectories.prompt_ids)
         return rewards
 
     def _encoded(self, trajectories: Trajectories) -> list[Encoding]:
-        """Return what the model reads; the policy's own tokens if it was trained on such."""
+        """Return the model's input: the policy's own tokens if the model was trained on them."""
         if self._reads_conversations and self._has_policys_tokens:
             ends = np.cumsum(trajectories.lengths)[:-1]
             tokens = np.split(trajectories.token_ids, ends)
@@ -131,12 +118,12 @@ class RewardModelWorker:
 
     @torch.inference_mode()
     def _forward(self, model: PreTrainedModel, encoded: Sequence[Encoding]) -> NDArray[np.float32]:
-        # A decoder reads its reward at the last token that is not the pad token. Without one of its
-        # own it is given one that no text holds, so that it never takes a text's end for padding.
+        # transformers reads a decoder's reward at the last token that is not the pad token. If the
+        # model has no pad token, use one that no text holds, so that no text's end counts as one.
         used = {token for tokens in encoded for token in tokens["input_ids"]}
         unused = next(token for token in itertools.count() if token not in used)
         pad = unused if self._pad_token_id is None else self._pad_token_id
-        if pad >= model.config.vocab_size and len(encoded) > 1:  # each token is in some text
+        if pad >= model.config.vocab_size and len(encoded) > 1:  # the texts hold every token
             return np.concatenate([self._forward(model, [tokens]) for tokens in encoded])
         model.config.pad_token_id = pad
         width = max(len(tokens["input_ids"]) for tokens in encoded)
@@ -155,7 +142,7 @@ class RewardModelWorker:
 
 
 def have_same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether a conversation is the same tokens to both."""
+    """Whether both tokenizers turn a conversation into the same tokens."""
     has_template = first.chat_template == second.chat_template
     return has_template and bool(first.get_vocab() == second.get_vocab())
 
@@ -165,14 +152,11 @@ def _encoding(token_ids: list[int]) -> Encoding:
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Put sequences of similar length together, so that little is padding.
+    """Return batches of the indices of sequences of similar length, so that little is padding.
 
     Args:
-        lengths: of the sequences, in tokens.
+        lengths: in tokens.
         max_tokens: most tokens in a batch, padding included; a longer sequence is a batch alone.
-
-    Returns:
-        Indices, each exactly once.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):

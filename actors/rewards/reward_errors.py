@@ -1,32 +1,25 @@
-"""Is a reward a number, and whose is none? What both kinds of reward sources share."""
+"""Errors that name every prompt of a request whose reward cannot be computed."""
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.errors import RewardError
 
 
-def checked_reward(reward: object, prompt_id: int) -> float:
-    """Return the reward as a number.
-
-    Returns:
-        The same, as a float.
-
-    Raises:
-        RewardError: if it is no number or not finite; True and False are no numbers.
-    """
-    if isinstance(reward, (int, float, np.floating, np.integer)) and not isinstance(reward, bool):
-        number = float(reward)
-        if math.isfinite(number):
-            return number
-    raise RewardError(*not_finite(reward, prompt_id))
+def not_finite(reward: object, prompt_id: int) -> RewardError:
+    """Return the error for a reward that is not a finite number."""
+    message = f"prompt {prompt_id}: the reward is {reward!r}, not a finite number"
+    return RewardError(message, [prompt_id])
 
 
-def not_finite(reward: object, prompt_id: int) -> tuple[str, list[int]]:
-    """Return what a RewardError says of a prompt whose reward is no finite number."""
-    return f"prompt {prompt_id}: the reward is {reward!r}, not a finite number", [prompt_id]
+def require_finite(rewards: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> None:
+    """Raise a RewardError if one of the rewards [trajectory] is nan or infinite."""
+    raise_together(
+        not_finite(rewards[row].item(), int(prompt_ids[row]))
+        for row in np.flatnonzero(~np.isfinite(rewards))
+    )
 
 
 def raise_together(failures: Iterable[RewardError]) -> None:

@@ -1,7 +1,7 @@
-"""Where the members of an ensemble of reward models are. Imports no torch.
+"""Reward sources that are folders: an ensemble of reward models, or a log-ratio of two policies.
 
-An ensemble is a folder with a reward model in each of member-0, member-1, ...; a member that is
-being written has another name.
+An ensemble has one reward model in each of member-0, member-1, ...; a member that is being written
+has another name. A log-ratio has log_ratio.json. Imports no torch.
 """
 
 import re
@@ -14,16 +14,12 @@ from actors.errors import InvalidInputError
 
 
 def member_folder(run_dir: Path, member: int) -> Path:
-    """Return where a finished member is."""
+    """Return the folder of a finished member."""
     return run_dir / f"member-{member}"
 
 
 def member_names(name: str) -> list[str]:
-    """Return the members of an ensemble, or of a single reward model its own name.
-
-    Returns:
-        Folders in the order of their numbers, or the name itself.
-    """
+    """Return the folders of an ensemble's members in order, or the name of a single model."""
     found = [path for path in Path(name).glob("member-*") if re.fullmatch(r"member-\d+", path.name)]
     found.sort(key=lambda path: int(path.name.partition("-")[2]))
     return [str(path) for path in found] or [name]
@@ -36,26 +32,23 @@ class LogRatio(FrozenConfig):
     """Reward log numerator(y|x) - log denominator(y|x), in nats."""
 
     numerator: str
-    """Policy as a hub name or a folder, relative to that of the file."""
+    """Hub name of a policy, or its folder, relative to the folder of the file."""
     denominator: str
-    """Likewise."""
+    """As numerator."""
     temperature: float = Field(1.0, gt=0.0)
-    """Softmax temperature of both policies: that at which they answered."""
+    """Softmax temperature of both policies, at which their responses were sampled."""
 
 
 def is_log_ratio(name: str) -> bool:
-    """Say whether what a job names as a reward model is two policies."""
+    """Whether the folder that a job names as a reward model holds a log-ratio of two policies."""
     return (Path(name) / LOG_RATIO).is_file()
 
 
 def read_log_ratio(name: str) -> LogRatio:
-    """Read which policies a reward consists of.
-
-    Returns:
-        The two, folders as absolute paths.
+    """Read log_ratio.json; folders in it become absolute paths.
 
     Raises:
-        InvalidInputError: if the file does not name them.
+        InvalidInputError: if the file is missing or does not name two policies.
     """
     path = Path(name) / LOG_RATIO
     try:

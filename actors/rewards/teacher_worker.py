@@ -1,4 +1,4 @@
-"""Serves an expert that is a model: its log-probabilities, or the states that they follow from."""
+"""The worker of an expert that is a model: its log-probabilities, or its hidden states."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,20 +11,20 @@ from transformers import AutoTokenizer
 
 from actors.config.scorers import TeacherConfig
 from actors.errors import InvalidInputError
-from actors.model_files import _empty
+from actors.model_files import empty_policy
 from alignment.mdp.packing import PackedBatch, split_microbatches
 from alignment.mdp.trajectories import Trajectories
 from alignment.models.policy import load_policy
 
 MAX_TOKENS_SHOWN = 3
-"""Tokens that an error shows: another tokenizer differs in thousands."""
+"""How many tokens an error shows; another tokenizer differs in thousands."""
 
 
 class TeacherWorker:
-    """Holds a teacher, which is never trained; the port of actors/messages.py.
+    """Holds a teacher, which is never trained; the TeacherWorker of actors.messages.
 
-    It promises that what it says of a response does not depend on what is scored beside it, and
-    that the size of a microbatch changes memory only; both up to rounding.
+    Up to rounding, the values of a response depend neither on the other responses of the call nor
+    on the size of a microbatch.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class TeacherWorker:
         """Load the teacher.
 
         Args:
-            max_tokens_per_microbatch: what fits in memory at once.
-            temperature: softmax temperature, at which the policy samples too.
+            max_tokens_per_microbatch: most tokens in a forward pass.
+            temperature: of the softmax; the policy's sampling temperature.
             autocast: precision of the matrix products.
         """
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
@@ -50,28 +50,19 @@ class TeacherWorker:
         self._autocast = autocast == "bfloat16"
 
     def logprobs(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """Return the log-probability of every response token, at the temperature.
+        """Return the log-probability [response token] of every response token, in nats.
 
-        Args:
-            trajectories: prompts and responses in the policy's tokens.
-
-        Returns:
-            [response token] in nats, one trajectory's behind the other's, in their order.
+        The values are those at the temperature, in the order of the trajectories.
         """
         return self._of_actions(
             trajectories, lambda batch: self._model(batch, self._temperature)[0].logprobs
         )
 
     def states(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """Return the states from which the teacher predicts the response tokens.
+        """Return the final hidden states [response token, hidden] after the last norm.
 
-        Times the output head, over the temperature, they are the teacher's logits.
-
-        Args:
-            trajectories: prompts and responses in the policy's tokens.
-
-        Returns:
-            [response token, hidden] final hidden states after the last norm, in the same order.
+        The teacher predicts each response token from its state: its logits are the state times the
+        output head, divided by the temperature.
         """
         return self._of_actions(trajectories, self._model.states)
 
@@ -79,7 +70,7 @@ class TeacherWorker:
     def _of_actions(
         self, trajectories: Trajectories, compute: Callable[[PackedBatch], Tensor]
     ) -> NDArray[np.float32]:
-        """Compute microbatches, and bring their actions into the order of the trajectories."""
+        """Compute in microbatches; return the values in the order of the trajectories."""
         values, order = [], []
         for batch in split_microbatches(trajectories, self._max_tokens):
             order.append(batch.trajectory_indices)
@@ -91,14 +82,16 @@ class TeacherWorker:
 
 
 def check_teacher(teacher: str, policy: str) -> None:
-    """Refuse a teacher that does not speak in the policy's tokens, without loading a weight.
+    """Refuse a teacher with another vocabulary than the policy's, without loading weights.
 
     Raises:
         InvalidInputError: if the two have vocabularies of different size or tokens with different
             ids, or the teacher's logits are not a plain product of its head and hidden state.
     """
     try:
-        num_teacher, num_policy = (len(_empty(name).head_weight) for name in (teacher, policy))
+        num_teacher, num_policy = (
+            len(empty_policy(name).head_weight) for name in (teacher, policy)
+        )
     except ValueError as error:
         raise InvalidInputError(str(error)) from error
     if num_teacher != num_policy:

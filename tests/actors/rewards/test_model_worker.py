@@ -14,9 +14,12 @@ from transformers import (
 )
 
 from actors.errors import InvalidInputError, RewardError
-from actors.rewards.function_worker import RewardFunctionWorker, load_reward_function
+from actors.rewards.function_worker import (
+    RewardFunctionWorker,
+    checked_reward,
+    load_reward_function,
+)
 from actors.rewards.model_worker import RewardModelWorker, batches_by_length
-from actors.rewards.reward_errors import checked_reward
 from alignment.mdp.trajectories import concatenate, pack
 from alignment.rewards.reward_functions import exact_match
 from tests.fakes.tiny_llama import save_tiny_llama
