@@ -58,7 +58,7 @@ class Driver:
         self._rollout, self._scorer, self._task_queue, self._batches = workforce
         self._journal = Journal(run_dir, manifest.newest_s)
         self.record = RunRecord(run_dir, manifest, self._journal)
-        self._held_out = Evaluator(
+        self._evaluator = Evaluator(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
         self._stop_requested = False
@@ -235,7 +235,7 @@ class Driver:
         self._iteration_began = time.monotonic()
 
     async def _evaluate(self) -> dict[str, float]:
-        batch = self._held_out.batch()
+        batch = self._evaluator.demonstrations()
         num_tokens = int(batch.response_lengths.sum())
         return await self._task_queue.submit(Evaluate(self._step, batch, num_tokens))
 
@@ -248,7 +248,7 @@ class Driver:
             metrics = await self._evaluate()
             self._journal.metrics(0, "sft", metrics)
         self.progress.show("answering held-out prompts")
-        self._journal.samples(phase, answers := await self._held_out.answers(), self._data)
+        self._journal.samples(phase, answers := await self._evaluator.responses(), self._data)
         if phase == "after_sft":
             self.record.save(reward_scales=await self._scorer.measure_scales(answers))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])

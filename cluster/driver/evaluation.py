@@ -1,22 +1,25 @@
-"""The demonstrations that are kept for measuring, and the policy's answers to their prompts."""
+"""The held-out demonstrations on which a run is evaluated, and the policy's responses to them."""
 
 import asyncio
 
-import numpy as np
-
-from actors.messages import RolloutRequest, RolloutResult
 from alignment.data.dataset_protocols import Data
 from alignment.data.splits import held_out_sample
 from alignment.mdp.trajectories import Trajectories, concatenate
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.rollout_requests import (
+    NUM_SEEDS,
+    prompts_per_request,
+    request_rollouts,
+    rollout_request,
+)
 
-EVALUATION_SEED = 2**31 - 1  # no draw of a run has it
+EVALUATION_SEED = NUM_SEEDS - 1  # every request has it, whatever the run's seed
 
 
 class Evaluator:
-    """A sample of the held-out rows, the same one every time, so that measurements compare.
+    """A random sample of the held-out rows, always the same one, so that evaluations compare.
 
-    It is drawn at random, for data is often sorted, by source or by topic.
+    It is random because data are often sorted, by source or by topic.
     """
 
     def __init__(self, rollout: Fleet, data: Data, num_prompts: int, max_sequences: int) -> None:
@@ -24,23 +27,27 @@ class Evaluator:
         self._rows = held_out_sample(data.held_out_rows, num_prompts)
         self._max_sequences = max_sequences
 
-    def batch(self) -> Trajectories:
-        """Return the expert's trajectories."""
+    def demonstrations(self) -> Trajectories:
+        """Return the demonstrations of the sample."""
         return self._data.demonstrations(self._rows)
 
-    async def answers(self) -> Trajectories:
-        """Have the policy answer every prompt once, at the run's temperature."""
-        cuts = range(self._max_sequences, len(self._rows), self._max_sequences)
+    async def responses(self) -> Trajectories:
+        """Sample one response to every prompt, at the run's temperature."""
+        rows = self._rows.tolist()
+        size = prompts_per_request(
+            len(rows), group_size=1, max_sequences=self._max_sequences, num_workers=1
+        )
         requests = [
-            RolloutRequest(
-                prompt_ids=tuple(int(row) for row in part),
-                prompts=tuple(self._data.prompt_tokens(int(row)) for row in part),
+            rollout_request(
+                self._data,
+                rows[first : first + size],
                 group_size=1,
-                seed=EVALUATION_SEED,
+                run_seed=0,
+                number=EVALUATION_SEED,
             )
-            for part in np.split(self._rows, list(cuts))
+            for first in range(0, len(rows), size)
         ]
-        results: list[RolloutResult] = await asyncio.gather(
-            *(self._rollout.request("rollout", request) for request in requests)
+        results = await asyncio.gather(
+            *(request_rollouts(self._rollout, request) for request in requests)
         )
         return concatenate([result.trajectories for result in results])

@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.config.objective import ObjectiveConfig
-from actors.messages import RolloutRequest, RolloutResult
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import Trajectories, concatenate
 from cluster.driver.prompt_ledger import DrawState, Ledger, PromptDraw
 from cluster.fleet.fleet import Fleet
-
-SEED_STRIDE = 1_000_003  # a prime, so that neighbouring runs and draws share no seed
+from cluster.fleet.rollout_requests import (
+    prompts_per_request,
+    request_rollouts,
+    rollout_request,
+)
 
 
 class Draws:
@@ -83,8 +85,7 @@ class Sampler:
         self._on_policy_prompts = round(objective.on_policy_fraction * objective.prompts_per_step)
         self.ledger = Ledger(self._prompts_per_step, objective.max_staleness_steps, num_steps)
         self._fleet, self._draws, self._data = fleet, draws, data
-        self._most_prompts = max(1, max_sequences // self._group_size)
-        self._seed = seed
+        self._max_sequences, self._seed = max_sequences, seed
         self._order: list[int] = []
         self._ready: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
         self._shown: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
@@ -96,8 +97,12 @@ class Sampler:
 
     def advance(self, steps_done: int) -> None:
         """Hand out what is allowed after this many steps."""
-        share = -(-self._prompts_per_step // max(1, self._fleet.target_size))
-        size = min(self._most_prompts, share)
+        size = prompts_per_request(
+            self._prompts_per_step,
+            group_size=self._group_size,
+            max_sequences=self._max_sequences,
+            num_workers=self._fleet.target_size,
+        )
         allowed = self.ledger.num_allowed(steps_done)
         if allowed:
             self.advanced_at = time.monotonic()
@@ -141,17 +146,14 @@ class Sampler:
         return has_rollouts and len(self._shown) >= num_shown
 
     async def _sample(self, draws: list[PromptDraw]) -> None:
-        rows = tuple(draw.prompt_id for draw in draws)
-        request = RolloutRequest(
-            prompt_ids=rows,
-            prompts=tuple(self._data.prompt_tokens(row) for row in rows),
+        request = rollout_request(
+            self._data,
+            [draw.prompt_id for draw in draws],
             group_size=self._group_size,
-            seed=(self._seed * SEED_STRIDE + draws[0].number) % 2**31,
+            run_seed=self._seed,
+            number=draws[0].number,
         )
-        result: RolloutResult = await self._fleet.request("rollout", request)
-        expected = np.repeat(rows, self._group_size)
-        if not np.array_equal(result.trajectories.prompt_ids, expected):
-            raise RuntimeError("a rollout worker answered other prompts than it was asked")
+        result = await request_rollouts(self._fleet, request)
         self.ledger.move(draws, DrawState.SAMPLED)
         for index, draw in enumerate(draws):
             first = index * self._group_size

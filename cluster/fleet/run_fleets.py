@@ -102,11 +102,11 @@ def start_fleets(
             environment=thread_environment(1.0),
         )
         rewards[name] = RewardFleet(fleet, source.weight, source.on_error)
-    made = RunFleets(rollout, Scorers(discriminator, teacher, rewards))
+    fleets = RunFleets(rollout, Scorers(discriminator, teacher, rewards))
     sizes = job_sizes(config)
-    for fleet in made.all():
+    for fleet in fleets.all():
         fleet.scale(sizes[fleet.kind])
-    return made
+    return fleets
 
 
 async def sync_weights(

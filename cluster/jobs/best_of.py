@@ -5,6 +5,7 @@ reach the workers as those of a learner do, through a weight store and proven by
 """
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 
 from actors.distributed import full_tensors
 from actors.errors import InvalidInputError, RewardError, RunFailedError
-from actors.messages import Published, RolloutRequest, RolloutResult
+from actors.messages import Published, RolloutRequest
 from actors.weights.canary import canary_length, score_canary
 from actors.weights.store import WeightStore
 from alignment.data.dataset_protocols import Data
@@ -27,8 +28,12 @@ from alignment.mdp.trajectories import FinishReason, PolicyVersion, Trajectories
 from alignment.models.policy import load_policy
 from alignment.rewards.best_of_n import Response
 from cluster.config.run_config import RunConfig
-from cluster.driver.sampler import SEED_STRIDE
 from cluster.fleet.fleet import FleetFailedError
+from cluster.fleet.rollout_requests import (
+    prompts_per_request,
+    request_rollouts,
+    rollout_request,
+)
 from cluster.fleet.run_fleets import RunFleets, start_fleets
 from cluster.fleet.score_requests import RewardFleet, request_rewards
 from cluster.jobs.progress import Update, counted
@@ -159,7 +164,7 @@ async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update)
 
     async def work(part: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
         nonlocal num_scored
-        result: RolloutResult = await run_fleets.rollout.request("rollout", part)
+        result = await request_rollouts(run_fleets.rollout, part)
         rewards, failed = await _rewards(request, run_fleets.scorers.rewards, result.trajectories)
         failures.update(failed)
         num_scored += len(rewards)
@@ -185,21 +190,21 @@ def requests(request: BestOfRequest) -> Iterator[RolloutRequest]:
     Yields:
         Requests in the order of the rows, each with a seed of its own.
     """
-    rollout, rows = request.config.rollout, request.rows
-    share = -(-len(rows) // rollout.num_workers)
-    num_prompts = max(1, min(rollout.max_sequences // request.num_samples, share))
+    rollout, rows = request.config.rollout, request.rows.tolist()
+    size = prompts_per_request(
+        len(rows),
+        group_size=request.num_samples,
+        max_sequences=rollout.max_sequences,
+        num_workers=rollout.num_workers,
+    )
     at_once = min(request.num_samples, rollout.max_sequences)
-    number = request.config.seed * SEED_STRIDE
-    for first in range(0, len(rows), num_prompts):
-        part = rows[first : first + num_prompts].tolist()
-        for begun in range(0, request.num_samples, at_once):
-            yield RolloutRequest(
-                prompt_ids=tuple(part),
-                prompts=tuple(request.data.prompt_tokens(row) for row in part),
-                group_size=min(at_once, request.num_samples - begun),
-                seed=number % 2**31,
-            )
-            number += 1
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    groups = itertools.product(parts, range(0, request.num_samples, at_once))
+    for number, (part, begun) in enumerate(groups):
+        group_size = min(at_once, request.num_samples - begun)
+        yield rollout_request(
+            request.data, part, group_size=group_size, run_seed=request.config.seed, number=number
+        )
 
 
 async def _rewards(

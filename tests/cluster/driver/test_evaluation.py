@@ -7,21 +7,21 @@ from tests.fakes.handle import WorkerFactory
 from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
-def make_held_out(num_prompts, num_held_out=100):
+def make_evaluator(num_prompts, num_held_out=100):
     fleet = Fleet("rollout", WorkerFactory(lambda _: FakeRolloutWorker()), timeout_s=5.0)
     data = FakeData(num_held_out=num_held_out)
     return Evaluator(fleet, data, num_prompts, max_sequences=8), data
 
 
-def test_the_sample_is_always_the_same_and_spread_over_the_held_out_rows():
-    (first, data), (second, _) = make_held_out(20), make_held_out(20)
-    rows = first.batch().prompt_ids
-    np.testing.assert_array_equal(rows, second.batch().prompt_ids)
+def test_the_sample_is_always_the_same_and_random_over_the_held_out_rows():
+    (first, data), (second, _) = make_evaluator(20), make_evaluator(20)
+    rows = first.demonstrations().prompt_ids
+    np.testing.assert_array_equal(rows, second.demonstrations().prompt_ids)
     assert len(set(rows.tolist())) == 20
     assert set(rows.tolist()) <= set(data.held_out_rows.tolist())
     assert rows.max() > data.held_out_rows[50] > rows.min()
 
 
-def test_fewer_rows_than_wanted_are_all_taken():
-    held_out, data = make_held_out(20, num_held_out=3)
-    np.testing.assert_array_equal(held_out.batch().prompt_ids, data.held_out_rows)
+def test_a_held_out_set_smaller_than_num_prompts_is_taken_whole():
+    evaluator, data = make_evaluator(20, num_held_out=3)
+    np.testing.assert_array_equal(evaluator.demonstrations().prompt_ids, data.held_out_rows)
