@@ -52,12 +52,12 @@ def _heavy(config: RunConfig) -> tuple[type, Data, Comparisons | None]:
         The learner's class, and the data: demonstrations and preferences.
     """
     from cluster.config.datasets import load_comparisons, load_data  # noqa: PLC0415
-    from cluster.learner.ray_train_host import LearnerHost  # noqa: PLC0415
+    from cluster.learner.ray_train_host import RayTrainHost  # noqa: PLC0415
 
-    return LearnerHost, load_data(config), load_comparisons(config)
+    return RayTrainHost, load_data(config), load_comparisons(config)
 
 
-class DriverHost:
+class DriverActor:
     """The actor around a Driver. Its methods are the run's remote interface."""
 
     def __init__(self, config_json: str, run_dir: str) -> None:

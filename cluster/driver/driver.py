@@ -227,7 +227,7 @@ class Driver:
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
             self.progress.show("evaluating")
             metrics |= await self._evaluate()
-        self._journal.metrics(self._iteration, stage, metrics)
+        self._journal.metrics(metrics, step=self._iteration, stage=stage)
         self.on_step(metrics)
         every = self._config.learner.checkpoint_every_steps
         if ends_stage or self._iteration % every == 0:
@@ -246,7 +246,7 @@ class Driver:
         if phase == "before":
             self.progress.show("evaluating")
             metrics = await self._evaluate()
-            self._journal.metrics(0, "sft", metrics)
+            self._journal.metrics(metrics, step=0, stage="sft")
         self.progress.show("answering held-out prompts")
         self._journal.samples(phase, answers := await self._evaluator.responses(), self._data)
         if phase == "after_sft":

@@ -28,7 +28,12 @@ from cluster.config.reward_model_options import Training, settings_of
 from cluster.config.run_config import RunConfig
 from cluster.jobs.progress import counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
-from cluster.learner.reward_model_host import BEAT, GangFailedError, num_finished, watched_gang
+from cluster.learner.reward_model_host import (
+    HEARTBEAT,
+    WorkerGroupFailedError,
+    num_finished,
+    train_members,
+)
 from cluster.resources.availability import this_machine, wait_for_resources
 from cluster.run_state.files import write_atomically
 from cluster.validation.reward_model import RewardModelReport, check, write_record
@@ -62,7 +67,7 @@ def train_reward_model(
                 write_record(config, training, run_dir)
                 if num_finished(run_dir, num_members) < num_members:
                     _follow(config, training, run_dir, len(found.data.train_rows), console)
-        except GangFailedError as error:
+        except WorkerGroupFailedError as error:
             raise RunFailedError(f"{error}\nThe run directory {run_dir} can be resumed.") from error
         except KeyboardInterrupt:
             done = num_finished(run_dir, num_members)
@@ -125,10 +130,10 @@ def _follow(
     """Show how far the ranks are until all members are finished."""
     num_steps = math.ceil(num_train * training.num_epochs / training.comparisons_per_step)
     with counted(console, num_steps, "steps", "starting") as update:
-        for member, step in watched_gang(config, training, run_dir):
+        for member, step in train_members(config, training, run_dir):
             name = f"member {member + 1} of {training.num_members}"
             update(step, name + (", evaluation" if step == num_steps else ""))
-    (run_dir / BEAT).unlink(missing_ok=True)
+    (run_dir / HEARTBEAT).unlink(missing_ok=True)
 
 
 def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:

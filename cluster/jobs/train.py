@@ -22,7 +22,7 @@ from alignment.report.run.metrics import headline, summary
 from alignment.report.run.page import write_report
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
-from cluster.driver.actor import CONCURRENT_CALLS, DriverHost
+from cluster.driver.actor import CONCURRENT_CALLS, DriverActor
 from cluster.jobs.control import leave_address, remove_address
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
@@ -110,7 +110,7 @@ def end_what_is_over() -> None:
 def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
     """Start the run's driver, or join the one that is there."""
     end_what_is_over()
-    actor_class = ray.remote(DriverHost).options(
+    actor_class = ray.remote(DriverActor).options(
         name=DRIVER,
         namespace=namespace(config.name),
         lifetime="detached",

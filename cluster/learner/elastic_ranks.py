@@ -1,8 +1,9 @@
-"""How many ranks the learner's worker group gets where that number may vary.
+"""The number of ranks of an elastic worker group (learner.min_ranks is set).
 
-Ray Train starts, grows and shrinks such a worker group, but what it counts is what the nodes have
-in all, whoever holds it and whatever their labels (Ray 2.60). On nodes that other workers share it
-would wait for ever for room that is not there; so the count is made here.
+Ray Train starts, grows and shrinks an elastic worker group, but it counts the nodes' total
+resources, also those that others hold and those of nodes with the wrong labels (Ray 2.60). On nodes
+shared with other workers it would wait forever for resources that are not free. So they are
+counted here.
 """
 
 import time
@@ -25,10 +26,10 @@ RESOURCE_CHECK_S = 1.0
 
 
 class AvailableResourcesPolicy(ElasticScalingPolicy):
-    """Ray Train's policy for a number of ranks that may vary, with our count of the room."""
+    """Ray Train's elastic scaling policy, with a count of the resources that are free."""
 
     def __init__(self, scaling: ScalingConfig, others: Mapping[str, float]) -> None:
-        """Take what Ray Train gives its own policy, and what the run's other workers reserve."""
+        """Add to Ray Train's settings what the run's other workers reserve."""
         super().__init__(scaling)
         self._rank = cast("dict[str, float]", scaling.resources_per_worker)
         self._labels = cast("dict[str, str]", scaling.label_selector or {})
@@ -40,38 +41,37 @@ class AvailableResourcesPolicy(ElasticScalingPolicy):
         worker_group_state: Any,  # noqa: ANN401  # Ray Train's own classes
         worker_group_status: Any,  # noqa: ANN401
     ) -> ScalingDecision:
-        """Keep or replace the worker group that works; what it holds counts as free for it."""
+        """Keep or resize the running worker group; the resources it holds count as free for it."""
         self._ranks_on = Counter(rank.metadata.node_id for rank in worker_group_state.workers)
         return super().make_decision_for_running_worker_group(
             worker_group_state, worker_group_status
         )
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Begin a worker group once resources are free. Ray Train polls this without a pause."""
+        """Start a worker group once resources are free. Ray Train polls this without a pause."""
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
             time.sleep(RESOURCE_CHECK_S)
         return decision
 
     def before_controller_execute_resize_decision(self, resize_decision: ResizeDecision) -> None:
-        """Note that the worker group there was ends now."""
+        """Note that the current worker group ends, so that it holds no resources any more."""
         super().before_controller_execute_resize_decision(resize_decision)
         self._ranks_on = Counter()
 
     def _count_possible_workers(self, _reserved: object) -> int:
         rank, labels = self._rank, self._labels.items()
         free = available_resources_per_node()  # type: ignore[no-untyped-call]
-        rooms = []
+        nodes = []
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             if not node["Alive"]:
                 continue
-            number, has = node["NodeID"], free.get(node["NodeID"], {})
-            may_go_there = labels <= node["Labels"].items()
-            held = self._ranks_on[number]
-            for_ranks = {name: has.get(name, 0.0) + held * rank[name] for name in rank}
-            rooms.append(NodeRoom(node["Resources"], for_ranks if may_go_there else {}))
-        return ranks_with_room(
-            rooms,
+            node_id, has_labels = node["NodeID"], labels <= node["Labels"].items()
+            held, amounts = self._ranks_on[node_id], free.get(node_id, {})
+            for_ranks = {name: amounts.get(name, 0.0) + held * rank[name] for name in rank}
+            nodes.append(NodeResources(node["Resources"], for_ranks if has_labels else {}))
+        return count_ranks(
+            nodes,
             rank,
             self._others,
             at_least=self.scaling_config.min_workers,
@@ -80,10 +80,10 @@ class AvailableResourcesPolicy(ElasticScalingPolicy):
 
 
 class ElasticTrainer(TorchTrainer):
-    """Ray Train's trainer with AvailableResourcesPolicy, for which it has no setting."""
+    """Ray Train's trainer with AvailableResourcesPolicy, for which Ray Train has no setting."""
 
     def __init__(self, *args: Any, others: Mapping[str, float], **settings: Any) -> None:  # noqa: ANN401
-        """Take a trainer's settings, and what the run's other workers reserve."""
+        """Add to a trainer's settings what the run's other workers reserve."""
         super().__init__(*args, **settings)
         self._others = others
 
@@ -94,39 +94,37 @@ class ElasticTrainer(TorchTrainer):
 
 
 UNITS = 10_000
-"""Ray counts resources in parts of this size, so whole numbers of them compare exactly."""
+"""Units per resource: Ray counts in 1 / 10,000, so whole numbers of units compare exactly."""
 
 
-class NodeRoom(NamedTuple):
-    """A living node as the learner finds it; amounts by Ray's names, CPU and GPU."""
+class NodeResources(NamedTuple):
+    """The resources of a living node, by Ray's names: CPU and GPU."""
 
     capacity: Mapping[str, float]
-    """What it has in all."""
+    """In total."""
     free: Mapping[str, float]
-    """What nobody holds but this worker group itself; nothing if ranks may not go there."""
+    """Free for this worker group, what it holds itself included; empty without the labels."""
 
 
-def ranks_with_room(
-    nodes: Sequence[NodeRoom],
+def count_ranks(
+    nodes: Sequence[NodeResources],
     rank: Mapping[str, float],
     others: Mapping[str, float],
     *,
     at_least: int,
     at_most: int,
 ) -> int:
-    """Count the ranks that find room now and leave enough for the run's other workers.
+    """Return how many ranks fit now and leave enough resources for the run's other workers.
 
-    Those others may still be starting, or wait for a node that was lost; without care for them a
-    worker group would take their place and never be fed. Only at_least ranks come before them.
+    The other workers may still be starting, or wait for a node that was lost. A worker group that
+    took their resources would wait for them forever. Only at_least ranks have priority over them.
 
     Args:
-        rank: what one takes, all of it on one node.
-        others: what the other workers take together.
-        at_least: ranks that the learner needs.
-        at_most: ranks that it can use.
+        rank: what one rank reserves, on one node.
+        others: what the other workers reserve together.
 
     Returns:
-        The number of ranks; below at_least there is no room for a worker group now.
+        At most at_most; below at_least no worker group can start now.
     """
     now = sum(_times(node.free, rank) for node in nodes)
     left = {
@@ -137,7 +135,7 @@ def ranks_with_room(
 
 
 def _times(amounts: Mapping[str, float], rank: Mapping[str, float]) -> int:
-    """Return how many ranks these amounts would do for."""
+    """Return how many ranks fit in these amounts."""
     whole = [
         round(amounts.get(name, 0.0) * UNITS) // round(amount * UNITS)
         for name, amount in rank.items()

@@ -1,4 +1,4 @@
-"""The ranks that train a reward model, on Ray Train: what each does, and how they are watched."""
+"""Reward-model training on Ray Train: what each rank does, and how the worker group is watched."""
 
 import json
 import shutil
@@ -7,76 +7,73 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray.train
 import ray.train.torch
-from ray.train import FailureConfig
-from ray.train.torch import TorchConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from actors.rewards.sources import member_folder
 from cluster.config.reward_model_options import Training, settings_of
 from cluster.config.run_config import RunConfig
 from cluster.fleet.ray_worker import last_line
-from cluster.fleet.worker_factories import thread_environment
-from cluster.learner.ray_train_host import COLLECTIVE_TIMEOUT_S, RESIZE_EVERY_S, scaling
-from cluster.run_state.files import METRICS, append_lines, keep_lines
+from cluster.learner.torch_trainer import torch_trainer
+from cluster.run_state.files import METRICS, keep_lines
+from cluster.run_state.journal import Journal
 from cluster.telemetry.log_labels import label_logs
 
 MAX_FAILURES = 2
-"""Gangs that may be lost; a member under way begins anew, those that are finished stay."""
-BEAT = "progress.json"
-"""In the run directory: how far the ranks are, written anew while they work."""
-SECONDS_BETWEEN_BEATS = 0.5
+"""Worker groups that Ray Train restarts. The member in training starts over; finished ones stay."""
+HEARTBEAT = "progress.json"
+"""File in the run directory that rank 0 rewrites while the ranks work: member and step."""
+HEARTBEAT_EVERY_S = 0.5
 POLL_S = 0.2
 
 
-class GangFailedError(RuntimeError):
-    """The ranks ended with an error or fell silent; the message says which."""
+class WorkerGroupFailedError(RuntimeError):
+    """The ranks failed, or their heartbeat stopped; the message says which."""
+
+
+class MemberStep(NamedTuple):
+    """How far the training is."""
+
+    member: int
+    """Number in the ensemble, from 0."""
+    step: int
+    """Optimizer steps done of this member."""
 
 
 def num_finished(run_dir: Path, num_members: int) -> int:
-    """Return how many members are there, from the first on without a gap."""
+    """Return how many members are complete, counted from the first one without a gap."""
     missing = (m for m in range(num_members) if not member_folder(run_dir, m).is_dir())
     return next(missing, num_members)
 
 
-class Journal:
-    """Rank 0's notes: a line of metrics.jsonl for each step, and signs of life."""
+class MemberProgress:
+    """Rank 0's record of a member in training: a line of metrics per step, and the heartbeat."""
 
-    def __init__(self, run_dir: Path, num_finished: int) -> None:
-        """Take back what was noted of members that begin anew."""
-        keep_lines(run_dir / METRICS, lambda row: bool(row["member"] < num_finished))
-        self._run_dir, self._began, self._beat_at = run_dir, time.monotonic(), 0.0
-        self._member, self._step = num_finished, 0
-        self.begin(num_finished)
+    def __init__(self, run_dir: Path, journal: Journal, member: int) -> None:
+        self._run_dir, self._journal = run_dir, journal
+        self._newest = MemberStep(member, 0)
+        self._write_heartbeat()
 
-    def begin(self, member: int) -> None:
-        """Turn to the next member."""
-        self._member, self._step = member, 0
-        self._beat(always=True)
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of a step; no metrics mean that the ranks work on something else."""
+        if metrics:
+            member, step = self._newest
+            self._newest = MemberStep(member, step + 1)
+            self._journal.metrics(metrics, **self._newest._asdict())
+        if time.monotonic() - self._written_at > HEARTBEAT_EVERY_S:
+            self._write_heartbeat()
 
-    def note(self, figures: Mapping[str, float]) -> None:
-        """Note a step's figures, or without any that the ranks are alive."""
-        if figures:
-            self._step += 1
-            row: dict[str, object] = {"member": self._member, "step": self._step}
-            row["time_s"] = round(time.monotonic() - self._began, 3)
-            row |= {name: float(f"{value:.7g}") for name, value in figures.items()}
-            append_lines(self._run_dir / METRICS, [row])
-        self._beat()
-
-    def _beat(self, *, always: bool = False) -> None:
-        if always or time.monotonic() - self._beat_at > SECONDS_BETWEEN_BEATS:
-            self._beat_at = time.monotonic()
-            partial = self._run_dir / f"{BEAT}.partial"
-            partial.write_text(json.dumps({"member": self._member, "step": self._step}))
-            partial.replace(self._run_dir / BEAT)
+    def _write_heartbeat(self) -> None:
+        self._written_at = time.monotonic()
+        partial = self._run_dir / f"{HEARTBEAT}.partial"
+        partial.write_text(json.dumps(self._newest._asdict()))
+        partial.replace(self._run_dir / HEARTBEAT)
 
 
-def run_rank(settings: dict[str, Any]) -> None:
-    """Be one rank: train the members that are missing, one after the other."""
+def run_reward_model_rank(settings: dict[str, Any]) -> None:
+    """Run one rank: train the members that are not complete, one after the other."""
     import torch  # noqa: PLC0415
 
     from actors.distributed import largest_over_ranks  # noqa: PLC0415
@@ -92,19 +89,20 @@ def run_rank(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     data = load_comparisons(config)
     assert data
-    # A file system may show the newest member to some ranks first.
+    # A shared file system may show the newest member to some ranks later than to others.
     done = largest_over_ranks(num_finished(run_dir, training.num_members), device, world_size)
-    journal = Journal(run_dir, done) if rank == 0 else None
+    journal = Journal(run_dir, elapsed_s=0.0)
+    if rank == 0:  # the lines of a member that starts over
+        keep_lines(run_dir / METRICS, lambda row: bool(row["member"] < done))
     for member in range(done, training.num_members):
-        if journal:
+        if rank == 0:
             shutil.rmtree(run_dir / f"member-{member}.partial", ignore_errors=True)
-            journal.begin(member)
         folder = train_member(
             data,
             settings_of(config, training),
             member,
             run_dir,
-            journal.note if journal else _hear_nothing,
+            MemberProgress(run_dir, journal, member).report if rank == 0 else _report_nothing,
             device=device,
             rank=rank,
             world_size=world_size,
@@ -113,84 +111,75 @@ def run_rank(settings: dict[str, Any]) -> None:
             folder.replace(member_folder(run_dir, member))
 
 
-def _hear_nothing(_figures: Mapping[str, float]) -> None:
-    """Let rank 0 do the noting."""
+def _report_nothing(_metrics: Mapping[str, float]) -> None:
+    """Leave reporting to rank 0."""
 
 
-def watched_gang(config: RunConfig, training: Training, run_dir: Path) -> Iterator[tuple[int, int]]:
-    """Train what is missing, on the cluster that this process is connected to.
+def train_members(config: RunConfig, training: Training, run_dir: Path) -> Iterator[MemberStep]:
+    """Train the members that are not complete, on the cluster that this process is connected to.
+
+    A caller that disconnects from the cluster ends the ranks.
 
     Args:
         run_dir: on a file system that all ranks share.
 
     Yields:
-        Member and steps done of it, whenever they are looked at, until all members are finished.
-        Whoever wants to end the ranks before disconnects from the cluster.
+        How far the training is, several times a second, until all members are complete.
 
     Raises:
-        GangFailedError: if the ranks failed too often, or gave no sign of life for
-            placement.timeout_s; also at the start.
+        WorkerGroupFailedError: if more than MAX_FAILURES worker groups failed, or if there was no
+            heartbeat for placement.timeout_s, also before the first one.
     """
-    (run_dir / BEAT).unlink(missing_ok=True)
-    trainer = _trainer(config, training, run_dir)
+    (run_dir / HEARTBEAT).unlink(missing_ok=True)
+    rank_settings = {
+        "config": config.model_dump_json(),
+        "training": tuple(training),
+        "run_dir": str(run_dir),
+    }
+    fixed = config.learner.model_copy(update={"min_ranks": None})
+    trainer = torch_trainer(
+        run_reward_model_rank,
+        rank_settings,
+        config.model_copy(update={"learner": fixed}),
+        run_dir,
+        name="reward-model",
+        max_failures=MAX_FAILURES,
+    )
     failures: list[Exception] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # told where it is waited for
+        except Exception as error:  # raised below, in the caller's thread
             failures.append(error)
 
     thread = threading.Thread(target=fit, name="reward-model", daemon=True)
     thread.start()
-    heard_at, heard = time.monotonic(), ""
+    seen_at, seen = time.monotonic(), ""
     while thread.is_alive():
-        with suppress(OSError):  # not there yet
-            if (beat := _beat_of(run_dir / BEAT)) != heard:
-                heard_at, heard = time.monotonic(), beat
-        if time.monotonic() - heard_at > config.placement.timeout_s:
-            raise GangFailedError(
-                f"the ranks gave no sign of life for placement.timeout_s = "
-                f"{config.placement.timeout_s:g} s; see that the cluster has room for them, or "
-                "raise it if a step takes so long"
+        with suppress(OSError):  # not written yet
+            if (heartbeat := _heartbeat(run_dir / HEARTBEAT)) != seen:
+                seen_at, seen = time.monotonic(), heartbeat
+        if time.monotonic() - seen_at > config.placement.timeout_s:
+            raise WorkerGroupFailedError(
+                f"the ranks gave no heartbeat for placement.timeout_s = "
+                f"{config.placement.timeout_s:g} s; check that the cluster has the resources for "
+                "them, or raise placement.timeout_s if a step takes longer"
             )
-        if heard:
-            place = json.loads(heard.partition(" ")[2])
-            yield place["member"], place["step"]
+        if seen:
+            yield MemberStep(**json.loads(seen.partition(" ")[2]))
         time.sleep(POLL_S)
     if failures:
-        raise GangFailedError(f"the ranks failed: {_reason(failures[0])}") from failures[0]
+        reason = _first_reason(failures[0])
+        raise WorkerGroupFailedError(f"the ranks failed: {reason}") from failures[0]
 
 
-def _beat_of(path: Path) -> str:
-    """Return when the file was written, and what it says."""
+def _heartbeat(path: Path) -> str:
+    """Return when the file was written, and its text."""
     return f"{path.stat().st_mtime_ns} {path.read_text()}"
 
 
-def _reason(error: Exception) -> str:
-    """Return what happened on the first rank that failed."""
+def _first_reason(error: Exception) -> str:
+    """Return the message of the first rank that failed."""
     of_ranks = getattr(error, "worker_failures", None) or {0: error}
     return last_line(next(iter(of_ranks.values())))
-
-
-def _trainer(config: RunConfig, training: Training, run_dir: Path) -> TorchTrainer:
-    learner = config.learner.model_copy(update={"min_ranks": None})
-    run_settings: dict[str, Any] = {  # Ray's stubs know only the older RunConfig
-        "name": "reward-model",
-        "storage_path": str(run_dir / "ray_train"),
-        "failure_config": FailureConfig(max_failures=MAX_FAILURES),
-        "worker_runtime_env": {"env_vars": thread_environment(learner.cpus_per_rank)},
-    }
-    settings: dict[str, Any] = {
-        "train_loop_config": {
-            "config": config.model_dump_json(),
-            "training": tuple(training),
-            "run_dir": str(run_dir),
-        },
-        "torch_config": TorchConfig(
-            backend="nccl" if learner.gpus_per_rank else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
-        ),
-        "scaling_config": scaling(config.model_copy(update={"learner": learner}), RESIZE_EVERY_S),
-        "run_config": ray.train.RunConfig(**run_settings),
-    }
-    return TorchTrainer(run_rank, **settings)

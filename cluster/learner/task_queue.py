@@ -1,9 +1,9 @@
-"""Where the learner's ranks fetch their tasks and the driver hands them in.
+"""The queue from which the learner's ranks pull the tasks that the driver submits.
 
-Ranks pull, in lock-step; the driver submits whole tasks, and each rank is given its share. A worker
-group is all ranks between two starts. When a worker group is replaced, every task of the old one
-ends in WorkerGroupRestartedError, and the driver goes back to the checkpoint from which the new
-worker group begins.
+The driver submits whole tasks; every rank pulls its share of each task, in the same order. An
+attempt numbers the worker group between two starts of the ranks. When a worker group is replaced,
+every task of the old one ends with WorkerGroupRestartedError, and the driver returns to the
+checkpoint from which the new worker group starts.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ from actors.messages import (
 from alignment.mdp.trajectories import Trajectories, group_starts
 
 LONGEST_POLL_S = 20.0
-"""A rank that waits longer for a task is told to ask again, so that its calls stay short."""
+"""A rank that waits longer for a task gets None and pulls again, which keeps its calls short."""
 
 
 class WorkerGroupRestartedError(RuntimeError):
-    """The learner began again; what was submitted before is void."""
+    """The learner's worker group was replaced; tasks submitted to the old one are not done."""
 
 
 class LearnerFailedError(RuntimeError):
-    """The learner cannot be kept alive; the message holds the last error."""
+    """The learner keeps failing, or is too slow; the message holds the last error."""
 
 
 class SupersededError(RuntimeError):
-    """A rank of an old worker group asked for work; it must end so that a new group can start."""
+    """The rank belongs to a replaced worker group and must end."""
 
 
 def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
-    """Return a rank's part of a task: every world_size-th group, whole; counts stay global."""
+    """Return a rank's part of a task: every world_size-th group. Counts stay those of all ranks."""
     match task:
         case SftStep() | Evaluate():
             rows = _rows_of_rank(task.trajectories, rank, world_size)
@@ -68,7 +68,7 @@ def share(task: LearnerTask, rank: int, world_size: int) -> LearnerTask:
 
 
 def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.ndarray:
-    """[row] every world_size-th group, whole."""
+    """Return the rows [row] of every world_size-th group."""
     starts = group_starts(trajectories)
     ends = np.append(starts, len(trajectories))[1:]
     mine = [
@@ -93,70 +93,77 @@ def _auxiliary_share(auxiliary: AuxiliaryBatch, rank: int, world_size: int) -> A
 
 
 class LearnerTaskQueue:
-    """Owns the tasks of the current worker group.
+    """Owns the tasks of the current worker group, in one event loop.
 
-    The driver's side: submit. The ranks' side: start, next_task, finished. Both in one event loop.
+    The driver calls wait_for_worker_group, submit and set_checkpoint; the ranks call start,
+    next_task and finished.
     """
 
     def __init__(self, attempt: int, timeout_s: float) -> None:
-        """Open the task queue.
+        """Make a queue without a worker group.
 
         Args:
-            attempt: of the last worker group of this run, or -1; the next worker group's is one
-            timeout_s: how long a rank waits for the rest of its worker group.
+            attempt: of the last worker group of this run, -1 if there was none; the next one's is
+                larger by 1.
+            timeout_s: the deadline for a worker group to be complete, and for a task to be done.
         """
         self.attempt = attempt
         self._timeout_s = timeout_s
         self._checkpoint: str | None = None
-        self._began_from: str | None = None
+        self._started_from: str | None = None
         self._present: set[int] = set()
         self._world_size = 0
         self._tasks: list[LearnerTask] = []
         self._results: list[asyncio.Future[dict[str, float]]] = []
         self._changed = asyncio.Condition()
-        self._num_gangs = 0
+        self._num_worker_groups = 0
         self._num_steps = 0
-        self._is_up, self._stop_requested = False, False
-        self._trusted: int | None = None
+        self._is_complete, self._stop_requested = False, False
+        self._driver_attempt: int | None = None
         self._failure: LearnerFailedError | None = None
         self._republishing: asyncio.Future[dict[str, float]] | None = None
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of all worker groups so far; shows whether the learner makes progress."""
+        """Optimizer steps taken so far, over all worker groups."""
         return self._num_steps
 
     def set_checkpoint(self, checkpoint: str | None) -> None:
-        """Say from where the next worker group begins."""
+        """Set the folder from which the next worker group starts; None for the initial model."""
         self._checkpoint = checkpoint
 
     async def start(self, rank: int, world_size: int) -> LearnerStart:
-        """Join the current worker group, or begin a new one if this rank was already in it."""
+        """Join the current worker group, or a new one if the current one has this rank already."""
         async with self._changed:
-            is_other = world_size != self._world_size  # of what is left of one that never came up
-            if self._num_gangs == 0 or self._is_up or rank in self._present or is_other:
-                self._begin_gang()
+            is_other = world_size != self._world_size  # the current one never became complete
+            if (
+                self._num_worker_groups == 0
+                or self._is_complete
+                or rank in self._present
+                or is_other
+            ):
+                self._begin_worker_group()
                 self._world_size = world_size
             attempt = self.attempt
             self._present.add(rank)
             if len(self._present) == world_size:
-                self._is_up, self._began_from = True, self._checkpoint
+                self._is_complete, self._started_from = True, self._checkpoint
             self._changed.notify_all()
 
-            def is_settled() -> bool:
-                return self._is_up or self.attempt != attempt
+            def is_decided() -> bool:
+                return self._is_complete or self.attempt != attempt
 
-            await asyncio.wait_for(self._changed.wait_for(is_settled), self._timeout_s)
+            await asyncio.wait_for(self._changed.wait_for(is_decided), self._timeout_s)
         self._check(attempt)
-        return LearnerStart(attempt, self._began_from)
+        return LearnerStart(attempt, self._started_from)
 
-    def _begin_gang(self) -> None:
-        self._num_gangs += 1
+    def _begin_worker_group(self) -> None:
+        self._num_worker_groups += 1
         self.attempt += 1
-        self._present, self._tasks, self._is_up = set(), [], False
-        self._void(WorkerGroupRestartedError("the learner was restarted"))
+        self._present, self._tasks, self._is_complete = set(), [], False
+        self._fail_all(WorkerGroupRestartedError("the learner was restarted"))
 
-    def _void(self, error: Exception) -> None:
+    def _fail_all(self, error: Exception) -> None:
         results, self._results = self._results, []
         for result in results:
             if not result.done():
@@ -169,65 +176,64 @@ class LearnerTaskQueue:
             )
 
     async def fail(self, reason: str) -> None:
-        """Give up: whatever is submitted, now or later, ends in LearnerFailedError."""
+        """End every task, submitted now or later, with LearnerFailedError."""
         self._failure = LearnerFailedError(reason)
-        self._void(self._failure)
+        self._fail_all(self._failure)
         async with self._changed:
             self._changed.notify_all()
 
     async def close(self) -> None:
-        """Tell the ranks to stop."""
+        """Give the ranks Stop as their next task."""
         self._stop_requested = True
         async with self._changed:
             self._changed.notify_all()
 
     async def wait_for_worker_group(self) -> int:
-        """Wait until a whole worker group is up that began from the newest checkpoint.
+        """Wait for a complete worker group that started from the newest checkpoint.
 
-        One that began from an older one, because it came while the newest was being written, is
-        sent away.
+        One that started from an older checkpoint, while the newest was being written, is replaced.
+        Tasks are accepted for this worker group only.
 
         Returns:
             Its attempt.
 
         Raises:
-            LearnerFailedError: if the learner was given up, or does not come up in time.
+            LearnerFailedError: if the learner failed, or does not start in time.
         """
         async with self._changed:
-            ready = self._changed.wait_for(lambda: self._has_fit_gang() or self._failure)
+            ready = self._changed.wait_for(
+                lambda: self._has_current_worker_group() or self._failure
+            )
             try:
                 await asyncio.wait_for(ready, self._timeout_s)
             except TimeoutError as error:
-                slow = f"no learner came up in {self._timeout_s:.0f} s"
-                raise LearnerFailedError(f"{slow}; raise placement.timeout_s") from error
+                slow = f"no learner started within placement.timeout_s = {self._timeout_s:g} s"
+                raise LearnerFailedError(f"{slow}; raise it if loading takes longer") from error
         if self._failure:
             raise self._failure
-        self._trusted = self.attempt
+        self._driver_attempt = self.attempt
         return self.attempt
 
-    def _has_fit_gang(self) -> bool:
-        if self._is_up and self._began_from != self._checkpoint:
-            self._begin_gang()
+    def _has_current_worker_group(self) -> bool:
+        if self._is_complete and self._started_from != self._checkpoint:
+            self._begin_worker_group()
             self._changed.notify_all()
-        return self._is_up
+        return self._is_complete
 
     async def submit(self, task: LearnerTask) -> dict[str, float]:
-        """Have all ranks do a task, after those submitted before.
-
-        Returns:
-            The learner's metrics.
+        """Have all ranks do a task, after those submitted before, and return the learner's metrics.
 
         Raises:
-            WorkerGroupRestartedError: if the trusted worker group was replaced, before or
-            meanwhile.
-            LearnerFailedError: if the learner was given up, or is too slow.
+            WorkerGroupRestartedError: if the worker group that wait_for_worker_group returned was
+                replaced.
+            LearnerFailedError: if the learner failed, or is too slow.
         """
         result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
         async with self._changed:
-            # Looked at here, for while it waited for the lock the learner may have been lost.
+            # Checked under the lock: the learner may be lost while this waits for it.
             if self._failure:
                 raise self._failure
-            if self._trusted != self.attempt:
+            if self._driver_attempt != self.attempt:
                 raise WorkerGroupRestartedError("the learner was restarted")
             self._tasks.append(task)
             self._results.append(result)
@@ -241,11 +247,11 @@ class LearnerTaskQueue:
             ) from error
 
     async def republish(self) -> None:
-        """Have the newest weights published again; once, however many workers ask meanwhile.
+        """Have the current weights published again; concurrent calls share one task.
 
         Raises:
-            WorkerGroupRestartedError: if the worker group was replaced; the next one publishes
-            anyway.
+            WorkerGroupRestartedError: if the worker group was replaced; the next one publishes when
+                it starts.
         """
         if self._republishing is None or self._republishing.done():
             self._republishing = asyncio.ensure_future(self.submit(Publish()))
@@ -254,20 +260,20 @@ class LearnerTaskQueue:
     async def next_task(
         self, attempt: int, rank: int, world_size: int, index: int
     ) -> LearnerTask | None:
-        """Return a rank's share of a task, or None if there is none yet: then ask again.
+        """Return a rank's share of a task, or None if there is no such task yet.
 
         Raises:
             SupersededError: if the rank's worker group was replaced.
         """
         self._check(attempt)
 
-        def is_settled() -> bool:
+        def is_decided() -> bool:
             has_task = len(self._tasks) > index or self._stop_requested
             return has_task or self.attempt != attempt
 
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(is_settled), LONGEST_POLL_S)
+                await asyncio.wait_for(self._changed.wait_for(is_decided), LONGEST_POLL_S)
             except TimeoutError:
                 return None
         self._check(attempt)
@@ -276,10 +282,10 @@ class LearnerTaskQueue:
         return share(self._tasks[index], rank, world_size)
 
     async def finished(self, attempt: int, index: int, metrics: Mapping[str, float]) -> None:
-        """Note that a task is done. Said again, it changes nothing."""
+        """Set the metrics of a task that is done; a second call for it changes nothing."""
         self._check(attempt)
         if not self._results[index].done():
             self._results[index].set_result(dict(metrics))
             self._num_steps += isinstance(self._tasks[index], OptimizerStep)
-        if index:  # every rank has fetched it by now; memory stays flat
+        if index:  # every rank has fetched that one by now: free its memory
             self._tasks[index - 1] = Stop()

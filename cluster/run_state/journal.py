@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: one line of metrics a step, samples, events."""
+"""What a run appends to its directory while it goes on: metrics of each step, and samples."""
 
 import time
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from cluster.run_state.files import METRICS, SAMPLES, append_lines
 
 
 class Journal:
-    """Owns metrics.jsonl and samples.jsonl of a run, and its clock over all starts."""
+    """Appends to metrics.jsonl and samples.jsonl of a run, and measures the time of all starts."""
 
     def __init__(self, run_dir: Path, elapsed_s: float) -> None:
         self._run_dir, self._elapsed_s, self._began = run_dir, elapsed_s, time.monotonic()
@@ -20,15 +20,14 @@ class Journal:
         """Seconds that the run has been running, over all its starts."""
         return self._elapsed_s + time.monotonic() - self._began
 
-    def metrics(self, iteration: int, stage: str, metrics: Mapping[str, float]) -> None:
-        """Append one step's line."""
-        row: dict[str, object] = {"step": iteration, "stage": stage}
-        row["time_s"] = round(self.elapsed_s, 3)
+    def metrics(self, metrics: Mapping[str, float], **position: object) -> None:
+        """Append one line of metrics, with its position, such as step and stage, and the time."""
+        row: dict[str, object] = {**position, "time_s": round(self.elapsed_s, 3)}
         row |= {name: float(f"{value:.7g}") for name, value in metrics.items()}
         append_lines(self._run_dir / METRICS, [row])
 
     def samples(self, phase: str, batch: Trajectories, data: Texts) -> None:
-        """Append a phase's responses, beside their prompts and the expert's."""
+        """Append the responses of a phase, each with its prompt and the demonstration."""
         rows: list[dict[str, object]] = []
         for index in range(len(batch)):
             prompt_id = int(batch.prompt_ids[index])

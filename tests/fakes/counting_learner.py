@@ -19,17 +19,15 @@ CHECKPOINT_EVERY_STEPS = 5
 
 
 class CountingDriver:
-    """Submits steps, and goes back to the newest checkpoint when the learner was restarted.
+    """Submits steps, and returns to the newest checkpoint when the worker group is replaced.
 
-    A checkpoint is an empty file named for its step. One counts when its task was handed in: a
-    worker group that ends between the two leaves a file of which the task queue knows nothing.
+    A checkpoint is an empty file named for its step. It counts once its task is done:
+    a worker group that ends between the two leaves a file that the task queue does not know.
     """
 
-    def __init__(self, place):
-        self._place, self._task_queue = (
-            Path(place),
-            LearnerTaskQueue(attempt=-1, timeout_s=TIMEOUT_S),
-        )
+    def __init__(self, folder):
+        self._folder = Path(folder)
+        self._task_queue = LearnerTaskQueue(attempt=-1, timeout_s=TIMEOUT_S)
         self._step, self._saved_step, self._failure = 0, 0, None
         self._running = asyncio.get_event_loop().create_task(self._run())
 
@@ -42,7 +40,7 @@ class CountingDriver:
                     await self._task_queue.submit(SftStep(self._step, 0.1, EMPTY, 0, 0))
                     self._step += 1
                     if self._step % CHECKPOINT_EVERY_STEPS == 0:
-                        folder = str(self._place / str(self._step))
+                        folder = str(self._folder / str(self._step))
                         await self._task_queue.submit(SaveCheckpoint(self._step, folder))
                         self._saved_step = self._step
                         self._task_queue.set_checkpoint(str(self._saved_step))
@@ -65,14 +63,14 @@ class CountingDriver:
         self._failure = reason
 
     async def step(self):
-        """Return how many steps are done, or raise if the driver or the learner gave up."""
+        """Return the number of steps done; raise if the driver or the learner failed."""
         if self._running.done() or self._failure:
             raise RuntimeError(self._failure or self._running.exception())
         return self._step
 
 
 def count_steps(settings):
-    """Be a rank, and say in births.jsonl where it began."""
+    """Run one rank, which writes to births.jsonl from which step it starts."""
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     driver = ray.get_actor(settings["driver"], namespace=settings["namespace"])

@@ -1,4 +1,4 @@
-"""A worker group of learner ranks in this process; its policy is what it was trained on."""
+"""A worker group of learner ranks in this process, whose policy is the list of its steps."""
 
 import asyncio
 import json
@@ -19,15 +19,15 @@ from cluster.learner.task_queue import SupersededError
 
 
 class FakeWorkerGroup:
-    """Ranks that pull tasks from a LearnerTaskQueue, as Ray's would from the driver.
+    """Ranks that pull tasks from a LearnerTaskQueue, as Ray Train's ranks do through the driver.
 
-    lineage holds, for every optimizer step behind the weights, (type of task, prompt ids, oldest
-    version sampled). A checkpoint stores it; a worker group that starts from one goes on with it.
+    history holds (type of task, prompt ids, oldest version sampled) of every optimizer step that
+    led to the weights. A checkpoint stores it, and a worker group that starts from one restores it.
     """
 
     def __init__(self, task_queue, published, *, world_size=1):
         self._task_queue, self._published, self._world_size = task_queue, published, world_size
-        self.lineage = []
+        self.history = []
         self.attempt = None
         self.shares = []
         self.auxiliary = []
@@ -38,7 +38,7 @@ class FakeWorkerGroup:
         self.hold.set()
 
     def start(self):
-        """Start all ranks, in place of those there were."""
+        """Start all ranks, in place of the old ones."""
         for rank in self._ranks:
             rank.cancel()
         self._ranks = [asyncio.ensure_future(self._guard(n)) for n in range(self._world_size)]
@@ -53,9 +53,9 @@ class FakeWorkerGroup:
     async def _rank(self, rank):
         start = await self._task_queue.start(rank, self._world_size)
         if rank == 0:
-            self.attempt, self.lineage = start.attempt, []
+            self.attempt, self.history = start.attempt, []
             if start.checkpoint:
-                self.lineage = json.loads(Path(start.checkpoint, "learner.json").read_text())
+                self.history = json.loads(Path(start.checkpoint, "learner.json").read_text())
         index = 0
         while True:
             try:
@@ -83,18 +83,18 @@ class FakeWorkerGroup:
             case PreferenceStep():
                 self._step(task, task.auxiliary.comparisons.token_ids.tolist(), 0)
             case SaveCheckpoint():
-                Path(task.folder, "learner.json").write_text(json.dumps(self.lineage))
+                Path(task.folder, "learner.json").write_text(json.dumps(self.history))
         if getattr(task, "auxiliary", None):
             self.auxiliary.append(task.auxiliary)
         if isinstance(task, OnPolicyStep):
             self.rewards.append(task.rewards.tolist())
         if isinstance(task, Publish) or getattr(task, "publish", False):
-            version = PolicyVersion(attempt, len(self.lineage))
+            version = PolicyVersion(attempt, len(self.history))
             self._published(Published(version, "", "", Canary((), ())))
-        metrics = {"learner/loss": float(len(self.lineage))}
+        metrics = {"learner/loss": float(len(self.history))}
         await self._task_queue.finished(attempt, index, metrics)
 
     def _step(self, task, ids, oldest):
-        assert task.step == len(self.lineage)
-        self.lineage.append([type(task).__name__, ids, oldest])
+        assert task.step == len(self.history)
+        self.history.append([type(task).__name__, ids, oldest])
         self.rates.append(task.learning_rate)

@@ -152,9 +152,9 @@ class World:
         return load_manifest(self.run_dir, self.config.name)
 
 
-def draws(lineage, group_size=2):
-    """Every prompt a lineage was trained on, in order, once a group."""
+def draws(history, group_size=2):
+    """Every prompt a history was trained on, in order, once a group."""
     ids = []
-    for kind, prompt_ids, _ in lineage:
+    for kind, prompt_ids, _ in history:
         ids += prompt_ids[:: group_size if kind == "OnPolicyStep" else 1]
     return ids

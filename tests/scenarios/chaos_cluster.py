@@ -197,7 +197,7 @@ class Site:
 
         Another node comes.
         """
-        (driver,), (worker,) = self._living("DriverHost"), self._living("WorkerHost", "rollout")
+        (driver,), (worker,) = self._living("DriverActor"), self._living("WorkerHost", "rollout")
         on_head = driver["Address"]["NodeID"] == self._cluster.head_node.node_id
         node = self._node(worker if on_head else driver)
         self._cluster.remove_node(node, allow_graceful=False)
@@ -243,7 +243,12 @@ class Site:
 
     def left_over(self):
         """Processes of workers that have not ended 20 s after the job."""
-        workers = ("ray::WorkerHost", "ray::RayTrainWorker", "ray::LearnerHost", "ray::DriverHost")
+        workers = (
+            "ray::WorkerHost",
+            "ray::RayTrainWorker",
+            "ray::RayTrainHost",
+            "ray::DriverActor",
+        )
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -259,8 +264,8 @@ EVENTS = {
     "kill -9 of a reward worker": lambda site: site.kill("WorkerHost", "sum_of_tokens"),
     "kill -9 of a learner rank": lambda site: site.kill("RayTrainWorker"),
     "kill -9 of Ray Train's controller": lambda site: site.kill("TrainController"),
-    "kill -9 of the learner host": lambda site: site.kill("LearnerHost"),
-    "kill -9 of the driver": lambda site: site.kill("DriverHost", "driver"),
+    "kill -9 of the learner host": lambda site: site.kill("RayTrainHost"),
+    "kill -9 of the driver": lambda site: site.kill("DriverActor", "driver"),
     "kill -9 of the job process": lambda site: site.kill_job_process(),
     "kill -9 of the GCS, back after 3 s": lambda site: site.kill_gcs(),
     "kill -9 of a whole node, the driver's if it is not the head": lambda site: site.kill_node(),

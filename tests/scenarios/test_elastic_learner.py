@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from cluster.config.run_config import RunConfig
-from cluster.learner.ray_train_host import LearnerHost, scaling
+from cluster.learner.ray_train_host import RayTrainHost
+from cluster.learner.torch_trainer import scaling_config
 from tests.fakes.counting_learner import (
     CHECKPOINT_EVERY_STEPS,
     TIMEOUT_S,
@@ -31,21 +32,23 @@ def job(**sections):
     return RunConfig.model_validate({**required, **sections})
 
 
-def test_ray_train_is_told_bounds_parts_of_gpus_and_labels_as_they_are():
+def test_the_scaling_config_has_the_jobs_bounds_fractions_of_gpus_and_labels():
     half = {"num_ranks": 4, "min_ranks": 2, "cpus_per_rank": 3, "gpus_per_rank": 0.5}
     labels = {"learner": {"pool": "big"}, "rollout": {"pool": "small"}}
-    told = scaling(job(learner=half, placement={"node_labels": labels}), 7.0)
-    assert told.num_workers == (2, 4)
-    assert told.resources_per_worker == {"CPU": 3, "GPU": 0.5}
-    assert told.use_gpu
-    assert told.label_selector == {"pool": "big"}
-    assert told.elastic_resize_monitor_interval_s == 7.0
+    scaling = scaling_config(job(learner=half, placement={"node_labels": labels}), 7.0)
+    assert scaling.num_workers == (2, 4)
+    assert scaling.resources_per_worker == {"CPU": 3, "GPU": 0.5}
+    assert scaling.use_gpu
+    assert scaling.label_selector == {"pool": "big"}
+    assert scaling.elastic_resize_monitor_interval_s == 7.0
 
 
-def test_without_bounds_the_number_of_ranks_is_fixed_and_they_go_anywhere():
-    told = scaling(job(learner={"num_ranks": 4}, placement={"phases_share_cpus": True}), 7.0)
-    assert (told.num_workers, told.label_selector, told.use_gpu) == (4, None, False)
-    assert told.resources_per_worker == {"CPU": 0.01}
+def test_without_bounds_the_number_of_ranks_is_fixed_and_any_node_will_do():
+    scaling = scaling_config(
+        job(learner={"num_ranks": 4}, placement={"phases_share_cpus": True}), 7.0
+    )
+    assert (scaling.num_workers, scaling.label_selector, scaling.use_gpu) == (4, None, False)
+    assert scaling.resources_per_worker == {"CPU": 0.01}
 
 
 def births(place):
@@ -91,8 +94,10 @@ def test_a_gang_follows_the_nodes_and_goes_on_from_the_newest_checkpoint(tmp_pat
         on_head = {"num_cpus": 0, "label_selector": {"pool": "steady"}}
         driver = ray.remote(CountingDriver).options(name="driver", max_concurrency=99, **on_head)
         driver = driver.remote(str(tmp_path))
-        host = ray.remote(LearnerHost).options(**on_head)
-        host = host.remote(config, tmp_path, "driver", RUN, be_rank=count_steps, resize_every_s=2.0)
+        host = ray.remote(RayTrainHost).options(**on_head)
+        host = host.remote(
+            config, tmp_path, "driver", RUN, run_rank=count_steps, resize_every_s=2.0
+        )
 
         first, steps_of_first = wait_for_gang(driver, tmp_path, 0, size=1)
         assert first == [{"rank": 0, "world_size": 1, "step": 0, "pool": "learner"}]

@@ -272,15 +272,15 @@ async def run_fakes(run_dir, notes, stop_at=None):
         if stop_at == "at once":
             world.driver.request_stop()
         assert await world.driver.run() is (stop_at is None)
-        return world.worker_group.lineage
+        return world.worker_group.history
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Lineage and requests of a run that was not stopped."""
     notes = set()
-    lineage = asyncio.run(run_fakes(tmp_path_factory.mktemp("undisturbed"), notes))
-    return lineage, notes
+    history = asyncio.run(run_fakes(tmp_path_factory.mktemp("undisturbed"), notes))
+    return history, notes
 
 
 @given(stops=st.lists(st.integers(1, 13), min_size=3, max_size=3, unique=True))
@@ -292,8 +292,8 @@ def test_prompts_seeds_and_versions_are_those_of_a_run_that_was_not_stopped(undi
         first, *others = sorted(stops)
         for stop_at in (first, "at once", *others):
             asyncio.run(run_fakes(Path(run_dir), notes, stop_at))
-        lineage = asyncio.run(run_fakes(Path(run_dir), notes))
-    assert (lineage, notes) == undisturbed
+        history = asyncio.run(run_fakes(Path(run_dir), notes))
+    assert (history, notes) == undisturbed
     assert len(notes) == 11
 
 

@@ -18,7 +18,7 @@ from tests.scenarios.service_cluster import ServiceSite
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CHROMIUM = shutil.which("chromium")
-OF_A_RUN = ("ray::WorkerHost", "ray::RayTrainWorker", "ray::DriverHost", "EngineCore")
+OF_A_RUN = ("ray::WorkerHost", "ray::RayTrainWorker", "ray::DriverActor", "EngineCore")
 
 
 def write_job(place):
@@ -171,7 +171,7 @@ def test_submitted_again_it_goes_on_and_its_lease_ends_what_nobody_follows(site)
     done = steps(site)[-1]
     lease = ("--set", "placement.lease_s=5")
     assert "tiny-2 is submitted" in site.irlign("submit", "job.yaml", *lease)
-    site.wait_until(lambda: "DriverHost driver" in site.living_actors(), "the driver")
+    site.wait_until(lambda: "DriverActor driver" in site.living_actors(), "the driver")
     (job,) = [
         process
         for process in psutil.process_iter(["cmdline"])

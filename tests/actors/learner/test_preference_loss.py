@@ -240,7 +240,7 @@ def test_two_ranks_move_as_one(folder, tmp_path):
         assert torch.allclose(sharded, weights(one.policy), atol=2e-5)
 
 
-def be_rank(folder, out, rank):
+def run_rank(folder, out, rank):
     """Perform two steps of every kind as one of two ranks; rank 0 writes what came of them."""
     join_process_group(CPU, rank, 2, init_method=f"file://{out}/meet", timeout_s=60.0)
     losses = {}
@@ -259,4 +259,4 @@ def be_rank(folder, out, rank):
 
 
 if __name__ == "__main__":
-    be_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    run_rank(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -28,12 +28,12 @@ from tests.fakes.whole_run import World, draws, make_config
 async def test_a_run_trains_on_every_draw_once_and_is_strictly_on_policy(tmp_path):
     async with World(make_config(), tmp_path) as world:
         assert await world.driver.run()
-        assert [kind for kind, _, _ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+        assert [kind for kind, _, _ in world.worker_group.history] == ["SftStep"] * 3 + [
             "OnPolicyStep"
         ] * 4
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(28)]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(28)]
         # Each on-policy step samples from exactly the weights of the step before.
-        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6]
+        assert [oldest for _, _, oldest in world.worker_group.history[3:]] == [3, 4, 5, 6]
 
 
 async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path):
@@ -104,11 +104,11 @@ async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers, interrup
     )
     async with World(config, tmp_path, num_rollout_workers=num_workers) as world:
         await world.driver.run()
-        steps = [oldest for _, _, oldest in world.worker_group.lineage[3:]]
+        steps = [oldest for _, _, oldest in world.worker_group.history[3:]]
         lags = [step - oldest for step, oldest in enumerate(steps, start=3)]
         assert max(lags) <= 2
         assert max(lags) > 0  # it really ran ahead
-        assert sorted(draws(world.worker_group.lineage)) == sorted(
+        assert sorted(draws(world.worker_group.history)) == sorted(
             number % 12 for number in range(44)
         )
 
@@ -119,14 +119,14 @@ async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     halves.mkdir()
     async with World(make_config(), whole) as world:
         await world.driver.run()
-        expected = world.worker_group.lineage
+        expected = world.worker_group.history
         samples = world.lines("samples.jsonl")
     for stop_at in (2, 4, 6, None):
         async with World(make_config(), halves) as world:
             world.at(stop_at, do=world.driver.request_stop)
             assert await world.driver.run() is (stop_at is None)
-            lineage = world.worker_group.lineage
-    assert lineage == expected
+            history = world.worker_group.history
+    assert history == expected
     phases = [(row["phase"], row["prompt_id"]) for row in world.lines("samples.jsonl")]
     assert phases == [(row["phase"], row["prompt_id"]) for row in samples]
     assert world.worker_group.attempt == 3
@@ -137,7 +137,7 @@ async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path
     async with World(config, tmp_path) as world:
         world.at(7, do=world.worker_group.start)
         assert await world.driver.run()
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(44)]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(44)]
         assert world.worker_group.attempt == 1
         manifest = load_manifest(tmp_path, "test")
         assert manifest.attempt == 1
@@ -188,8 +188,8 @@ async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
 
         world.at(*range(8), do=kill)
         assert await world.driver.run()
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(28)]
-        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(28)]
+        assert [oldest for _, _, oldest in world.worker_group.history[3:]] == [3, 4, 5, 6]
 
 
 async def test_a_learner_that_was_given_up_ends_the_run_with_its_error(tmp_path):
@@ -213,7 +213,7 @@ async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error
         world.reward.names_prompts = on_error == "stop"
         with pytest.raises(RewardError, match="prompt 7 has no reward"):
             await world.driver.run()
-        assert [kind for kind, _, _ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+        assert [kind for kind, _, _ in world.worker_group.history] == ["SftStep"] * 3 + [
             "OnPolicyStep"
         ]
 
@@ -226,9 +226,9 @@ async def test_a_prompt_without_a_reward_is_dropped_and_accounted_for(tmp_path):
         world.reward.fails_on = {1, 7}
         assert await world.driver.run()
         # Draws 12 to 35 are rows 0 to 11, twice: four of them are dropped, the steps are smaller.
-        trained = draws(world.worker_group.lineage[3:])
+        trained = draws(world.worker_group.history[3:])
         assert trained == [row for row in [*range(12)] * 2 if row not in {1, 7}]
-        assert [oldest for _, _, oldest in world.worker_group.lineage[3:]] == [3, 4, 5, 6, 7, 8]
+        assert [oldest for _, _, oldest in world.worker_group.history[3:]] == [3, 4, 5, 6, 7, 8]
         manifest = world.manifest()
         assert manifest.num_draws == 36
         assert manifest.trained_draws == 32
@@ -244,7 +244,7 @@ async def test_a_reward_that_no_prompt_of_a_step_has_ends_the_run(tmp_path):
         world.reward.fails_on = {4, 5, 6, 7}
         with pytest.raises(RewardError, match="prompt 4 has no reward"):
             await world.driver.run()
-        assert len(world.worker_group.lineage) == 4
+        assert len(world.worker_group.history) == 4
 
 
 class WorkerGroupOnFullDisk(FakeWorkerGroup):
@@ -289,10 +289,10 @@ async def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whol
         world.worker_group.failing = range(1, 100)
         with pytest.raises(CheckpointFailedError, match=r"3 checkpoints in a row .*No space left"):
             await world.driver.run()
-        assert len(world.worker_group.lineage) == 15  # checkpoints were due at steps 5, 10 and 15
+        assert len(world.worker_group.history) == 15  # checkpoints were due at steps 5, 10 and 15
     async with World(make_config(objective={"steps": 20}), tmp_path) as world:
         assert await world.driver.run()
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(92)]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(92)]
 
 
 class DiscriminatorOnFullDisk(LogisticDiscriminatorWorker):
@@ -340,14 +340,14 @@ def damage(run_dir, *folders):
 async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_path):
     async with World(make_config(objective={"steps": 9}), tmp_path) as world:
         await world.driver.run()
-        expected = world.worker_group.lineage
+        expected = world.worker_group.history
     assert world.manifest().checkpoint == "step-000012"
     damage(tmp_path, "step-000012")
     async with World(
         make_config(objective={"steps": 9}), tmp_path, worker_group=HostedWorkerGroup
     ) as world:
         assert await world.driver.run()
-        assert world.worker_group.lineage == expected
+        assert world.worker_group.history == expected
         manifest = world.manifest()
         event = manifest.events[0]
         assert "step-000012/learner.json is damaged (checksum" in event.what
@@ -366,7 +366,7 @@ async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_
     ) as world:
         world.at(11, do=lambda: (damage(tmp_path, "step-000010"), world.worker_group.start()))
         assert await world.driver.run()
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(48)]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(48)]
         events = world.manifest().events
         assert "the run goes back to step 5" in events[0].what
         assert "restarted at step 11; the run goes on from step 5" in events[1].what
@@ -407,7 +407,7 @@ async def test_a_longer_job_goes_on_from_the_end_of_the_shorter(tmp_path):
     async with World(make_config(objective={"steps": 6}), tmp_path) as world:
         assert await world.driver.run()
         assert world.lines("samples.jsonl")[8:] != answers  # by the policy of the new end
-        assert draws(world.worker_group.lineage) == [number % 12 for number in range(36)]
+        assert draws(world.worker_group.history) == [number % 12 for number in range(36)]
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
         assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
@@ -457,9 +457,9 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
             **DROPPING,
         )
         story = live_through(config, Path(folder), fails_on, num_workers, sorted(happenings))
-        lineage, manifest, rows = asyncio.run(story)
+        history, manifest, rows = asyncio.run(story)
     drawn = Counter(number % 12 for number in range(manifest.num_draws))
-    trained = Counter(draws(lineage))
+    trained = Counter(draws(history))
     assert manifest.num_draws == 52
     assert manifest.unfinished_draws == []
     assert manifest.trained_draws == trained.total()
@@ -470,7 +470,7 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     assert dropped == Counter({row: drawn[row] - in_warm_start[row] for row in fails_on})
     assert [row["step"] for row in rows] == list(range(14))
     lags = [
-        step - oldest for step, (kind, _, oldest) in enumerate(lineage) if kind == "OnPolicyStep"
+        step - oldest for step, (kind, _, oldest) in enumerate(history) if kind == "OnPolicyStep"
     ]
     assert max(lags) <= staleness
 
@@ -485,7 +485,7 @@ async def live_through(config, run_dir, fails_on, num_workers, happenings):
             world.reward.fails_on = fails_on
             world.driver.on_step = lambda _: happen(world, left)
             if await world.driver.run():
-                return world.worker_group.lineage, world.manifest(), world.lines("metrics.jsonl")
+                return world.worker_group.history, world.manifest(), world.lines("metrics.jsonl")
         manifest = world.manifest()
         if left.pop("damage", None) and manifest.previous:
             damage(run_dir, manifest.checkpoint)

@@ -202,10 +202,10 @@ def test_preferences_alone_need_no_sampling(tmp_path):
             assert await world.driver.run()
         sampled = [call for each in world.rollouts.handles.values() for call in each.calls]
         assert sampled.count("rollout") <= 3  # held-out prompts, before, between and after
-        assert [kind for kind, *_ in world.worker_group.lineage] == ["SftStep"] * 3 + [
+        assert [kind for kind, *_ in world.worker_group.history] == ["SftStep"] * 3 + [
             "PreferenceStep"
         ] * 4
-        return world.worker_group.lineage[3:]
+        return world.worker_group.history[3:]
 
     steps = asyncio.run(run())
     assert steps[1] != steps[0]
@@ -214,14 +214,14 @@ def test_preferences_alone_need_no_sampling(tmp_path):
 
 def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
     async def run(place, *stops):
-        lineage = []
+        history = []
         for stop in (*stops, None):
             async with World(offline(), place, comparisons=FakeComparisons()) as world:
                 if stop:
                     world.at(stop, do=world.driver.request_stop)
                 assert await world.driver.run() == (stop is None)
-            lineage = world.worker_group.lineage
-        return lineage
+            history = world.worker_group.history
+        return history
 
     (tmp_path / "once").mkdir()
     (tmp_path / "thrice").mkdir()
@@ -236,7 +236,7 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage] == ["SftStep"] * 3 + ["OnPolicyStep"] * 4
+    assert [kind for kind, *_ in worker_group.history] == ["SftStep"] * 3 + ["OnPolicyStep"] * 4
     assert [auxiliary.num_comparisons for auxiliary in worker_group.auxiliary] == [4] * 4
 
 
@@ -247,7 +247,7 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage] == ["SftStep"] * 3 + ["PreferenceStep"] * 4
+    assert [kind for kind, *_ in worker_group.history] == ["SftStep"] * 3 + ["PreferenceStep"] * 4
     found = worker_group.auxiliary
     decided = [auxiliary.num_comparisons / 4 for auxiliary in found]
     assert max(decided) == 1.0
@@ -270,7 +270,7 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
         return world.worker_group
 
     worker_group = asyncio.run(run())
-    assert [kind for kind, *_ in worker_group.lineage][-4:] == ["OnPolicyStep"] * 4
+    assert [kind for kind, *_ in worker_group.history][-4:] == ["OnPolicyStep"] * 4
     assert worker_group.rewards == [[0.0] * 8] * 4
     assert all(auxiliary.num_comparisons for auxiliary in worker_group.auxiliary)
 

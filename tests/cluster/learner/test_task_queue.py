@@ -26,7 +26,7 @@ def make_task(prompt_ids=()):
 
 
 @given(sizes=st.lists(st.integers(1, 4), max_size=7), world_size=st.integers(1, 4))
-def test_shares_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
+def test_the_shares_of_the_ranks_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
     ids = [number for number, size in enumerate(sizes) for _ in range(size)]
     task = make_task(ids)
     shares = [share(task, rank, world_size) for rank in range(world_size)]
@@ -42,7 +42,7 @@ def test_shares_are_whole_groups_and_add_up_to_the_task(sizes, world_size):
 
 
 @given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=6), world_size=st.integers(1, 3))
-def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_size):
+def test_values_of_tokens_are_in_the_share_of_their_trajectory(lengths, world_size):
     batch = concatenate([pack([5], [6] * n, prompt_id=row) for row, n in enumerate(lengths)])
     owner = np.repeat(np.arange(len(lengths), dtype=np.float32), lengths)
     states = np.stack([owner, -owner], axis=1)
@@ -56,7 +56,7 @@ def test_what_belongs_to_tokens_goes_where_their_trajectory_goes(lengths, world_
         np.testing.assert_array_equal(part.teacher_states, np.stack([expected, -expected], axis=1))
 
 
-async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there():
+async def test_all_ranks_get_the_same_start_once_the_worker_group_is_complete():
     task_queue = LearnerTaskQueue(attempt=4, timeout_s=5.0)
     task_queue.set_checkpoint("step-7")
     first = asyncio.ensure_future(task_queue.start(0, 2))
@@ -65,7 +65,7 @@ async def test_all_ranks_of_a_gang_are_told_the_same_and_only_when_all_are_there
     assert await task_queue.start(1, 2) == await first == (5, "step-7")
 
 
-async def test_a_smaller_gang_does_not_wait_for_ranks_of_one_that_never_came_up():
+async def test_a_smaller_worker_group_does_not_wait_for_ranks_of_an_incomplete_one():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     left = asyncio.ensure_future(task_queue.start(1, 2))
     await asyncio.sleep(0)
@@ -74,12 +74,12 @@ async def test_a_smaller_gang_does_not_wait_for_ranks_of_one_that_never_came_up(
         await left
 
 
-async def test_a_gang_that_is_not_complete_in_time_fails():
+async def test_a_worker_group_that_is_not_complete_in_time_fails():
     with pytest.raises(TimeoutError):
         await LearnerTaskQueue(attempt=-1, timeout_s=0.02).start(0, 2)
 
 
-async def test_a_new_gang_voids_what_the_old_one_had_and_sends_its_ranks_away():
+async def test_a_new_worker_group_ends_the_tasks_and_the_ranks_of_the_old_one():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
@@ -92,13 +92,13 @@ async def test_a_new_gang_voids_what_the_old_one_had_and_sends_its_ranks_away():
         await task_queue.next_task(0, 0, 1, 0)
 
 
-async def test_a_gang_that_came_unnoticed_gets_no_work_before_it_is_trusted():
+async def test_a_new_worker_group_gets_no_task_before_the_driver_has_waited_for_it():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
     await task_queue.start(
         0, 1
-    )  # it died while nothing was submitted; its weights are the checkpoint's
+    )  # the old one was lost between tasks; this has the checkpoint's weights
     with pytest.raises(WorkerGroupRestartedError):
         await task_queue.submit(make_task([1]))
     assert await task_queue.wait_for_worker_group() == 1
@@ -108,21 +108,21 @@ async def test_a_gang_that_came_unnoticed_gets_no_work_before_it_is_trusted():
     assert await submitted == {"loss": 3.0}
 
 
-async def test_a_gang_that_came_while_a_checkpoint_was_written_is_sent_away():
+async def test_a_worker_group_that_started_while_a_checkpoint_was_written_is_replaced():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     task_queue.set_checkpoint("step-5")
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
     assert await task_queue.start(0, 1) == (1, "step-5")
     task_queue.set_checkpoint("step-10")  # written by the worker group before this one
-    trusted = asyncio.ensure_future(task_queue.wait_for_worker_group())
+    newest = asyncio.ensure_future(task_queue.wait_for_worker_group())
     with pytest.raises(SupersededError):
         await task_queue.next_task(1, 0, 1, 0)
     assert await task_queue.start(0, 1) == (2, "step-10")
-    assert await trusted == 2
+    assert await newest == 2
 
 
-async def test_finishing_twice_changes_nothing():
+async def test_finishing_a_task_twice_changes_nothing():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
@@ -153,7 +153,7 @@ async def test_only_optimizer_steps_count_as_progress():
     assert task_queue.num_steps == 2
 
 
-async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the_task():
+async def test_a_task_that_is_not_done_in_time_is_an_error_that_names_it():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=0.05)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
@@ -161,13 +161,15 @@ async def test_a_learner_that_does_not_finish_in_time_is_an_error_that_names_the
         await task_queue.submit(make_task([1]))
 
 
-async def test_without_a_learner_nobody_waits_for_ever():
+async def test_waiting_for_a_worker_group_has_a_deadline():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=0.02)
-    with pytest.raises(LearnerFailedError, match="no learner came up"):
+    with pytest.raises(
+        LearnerFailedError, match=r"no learner started within placement\.timeout_s = 0\.02 s"
+    ):
         await task_queue.wait_for_worker_group()
 
 
-async def test_closing_tells_the_ranks_to_stop():
+async def test_closing_stops_the_ranks():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     waiting = asyncio.ensure_future(task_queue.next_task(0, 0, 1, 0))
@@ -176,7 +178,7 @@ async def test_closing_tells_the_ranks_to_stop():
     assert isinstance(await waiting, Stop)
 
 
-async def test_a_task_is_forgotten_once_the_next_one_is_done():
+async def test_the_memory_of_a_task_is_freed_once_the_next_one_is_done():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()

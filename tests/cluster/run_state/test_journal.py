@@ -64,10 +64,10 @@ def test_waiting_is_what_no_phase_accounts_for_and_never_negative(step_s, waitin
     assert metrics == {**phases, "time/step_s": step_s, "time/waiting_s": waiting_s}
 
 
-def test_the_journal_appends_whole_lines_and_its_clock_goes_on_over_starts(tmp_path):
+def test_the_journal_appends_whole_lines_and_adds_up_the_time_of_all_starts(tmp_path):
     journal = Journal(tmp_path, elapsed_s=100.0)
-    journal.metrics(3, "on_policy", {"learner/loss": 1 / 3})
-    journal.metrics(4, "on_policy", {"learner/loss": np.float32(0.25)})
+    journal.metrics({"learner/loss": 1 / 3}, step=3, stage="on_policy")
+    journal.metrics({"learner/loss": np.float32(0.25)}, step=4, stage="on_policy")
     first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert {key: first[key] for key in ("step", "stage", "learner/loss")} == {
         "step": 3,
@@ -78,7 +78,7 @@ def test_the_journal_appends_whole_lines_and_its_clock_goes_on_over_starts(tmp_p
     assert 100.0 <= first["time_s"] <= second["time_s"] < 200.0
 
 
-def test_samples_stand_beside_their_prompt_and_the_experts_response(tmp_path):
+def test_samples_hold_the_prompt_and_the_demonstration(tmp_path):
     Journal(tmp_path, elapsed_s=0.0).samples("before", two_responses(), FakeData())
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     shared = {"phase": "before", "prompt_id": 0, "prompt": "prompt 0", "expert": "expert 0"}
