@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster.cli.main import Commands
-from cluster.config.job_file import load_job
+from cluster.config.job_file import RENAMED, load_job, setting_paths
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(
@@ -125,6 +125,20 @@ def test_job_files_in_documents_load(path, tmp_path):
         given = yaml.safe_load(text)
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(job | given))
         assert load_job(tmp_path / "job.yaml").name
+
+
+@pytest.mark.parametrize("path", READMES, ids=relative)
+def test_settings_in_documents_exist(path):
+    known = set(setting_paths())
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    code = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)", prose(path))
+    named = [name for name in code if name.partition(".")[0] in sections]
+    assert [name for name in named if name not in known and not (path.parent / name).exists()] == []
+
+
+def test_the_changelog_has_every_renamed_setting():
+    rows = CHANGELOG.read_text().splitlines()
+    assert [old for old, new in RENAMED.items() if f"| `{old}` | `{new}` |" not in rows] == []
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="is no checkout")
