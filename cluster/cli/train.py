@@ -17,6 +17,7 @@ from cluster.cli.options import (
 from cluster.config.job_file import load_job
 from cluster.jobs import train as train_job
 from cluster.jobs.sample import answers
+from cluster.run_state.directory import refuse_other_format
 
 
 def train(
@@ -36,6 +37,7 @@ def report(run: RunPath) -> None:
     """Write a run's report anew, finished or not."""
     if not run.is_dir():
         raise InvalidInputError(f"there is no run directory {run}")
+    refuse_other_format(run)
     try:
         page: Any = write_report(run)
     except ValueError as error:  # the folder is no run

@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from actors.errors import InvalidInputError
 from cluster.config.namespaces import DRIVER
 from cluster.config.worker_counts import ROLLOUT, job_sizes
-from cluster.run_state.directory import read_config
+from cluster.run_state.directory import read_config, refuse_other_format
 from cluster.run_state.files import write_atomically
 from cluster.run_state.status import Status
 
@@ -60,6 +60,7 @@ def attached(run_dir: Path) -> Iterator[Any]:
     Raises:
         InvalidInputError: if no run goes on there.
     """
+    refuse_other_format(run_dir)
     nobody = InvalidInputError(
         f"no run is going on in {run_dir}; irlign train starts one, or goes on with it"
     )

@@ -1,19 +1,27 @@
 """Is this run directory free, or this very job's? Looks only: nothing is created here."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from actors.errors import InvalidInputError
+from cluster.config.job_file import RENAMED
 from cluster.config.run_config import RunConfig
 from cluster.run_state.files import CONFIG
+from cluster.run_state.manifest import FORMAT_VERSION, MANIFEST
 
 POLICY = "checkpoints/step-*/policy"
 """A run's exported policies; a checkpoint that is still being written has another name."""
+
+
+OLD_RECORD = "reward_model_job.json"
+"""What irlign 0.1.0 left in the run directory of a reward model, which had no config.yaml."""
 
 
 MAY_DIFFER = (
@@ -38,6 +46,7 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     _check_writable(run_dir)
     if not run_dir.exists() or not any(run_dir.iterdir()):
         return False
+    refuse_other_format(run_dir)
     if not (run_dir / CONFIG).is_file():
         raise InvalidInputError(
             f"{run_dir} holds files but no {CONFIG}, so it is no run; choose another --run-dir"
@@ -56,24 +65,53 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     return True
 
 
-def read_config(run_dir: Path) -> RunConfig:
-    """Return the settings with which a run was started.
-
-    Returns:
-        Its configuration, paths absolute.
+def refuse_other_format(run_dir: Path) -> None:
+    """Refuse a run directory whose files have another format than this version of irlign writes.
 
     Raises:
-        InvalidInputError: if there is no run, or another version of this package wrote it.
+        InvalidInputError: naming the version that reads it.
     """
+    settings = _read(run_dir / CONFIG, yaml.safe_load)
+    manifest = _read(run_dir / MANIFEST, json.loads)
+    is_old = any(name in settings for name in RENAMED) or (run_dir / OLD_RECORD).exists()
+    written = manifest.get("format_version", 1) if manifest else FORMAT_VERSION
+    if is_old or written == 1:
+        raise InvalidInputError(
+            f"{run_dir} was written by irlign 0.1.0, whose settings and metrics have other names; "
+            "use that version to resume or read it, or start a new run directory"
+        )
+    if written != FORMAT_VERSION:
+        raise InvalidInputError(
+            f"{run_dir} was written by a newer irlign, in run format {written}; this version reads "
+            f"format {FORMAT_VERSION}; use the newer version to resume or read it, or start a new "
+            "run directory"
+        )
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what a file holds by name; nothing if it is missing or damaged."""
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """Return the settings with which a run was started, paths absolute.
+
+    Raises:
+        InvalidInputError: if there is no run, another version of irlign wrote it, or its settings
+            are damaged.
+    """
+    refuse_other_format(run_dir)
     path = run_dir / CONFIG
     try:
         return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InvalidInputError(f"{run_dir} is no run: it has no {CONFIG}") from error
     except (ValidationError, yaml.YAMLError) as error:
-        raise InvalidInputError(
-            f"{path} cannot be read by this version of irlign; use another --run-dir ({error})"
-        ) from error
+        raise InvalidInputError(f"{path} is damaged; use another --run-dir ({error})") from error
 
 
 def check_disk(run_dir: Path, needed_gib: float) -> None:
@@ -135,6 +173,7 @@ def newest_policy(place: Path) -> Path:
     """
     if (place / "config.json").is_file():
         return place
+    refuse_other_format(place)
     complete = [
         policy
         for policy in place.glob(POLICY)

@@ -19,6 +19,10 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 
 
+FORMAT_VERSION = 2
+"""Of the files in a run directory. irlign 0.1.0 wrote the first, without a number."""
+
+
 class Event(BaseModel):
     """Something worth telling that happened to the run."""
 
@@ -54,6 +58,8 @@ class Manifest(Position):
     """The durable state of a run, at its newest checkpoint. What is not here can be derived."""
 
     name: str
+    format_version: int = FORMAT_VERSION
+    """Of the run directory; directory.refuse_other_format compares it."""
     num_starts: int = 0
     """How often a driver has taken the run up. One that was thought dead, and finds that another
     has since, ends: a node that fell silent may come back."""

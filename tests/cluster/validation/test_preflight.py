@@ -191,10 +191,10 @@ def test_a_directory_that_is_no_run_is_refused_and_an_empty_one_is_taken(place):
     assert "holds files but no config.yaml, so it is no run; choose another --run-dir" in error
 
 
-def test_settings_of_another_version_are_refused(place):
+def test_damaged_settings_of_a_run_are_refused(place):
     run_dir = start_run(place)
     (run_dir / "config.yaml").write_text("name: a\nretired_setting: 3\n")
-    with pytest.raises(InvalidInputError, match="cannot be read by this version of irlign"):
+    with pytest.raises(InvalidInputError, match=r"config\.yaml is damaged; use another"):
         preflight.check(job(place), run_dir, CLUSTER)
 
 
