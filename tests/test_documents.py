@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,12 @@ def test_settings_in_documents_exist(path):
     code = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)", prose(path))
     named = [name for name in code if name.partition(".")[0] in sections]
     assert [name for name in named if name not in known and not (path.parent / name).exists()] == []
+
+
+def test_images_in_documents_have_the_version_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = "".join(path.read_text() for path in READMES)
+    assert set(re.findall(r"irlign-[cg]pu:([\d.]+\d)", texts)) == {project["version"]}
 
 
 def test_the_changelog_has_every_renamed_setting():
