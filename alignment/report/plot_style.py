@@ -1,11 +1,11 @@
-"""How every plot of a report looks: size, palette, and the words for stages and groups of texts.
+"""Style of every plot: size, palette, and the labels of stages and groups of texts.
 
-Figures are made without pyplot, so a report written inside a long-lived process leaves no state.
+Figures are created without pyplot, so a report written inside a long-lived process leaves no state.
 """
 
 from base64 import b64encode
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,21 +13,9 @@ from matplotlib.figure import Figure
 from alignment.report.run_files import GROUPS
 
 DPI = 160
+WIDTH_INCHES = 6.4  # with 10 point letters it is readable at page width and on a phone
 
-
-class Plot(NamedTuple):
-    """A plot that has been written."""
-
-    title: str
-    path: Path
-
-    @property
-    def source(self) -> str:
-        """The picture itself, as the source of an image on a page."""
-        return "data:image/png;base64," + b64encode(self.path.read_bytes()).decode()
-
-
-# Okabe and Ito's palette, which stays distinct in all common forms of colour blindness.
+# Okabe and Ito's palette, distinct in all common forms of color blindness.
 BLUE, ORANGE, GREEN, RED, PINK, SKY = (
     "#0072B2",
     "#E69F00",
@@ -36,53 +24,72 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY = (
     "#CC79A7",
     "#56B4E9",
 )
-
-
 COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
-
-
-INK, FAINT = "#333333", "#999999"
-
-
-WIDTH_INCHES = 6.4  # with 10 point letters it reads well at page width and on a phone
-
+INK, FAINT, GRID = "#333333", "#999999", "#e5e5e5"
 
 STAGE_LABELS = {
     "sft": "SFT",
     "discriminator_warm_up": "discriminator warm-up",
     "on_policy": "on-policy",
 }
-
-
 GROUP_LABELS = {
     "prompts": "prompts",
-    "before": "before",
+    "before": "before training",
     "after_sft": "after SFT",
-    "after": "after",
+    "after": "after training",
     "expert": "expert",
 }
-
-
 GROUP_COLORS = dict(zip(GROUPS, (FAINT, ORANGE, SKY, BLUE, GREEN), strict=True))
 
 
+class Plot(NamedTuple):
+    """A plot that has been written to a file."""
+
+    title: str
+    path: Path
+
+    @property
+    def source(self) -> str:
+        """The image as a data URL, for the source of an <img> element."""
+        return "data:image/png;base64," + b64encode(self.path.read_bytes()).decode()
+
+
 def new_figure(title: str, height: float) -> tuple[Figure, Axes]:
-    """Make an empty figure of this height in inches."""
+    """Make a figure of this height in inches with one empty axes."""
     figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9, colors=INK)
-    axes.grid(axis="y", color="#e5e5e5", linewidth=0.7)
-    axes.set_axisbelow(True)
+    style_axes(axes, title)
     return figure, axes
 
 
-def add_legend(figure: Figure) -> None:
-    """Explain the colors below the plot, where no curve runs."""
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+def style_axes(axes: Axes, title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
+    """Set title, spines, ticks and grid lines."""
+    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.set_axisbelow(True)
+    if grid is not None:
+        axes.grid(axis=grid, color=GRID, linewidth=0.7)
 
 
-def plain(text: str) -> str:
+def add_legend(figure: Figure, axes: Axes | None = None, ncols: int = 3) -> None:
+    """Put a legend below the plot: of all axes, or of the given one where all have its labels."""
+    entries = axes.get_legend_handles_labels() if axes else ()
+    figure.legend(*entries, loc="outside lower left", ncols=ncols, frameon=False, fontsize=9)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file whose bytes depend on the figure alone."""
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def save_plot(folder: Path, name: str, title: str, figure: Figure) -> Plot:
+    """Write a figure to NAME.png in a folder that exists."""
+    path = folder / f"{name}.png"
+    save_figure(figure, path)
+    return Plot(title, path)
+
+
+def escape_label(text: str) -> str:
     """Keep matplotlib from reading a user's name as a formula, or as a label to hide."""
     return text.replace("$", r"\$").lstrip("_") or "_ "

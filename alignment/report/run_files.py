@@ -1,6 +1,7 @@
-"""What a run left on disk, read and tidied: a report must work on the files of a crashed run too.
+"""Reading the files of a run directory, also those of a run that crashed.
 
-Whatever cannot be read is left out and told in a note; only a folder that is no run is an error.
+Lines and files that cannot be read are left out with a note; only a folder that is not a run
+directory is an error.
 """
 
 import json
@@ -14,46 +15,44 @@ import yaml
 from alignment.data.samples import PHASES, Sample, _read_lines, _read_samples
 
 GROUPS = ("prompts", *PHASES, "expert")
-"""The sets of texts that are compared, in the order in which they are shown."""
-
-
+"""Groups of texts that a report compares, in the order in which it shows them."""
 STAGES = ("sft", "discriminator_warm_up", "on_policy")
-"""In the order in which a run goes through them."""
+"""In the order of a run."""
 
 
-class Row(NamedTuple):
+class StepMetrics(NamedTuple):
     """All metrics of one step in one stage."""
 
     stage: str
     step: int
-    """Counted over the whole run, steps of the discriminator's warm-up included."""
+    """Counted over all stages, the discriminator's warm-up included."""
     time_s: float
-    """Since the run began."""
+    """Since the start of the run."""
     values: dict[str, float]
     """Finite metrics by name."""
     not_finite: tuple[str, ...]
-    """Metrics that were infinite or not a number."""
+    """Names of metrics that are infinite or NaN."""
 
 
 class Run(NamedTuple):
-    """A run directory."""
+    """The contents of a run directory."""
 
     path: Path
     config: dict[str, Any]
     """The resolved configuration, nested as in the file."""
-    rows: list[Row]
-    """In the order of steps, and of stages within a step; each pair once."""
+    rows: list[StepMetrics]
+    """By step, then by stage; each pair of both once."""
     samples: dict[str, dict[int, Sample]]
-    """Phase to prompt number to sample; only phases that have samples, in their order."""
+    """By phase, then by prompt number; phases without samples are left out."""
     patterns: dict[str, re.Pattern[str]]
-    """What evaluation.patterns asks to look for, without regard to case."""
+    """Those of evaluation.patterns, ignoring case."""
     manifest: dict[str, Any]
-    """Empty if there is none."""
+    """Empty if the file is missing."""
     notes: list[str]
-    """What could not be read, in sentences."""
+    """What could not be read, one sentence each."""
 
     def setting(self, path: str, default: object = None) -> Any:  # noqa: ANN401 - as YAML has it
-        """Look up a setting such as "objective.steps"; the default if the file does not have it."""
+        """Look up a setting such as "objective.steps"; the default if config.yaml lacks it."""
         value: Any = self.config
         for key in path.split("."):
             if not isinstance(value, dict) or key not in value:
@@ -62,7 +61,7 @@ class Run(NamedTuple):
         return value
 
     def series(self, name: str, stage: str | None = None) -> list[tuple[int, float]]:
-        """List (step, value) where a metric is known, in one stage or in all."""
+        """Return (step, value) wherever a metric has a value, in one stage or in all."""
         rows = (row for row in self.rows if stage in (None, row.stage))
         return [(row.step, row.values[name]) for row in rows if name in row.values]
 
@@ -71,21 +70,20 @@ def read_run(run_dir: Path) -> Run:
     """Read a run directory, finished or not.
 
     Args:
-        run_dir: holds config.yaml, and as far as the run has come metrics.jsonl, samples.jsonl and
-            manifest.json.
+        run_dir: holds config.yaml and, once the run has written them, metrics.jsonl, samples.jsonl
+            and manifest.json.
 
     Returns:
-        What the files say. A later line replaces what an earlier one says of the same step and
-        stage, because a resumed run repeats steps.
+        The contents. A resumed run repeats steps: the last line of a step and stage holds.
 
     Raises:
-        ValueError: if run_dir is no folder, or its config.yaml is missing or unreadable.
+        ValueError: if run_dir is not a folder, or its config.yaml is missing or unreadable.
     """
     if not run_dir.is_dir():
-        raise ValueError(f"{run_dir} is not a folder; name the folder of a run")
+        raise ValueError(f"{run_dir} is not a folder; name a run directory")
     config_path = run_dir / "config.yaml"
     if not config_path.is_file():
-        raise ValueError(f"{run_dir} holds no config.yaml, so it is not the folder of a run")
+        raise ValueError(f"{run_dir} has no config.yaml, so it is not a run directory")
     try:
         config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -96,7 +94,7 @@ def read_run(run_dir: Path) -> Run:
     return Run(
         path=run_dir,
         config=config,
-        rows=_read_rows(run_dir / "metrics.jsonl", notes),
+        rows=_read_metrics(run_dir / "metrics.jsonl", notes),
         samples=_read_samples(run_dir / "samples.jsonl", notes),
         patterns=_compile_patterns(config, notes),
         manifest=_read_manifest(run_dir / "manifest.json", notes),
@@ -104,9 +102,9 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
-def _read_rows(path: Path, notes: list[str]) -> list[Row]:
-    rows: dict[tuple[str, int], Row] = {}
-    for row in _read_lines(path, _row, notes):
+def _read_metrics(path: Path, notes: list[str]) -> list[StepMetrics]:
+    rows: dict[tuple[str, int], StepMetrics] = {}
+    for row in _read_lines(path, _parse_metrics, notes):
         earlier = rows.get((row.stage, row.step))
         values = {**earlier.values, **row.values} if earlier else row.values
         rows[row.stage, row.step] = row._replace(values=values)
@@ -114,7 +112,7 @@ def _read_rows(path: Path, notes: list[str]) -> list[Row]:
     return sorted(rows.values(), key=lambda row: (row.step, order.get(row.stage, len(STAGES))))
 
 
-def _row(record: dict[str, Any]) -> Row:
+def _parse_metrics(record: dict[str, Any]) -> StepMetrics:
     own = {"step", "stage", "time_s"}
     numbers = {
         name: float(value)
@@ -122,7 +120,7 @@ def _row(record: dict[str, Any]) -> Row:
         if name not in own and isinstance(value, int | float)
     }
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    return Row(
+    return StepMetrics(
         stage=str(record["stage"]),
         step=int(record["step"]),
         time_s=float(record["time_s"]),
@@ -138,7 +136,9 @@ def _compile_patterns(config: dict[str, Any], notes: list[str]) -> dict[str, re.
         try:
             patterns[str(name)] = re.compile(str(expression), re.IGNORECASE)
         except re.error as error:
-            notes.append(f"The pattern {name} is not a regular expression ({error}); left out.")
+            notes.append(
+                f"The pattern {name} is not a regular expression ({error}); it is left out."
+            )
     return patterns
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignment.report.formats import format_duration
 from cluster.run_state.status import STAGES_IN_WORDS, Status
 
 if TYPE_CHECKING:  # it imports Ray's job client
@@ -26,15 +27,6 @@ FIGURES = {
 DAY_AND_TIME = "%d %b %H:%M"
 
 
-def duration(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def table_of_runs(runs: "Sequence[Run]", now: float) -> Table:
     """Return a line for each job that is a run.
 
@@ -47,7 +39,7 @@ def table_of_runs(runs: "Sequence[Run]", now: float) -> Table:
     table = Table("run", "job", "status", "began", "lasted", "run directory", box=None)
     for run in runs:
         began = time.strftime(DAY_AND_TIME, time.localtime(run.began)) if run.began else ""
-        lasted = duration((run.ended or now) - run.began) if run.began else ""
+        lasted = format_duration((run.ended or now) - run.began) if run.began else ""
         table.add_row(run.name, run.job_id, run.status, began, lasted, run.run_dir)
     if not runs:
         table.add_row("none", "", "", "", "", "")
@@ -57,7 +49,7 @@ def table_of_runs(runs: "Sequence[Run]", now: float) -> Table:
 def show(status: Status, run_dir: Path, console: Console) -> None:
     """Print how far a run is, what its workers do, and what happened to it last."""
     steps = f"step {status.iteration} of {status.num_iterations}" if status.num_iterations else ""
-    phase = f"{status.phase}, {duration(status.phase_s)}" if status.phase else ""
+    phase = f"{status.phase}, {format_duration(status.phase_s)}" if status.phase else ""
     head = [str(run_dir), STAGES_IN_WORDS[status.stage], steps, phase, time_left(status)]
     console.print(" | ".join(escape(part) for part in head if part), highlight=False)
     console.print(_workers(status))
@@ -75,7 +67,7 @@ def time_left(status: Status) -> str:
     step_s = status.last_step.get("time/step_s")
     if status.is_over or not step_s or not steps_left:
         return ""
-    return f"about {duration(steps_left * step_s)} left at the newest step's pace"
+    return f"about {format_duration(steps_left * step_s)} left at the newest step's pace"
 
 
 def _workers(status: Status) -> Table:

@@ -18,8 +18,9 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
 from actors.errors import RunFailedError
-from alignment.report.run.metrics import headline, summary
+from alignment.report.run.metrics import headline, summarize
 from alignment.report.run.page import write_report
+from alignment.report.run_files import read_run
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 from cluster.driver.actor import CONCURRENT_CALLS, DriverActor
@@ -75,7 +76,7 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     if status.error:
         raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
     page = write_report(run_dir)
-    console.print(headline(summary(run_dir)), highlight=False, soft_wrap=True)
+    console.print(headline(summarize(read_run(run_dir))), highlight=False, soft_wrap=True)
     if status.stage != "finished":
         console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

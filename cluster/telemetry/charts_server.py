@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import web
 from jinja2 import Environment
 
-from alignment.report.plot_style import COLORS, add_legend, new_figure, plain
+from alignment.report.plot_style import COLORS, add_legend, escape_label, new_figure
 from cluster.telemetry.metric_catalog import PANELS, Panel
 
 MINUTES = 15.0
@@ -81,7 +81,7 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
         points = list(_with_gaps(curve.points))
         times = [(moment - now) / 60 for moment, _ in points]
         values = [value for _, value in points]
-        axes.plot(times, values, label=plain(curve.label), color=COLORS[index % len(COLORS)])
+        axes.plot(times, values, label=escape_label(curve.label), color=COLORS[index % len(COLORS)])
     began = min((points[0][0] for _, points in curves if points), default=now)
     axes.set_xlim(max(-minutes, min((began - now) / 60, -1.0)), 0)
     axes.set_xlabel("minutes from now", fontsize=9)

@@ -1,66 +1,66 @@
-"""The report of a reward model's training: one page that opens from disk, its pictures inside."""
+"""The report of a reward model: one self-contained HTML page."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from alignment.preferences.lookup import preference_likelihood
-from alignment.report.plot_style import DPI, Plot
-from alignment.report.reward_model.measures import (
+from alignment.report.formats import format_interval
+from alignment.report.page_template import render_template
+from alignment.report.plot_style import Plot, save_plot
+from alignment.report.reward_model.metrics import (
     NUM_BINS,
     Calibration,
-    Figures,
+    Evaluation,
+    EvaluationPairs,
     Interval,
-    Pairs,
-    beyond_length,
-    by_disagreement,
-    by_domain,
-    by_length,
+    accuracy_by_disagreement,
+    accuracy_by_domain,
+    accuracy_by_length,
+    accuracy_gain_over_length,
     calibration,
-    pairs_of,
+    evaluation_pairs,
 )
-from alignment.report.reward_model.plots import draw_noise, draw_reliability, draw_shares
+from alignment.report.reward_model.plots import draw_accuracies, draw_noise, draw_reliability
 from alignment.rewards.evaluation import FEATURES, FIGURES
 from alignment.rewards.noise_sensitivity import RIDGE, SEEDS, Sensitivity, noise_sensitivity
 from alignment.rewards.noise_sensitivity import pairs_of as pairs_of_features
 
 MAX_DOMAINS = 20
-"""Those with most rows are shown, as many as fit a picture."""
-
-
-NO_LAWS = ("classification", "margin")
-"""Likelihoods whose chances of the two answers do not sum to 1."""
+"""Shown in a plot, those with the most rows."""
+UNNORMALIZED = ("classification", "margin")
+"""Likelihoods whose probabilities of the two orders of a pair do not sum to 1."""
+TIES_OR_RANKINGS = ("rao_kupper", "davidson", "plackett_luce")
+"""Likelihoods of labels other than pairs."""
 
 
 class Section(NamedTuple):
-    """A heading with a picture and what is to be seen in it."""
+    """A plot, under its title, and the text above it."""
 
-    title: str
+    plot: Plot
     text: str
-    picture: str
-    """Its source on the page."""
 
 
-class Measures(NamedTuple):
-    """All that the page shows beside the figures themselves."""
+class ReportMetrics(NamedTuple):
+    """What the page shows in addition to reward_model.json."""
 
     calibration: Calibration
-    beyond_length: Interval
-    domains: dict[str, Interval]
-    lengths: dict[str, Interval]
-    disagreement: dict[str, Interval]
+    gain_over_length: Interval
+    by_domain: dict[str, Interval]
+    by_length: dict[str, Interval]
+    by_disagreement: dict[str, Interval]
     noise: list[Sensitivity]
-    """Empty without features, or without pairs among them."""
+    """Empty if the features were not kept, or hold no pairs."""
 
 
 def write_reward_model_report(run_dir: Path) -> Path:
-    """Write the report of a reward model's training, and its pictures.
+    """Write the report of a reward model's training and its plots.
 
-    Refitting heads to wrong answers takes some seconds.
+    Refitting heads to flipped labels takes some seconds.
 
     Args:
         run_dir: holds reward_model.json, and features.safetensors if it was kept.
@@ -71,207 +71,192 @@ def write_reward_model_report(run_dir: Path) -> Path:
     Raises:
         ValueError: if reward_model.json is missing or was written by an older version.
     """
-    figures = _read(run_dir / FIGURES)
-    pairs = pairs_of(figures)
+    evaluation = _read_evaluation(run_dir / FIGURES)
+    pairs = evaluation_pairs(evaluation)
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)
-    sections: list[Section] = []
-    measures = None
-    if len(pairs.row):
-        measures = measure(figures, pairs, run_dir / FEATURES)
-        sections = _sections(figures, measures, folder)
-    loader = PackageLoader("alignment.report", "")
-    environment = Environment(
-        autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True
-    )
+    metrics = report_metrics(evaluation, pairs, run_dir / FEATURES) if len(pairs.row) else None
+    sections = list(_sections(evaluation, metrics, folder)) if metrics else []
     page = folder / "index.html"
-    text = environment.get_template("reward_model_page.html.j2").render(
+    text = render_template(
+        "reward_model_page.html.j2",
         name=run_dir.resolve().name,
-        verdict=verdict(figures, measures),
-        rows=headline_table(figures, measures),
+        summary=summary_sentences(evaluation, metrics),
+        rows=headline_table(evaluation, metrics),
         sections=sections,
     )
     page.write_text(text, encoding="utf-8")
     return page
 
 
-def measure(figures: Figures, pairs: Pairs, features: Path) -> Measures:
-    """Work out what the page shows.
-
-    Args:
-        pairs: of these, at least one.
-        features: file of them, which may be missing.
-
-    Returns:
-        The measures.
-    """
+def report_metrics(evaluation: Evaluation, pairs: EvaluationPairs, features: Path) -> ReportMetrics:
+    """Compute what the page shows, of at least one pair; the file of features may be missing."""
     noise = []
     if features.is_file():
         kept = load_file(features)
         columns = (kept[name] for name in ("features", "rows", "ranks", "is_held_out"))
         noise = noise_sensitivity(pairs_of_features(*columns))
-    return Measures(
+    return ReportMetrics(
         calibration(pairs),
-        beyond_length(figures, pairs),
-        by_domain(figures, pairs),
-        by_length(pairs),
-        by_disagreement(pairs),
+        accuracy_gain_over_length(evaluation, pairs),
+        accuracy_by_domain(evaluation, pairs),
+        accuracy_by_length(pairs),
+        accuracy_by_disagreement(pairs),
         noise,
     )
 
 
-def verdict(figures: Figures, measures: Measures | None) -> str:
-    """Say in a sentence or two how good the model is, and whether it knows more than length."""
-    if measures is None:
-        return "No held-out row has a preferred response, so there is no order to be right about."
-    accuracy, length = figures["accuracy"], figures["length_baseline"]
-    beyond = measures.beyond_length
-    if beyond["low"] > 0.0:
-        compared = "The model knows more than length."
-    elif beyond["high"] < 0.0:
-        compared = "The model is worse than length alone."
+def summary_sentences(evaluation: Evaluation, metrics: ReportMetrics | None) -> str:
+    """State the accuracy and whether it exceeds that of the length baseline."""
+    if metrics is None:
+        return "No row of the evaluation set has a preferred response: accuracy is undefined."
+    accuracy, length = evaluation["accuracy"], evaluation["length_baseline"]
+    gain = metrics.gain_over_length
+    if gain["low"] > 0.0:
+        comparison = "The model is more accurate than this baseline."
+    elif gain["high"] < 0.0:
+        comparison = "The model is less accurate than this baseline."
     else:
-        compared = "That the model knows more than length is not shown."
+        comparison = "The difference from this baseline is not significant."
     return (
-        f"Held-out accuracy {written(accuracy)} on {accuracy['num_rows']} comparisons; the "
-        f"{length['prefers']} response alone would be right in {length['mean']:.3f}. {compared}"
+        f"The accuracy on {accuracy['num_rows']} comparisons of the evaluation set is "
+        f"{format_interval(accuracy)}. Preferring the {length['prefers']} response has an accuracy "
+        f"of {length['mean']:.3f}. {comparison}"
     )
 
 
-def headline_table(figures: Figures, measures: Measures | None) -> list[tuple[str, str, str]]:
+def headline_table(
+    evaluation: Evaluation, metrics: ReportMetrics | None
+) -> list[tuple[str, str, str]]:
     """Return rows of label, value and remark."""
-    name, members = figures["likelihood"], figures["members"]
-    parameters = ", ".join(f"{key} {value:g}" for key, value in figures["parameters"].items())
-    behavior = preference_likelihood(name, **figures["parameters"]).behavior
-    counts = f"{figures['num_train']} learned from, {figures['num_held_out']} held out"
+    name, members = evaluation["likelihood"], evaluation["members"]
+    parameters = ", ".join(f"{key} {value:g}" for key, value in evaluation["parameters"].items())
+    behavior = preference_likelihood(name, **evaluation["parameters"]).behavior
+    counts = f"{evaluation['num_train']} for training, {evaluation['num_held_out']} for evaluation"
     rows = [
         ("Likelihood", f"{name} {parameters}".strip(), behavior),
-        ("Comparisons", counts, f"given as {figures['answers']}"),
+        ("Comparisons", counts, f"labels: {evaluation['answers']}"),
     ]
-    if measures is None:
+    if metrics is None:
         return rows
-    length, accuracies = figures["length_baseline"], [each["accuracy"] for each in members]
+    length, accuracies = evaluation["length_baseline"], [each["accuracy"] for each in members]
     rows += [
-        ("Accuracy", written(figures["accuracy"]), "share of pairs in the right order"),
-        ("Length alone", written(length), f"always prefers the {length['prefers']} response"),
-        ("Beyond length", written(measures.beyond_length), "difference of the two"),
-        ("Log-likelihood", written(figures["log_likelihood"]), _coin(figures)),
+        ("Accuracy", format_interval(evaluation["accuracy"]), "share of pairs in the right order"),
+        ("Length baseline", format_interval(length), f"prefers the {length['prefers']} response"),
+        ("Gain over length", format_interval(metrics.gain_over_length), "difference of the two"),
+        ("Log-likelihood", format_interval(evaluation["log_likelihood"]), _chance(evaluation)),
         (
             "Calibration error",
-            f"{measures.calibration.error:.3f}",
-            f"{measures.calibration.error_by_chance:.3f} is expected of true chances",
+            f"{metrics.calibration.error:.3f}",
+            f"{metrics.calibration.expected_error:.3f} is expected of true probabilities",
         ),
         (
             "Members",
             f"{len(members)}",
-            f"accuracy {min(accuracies):.3f} to {max(accuracies):.3f} each",
+            f"accuracy of each from {min(accuracies):.3f} to {max(accuracies):.3f}",
         ),
     ]
     return rows
 
 
-def written(interval: Interval) -> str:
-    """Write a mean with the ends of its 95 % interval."""
-    return f"{interval['mean']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+def _chance(evaluation: Evaluation) -> str:
+    """Name the unit of the log-likelihood and its value at chance, where it has one."""
+    if evaluation["likelihood"] in UNNORMALIZED:
+        return "nats per label; not normalized, so it has no value at chance"
+    if evaluation["answers"] == "pairs" or evaluation["likelihood"] not in TIES_OR_RANKINGS:
+        return "nats per label; log 1/2 = -0.693 is chance"
+    return "nats per label; with ties or rankings, log 1/2 is not the value at chance"
 
 
-def _coin(figures: Figures) -> str:
-    """Say what the log-likelihood of an answer is to be compared with."""
-    if figures["likelihood"] in NO_LAWS:
-        return "nats an answer; its chances do not sum to 1, so a coin is no measure for it"
-    if figures["answers"] == "pairs" or figures["likelihood"] not in (
-        *("rao_kupper", "davidson"),
-        "plackett_luce",
-    ):
-        return "nats an answer; a coin has log 1/2 = -0.693"
-    return "nats an answer; a coin's log 1/2 is no measure for ties and rankings"
+def _sections(evaluation: Evaluation, metrics: ReportMetrics, folder: Path) -> Iterator[Section]:
+    def section(name: str, title: str, figure: Figure, text: str) -> Section:
+        return Section(save_plot(folder, name, title, figure), text)
 
-
-def _sections(figures: Figures, measures: Measures, folder: Path) -> list[Section]:
-    sections = []
-
-    def add(name: str, title: str, text: str, figure: Figure) -> None:
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=DPI, metadata={"Software": None})
-        sections.append(Section(title, text, Plot(title, path).source))
-
-    overall = figures["accuracy"]["mean"]
-    add(
+    overall = evaluation["accuracy"]["mean"]
+    yield section(
         "calibration",
         "Calibration",
-        _calibration_text(figures, measures.calibration),
-        draw_reliability(measures.calibration),
+        draw_reliability(metrics.calibration),
+        _calibration_text(evaluation, metrics.calibration),
     )
-    if measures.domains:
-        shown = dict(list(measures.domains.items())[:MAX_DOMAINS])
-        left_out = len(measures.domains) - len(shown)
-        text = f" {left_out} domains with fewer rows are not shown." if left_out else ""
+    if metrics.by_domain:
+        shown = dict(list(metrics.by_domain.items())[:MAX_DOMAINS])
+        num_left_out = len(metrics.by_domain) - len(shown)
+        text = f" {num_left_out} domains with fewer rows are left out." if num_left_out else ""
         title = "Accuracy by domain"
-        add("domains", title, f"With 95 % intervals.{text}", draw_shares(title, shown, overall))
-    add(
+        figure = draw_accuracies(title, shown, overall)
+        yield section("domains", title, figure, f"With 95% intervals.{text}")
+    title = "Accuracy by length"
+    yield section(
         "length",
-        "Does it only know length?",
-        "A model that only prefers long responses is right in all of the first row and in none of "
-        "the second.",
-        draw_shares("Accuracy by which response is longer", measures.lengths, overall),
+        title,
+        draw_accuracies(title, metrics.by_length, overall),
+        "A model that only prefers longer responses has accuracy 1 in the first row and 0 in the "
+        "second.",
     )
-    if measures.disagreement:
-        text = (
-            "The ensemble's score is the mean of its members'. Below them are thirds of the rows "
-            "by the standard deviation of the members' chances: where members disagree, an "
-            "ensemble that knows what it does not know is less often right."
+    if metrics.by_disagreement:
+        title = "Accuracy of the ensemble and its members"
+        yield section(
+            "ensemble",
+            title,
+            draw_accuracies(title, _ensemble(evaluation, metrics)),
+            "The score of the ensemble is the mean of its members' scores. The last rows are "
+            "terciles by the standard deviation of the members' probabilities: in a well "
+            "calibrated ensemble, accuracy falls as disagreement grows.",
         )
-        add("ensemble", "Ensemble", text, draw_shares("Ensemble", _ensemble(figures, measures)))
-    if measures.noise:
-        add("noise", "Noise sensitivity", _noise_text(), draw_noise(measures.noise))
-    return sections
+    if metrics.noise:
+        title = "Sensitivity to label noise"
+        yield section("noise", title, draw_noise(metrics.noise), _noise_text())
 
 
-def _ensemble(figures: Figures, measures: Measures) -> dict[str, Interval]:
-    """Put the ensemble, its members and the thirds of the rows below one another."""
-    alone: dict[str, Any] = {"low": None, "high": None, "num_rows": None}
+def _ensemble(evaluation: Evaluation, metrics: ReportMetrics) -> dict[str, Interval]:
+    """List the accuracies of the ensemble, of each member, and by disagreement."""
+    no_interval: dict[str, Any] = {"low": None, "high": None, "num_rows": None}
     members = {
-        f"member {number}": {**alone, "mean": each["accuracy"]}
-        for number, each in enumerate(figures["members"])
+        f"member {number}": {**no_interval, "mean": each["accuracy"]}
+        for number, each in enumerate(evaluation["members"])
     }
-    return {"ensemble": figures["accuracy"], **members, **measures.disagreement}
+    return {"ensemble": evaluation["accuracy"], **members, **metrics.by_disagreement}
 
 
-def _calibration_text(figures: Figures, found: Calibration) -> str:
+def _calibration_text(evaluation: Evaluation, result: Calibration) -> str:
     text = (
-        "Of each held-out pair one response is drawn, and the ensemble's chance that it is the "
-        f"preferred one is compared with how often it was, in {NUM_BINS} bins of equal width. The "
-        f"expected calibration error is {found.error:.3f}; if every chance were right it would "
-        f"still be {found.error_by_chance:.3f} with as few pairs."
+        "One response is drawn from each pair of the evaluation set. The predicted probability "
+        "that it is the preferred one is compared with the share in which it is, in "
+        f"{NUM_BINS} bins of equal width. The expected calibration error is {result.error:.3f}; "
+        f"true probabilities would have {result.expected_error:.3f} with as many pairs."
     )
-    if figures["likelihood"] in NO_LAWS:
+    if evaluation["likelihood"] in UNNORMALIZED:
         text += (
-            f" The chances of {figures['likelihood']} do not sum to 1, so it is no law of answers; "
-            "its score differences are read here as Bradley-Terry's log-odds, which nothing made "
-            "them be."
+            f" The {evaluation['likelihood']} likelihood is no distribution over the two orders of "
+            "a pair. Its score differences are read as the log-odds of Bradley-Terry, which its "
+            "training does not aim at."
         )
-    if figures["likelihood"] in ("rao_kupper", "davidson"):
-        text += " Chances are those of a preference, given that it is no tie."
+    if evaluation["likelihood"] in ("rao_kupper", "davidson"):
+        text += " Probabilities are conditioned on no tie."
     return text
 
 
 def _noise_text() -> str:
     return (
-        "A linear head is refitted on the features that member 0's head sees while a share of the "
-        f"training answers is turned around, by Bradley-Terry and as a classifier, with a ridge of "
-        f"{RIDGE:g}; bars are standard deviations over {len(SEEDS)} draws of these answers. "
-        "Held-out answers stay as they are, and at 50 % nothing could be learned."
+        "A linear head is refitted to the features of member 0 while a share of the training "
+        "labels is flipped: by Bradley-Terry and as a classifier, with a ridge penalty of "
+        f"{RIDGE:g}. Error bars are standard deviations over {len(SEEDS)} draws of the flipped "
+        "labels. The labels of the evaluation set stay unchanged. At 50%, labels carry no "
+        "information."
     )
 
 
-def _read(path: Path) -> Figures:
+def _read_evaluation(path: Path) -> Evaluation:
     if not path.is_file():
-        raise ValueError(f"{path.parent} holds no {path.name}, so it is no reward model's run")
-    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
-    missing = [name for name in ("parameters", "length_baseline") if name not in figures]
+        raise ValueError(
+            f"{path.parent} has no {path.name}, so it is not the run directory of a reward model"
+        )
+    evaluation: Evaluation = json.loads(path.read_text(encoding="utf-8"))
+    missing = [name for name in ("parameters", "length_baseline") if name not in evaluation]
     if missing:
         raise ValueError(
-            f"{path} lacks {', '.join(missing)}, for an older version wrote it; repeat irlign "
-            "reward-model train with its run directory, which only measures anew"
+            f"{path} lacks {', '.join(missing)}: it was written by an older version. Repeat irlign "
+            "reward-model train with the same run directory, which only repeats the evaluation"
         )
-    return figures
+    return evaluation

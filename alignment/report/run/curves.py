@@ -1,4 +1,4 @@
-"""Plots of metrics over the steps of a run, one record each."""
+"""Plots of metrics by step, one record for each plot."""
 
 from math import log
 from statistics import fmean
@@ -15,83 +15,84 @@ from alignment.report.plot_style import (
     RED,
     STAGE_LABELS,
     add_legend,
+    escape_label,
     new_figure,
-    plain,
 )
 from alignment.report.run.recovery import recoveries
 from alignment.report.run_files import STAGES, Run
 
-SMOOTH_FROM = 40  # a curve of more points is drawn faintly, with a running mean over it
-SMOOTH_PARTS = 20  # the running mean spans the curve's length divided by this
+SMOOTH_FROM = 40  # a curve of more points is drawn faintly, below its running mean
+SMOOTH_PARTS = 20  # the window of the mean is the length of the curve divided by this
+MARGIN = 0.02  # of the vertical axis above and below the curves
 
 
 class CurvePlot(NamedTuple):
-    """A plot of metrics over the steps of a run."""
+    """A plot of metrics by step."""
 
     name: str
-    """Of the file, without its ending."""
+    """File name without its suffix."""
     title: str
     unit: str
     """Label of the vertical axis."""
     curves: dict[str, str]
-    """Metric to label."""
+    """Label of each metric."""
     levels: dict[str, float] = {}  # noqa: RUF012 - never changed
-    """Horizontal lines by what they mean."""
+    """Value of each horizontal line, by its label."""
     from_zero: bool = False
-    """Whether the axis begins at 0, for a figure whose size matters beside its course."""
+    """Whether the vertical axis includes 0, where the size of a metric matters."""
 
 
 CURVE_PLOTS = (
     CurvePlot(
         "held_out_nll",
-        "Held-out likelihood of the expert: lower is nearer to the expert",
-        "nats a token",
+        "NLL of the evaluation set: lower is closer to the expert",
+        "nats per token",
         {"eval/held_out_nll": "negative log-likelihood"},
     ),
     CurvePlot(
         "divergences",
-        "Estimated divergence from the expert: should fall towards 0",
-        "nats a response",
+        "Estimated divergence from the expert: should fall to 0",
+        "nats per response",
         {
             "discriminator/forward_kl_estimate": "forward KL(expert, policy)",
             "discriminator/reverse_kl_estimate": "reverse KL(policy, expert)",
             "discriminator/jensen_shannon_estimate": "Jensen-Shannon",
-            "teacher/reverse_kl": "reverse KL(policy, teacher), by exact probabilities",
+            "teacher/reverse_kl": "reverse KL(policy, teacher), exact",
         },
-        {"": 0.0, "most that Jensen-Shannon can be": log(2)},
+        {"": 0.0, "maximum of Jensen-Shannon": log(2)},
     ),
     CurvePlot(
         "discriminator",
-        "Can the discriminator tell them apart, and can length or single words alone?",
+        "Accuracy of the discriminator and of its control classifiers",
         "accuracy",
         {
             "discriminator/accuracy_fresh": "discriminator",
-            "discriminator/accuracy_held_out": "discriminator, demonstrations held out",
-            "discriminator/bag_of_words_accuracy": "bag of words alone",
-            "discriminator/length_accuracy": "length alone",
+            "discriminator/accuracy_held_out": "discriminator, evaluation set",
+            "discriminator/bag_of_words_accuracy": "control: bag of words",
+            "discriminator/length_accuracy": "control: response length",
         },
-        {"coin toss": 0.5},
+        {"chance": 0.5},
     ),
     CurvePlot(
         "calibration",
-        "Is the discriminator calibrated? Then both are equal, and 0.5 in the end",
+        "Calibration of the discriminator D: both curves should be equal",
         "fraction",
         {
             "discriminator/calibration_expert": "E[1 - D] of expert",
             "discriminator/calibration_policy": "E[D] of policy",
         },
-        {"coin toss": 0.5},
+        {"policy equals expert": 0.5},
     ),
     CurvePlot(
         "state_divergence",
-        "Divergence from the teacher at each state: should fall towards 0",
-        "nats a token",
+        "Divergence from the teacher per state: should fall to 0",
+        "nats per token",
         {"learner/state_divergence": "divergence"},
         from_zero=True,
     ),
     CurvePlot(
         "logits",
-        "Logits of the discriminator: the policy's should rise to meet the expert's",
+        "Logits of the discriminator: the policy's should approach the expert's",
         "logit (nats)",
         {"discriminator/logit_expert": "expert", "discriminator/logit_policy": "policy"},
         {"": 0.0},
@@ -105,67 +106,67 @@ CURVE_PLOTS = (
     ),
     CurvePlot(
         "preferences",
-        "Do policy and discriminator agree with the annotators, before each step?",
-        "share of comparisons",
+        "Agreement with the preference labels, before each step",
+        "fraction of comparisons",
         {
             "learner/preference_accuracy": "policy, by log-ratios to the reference",
-            "learner/judgment_accuracy": "policy, on single verdicts",
+            "learner/judgment_accuracy": "policy, single labels",
             "discriminator/preference_accuracy": "discriminator",
         },
-        {"coin toss": 0.5},
+        {"chance": 0.5},
     ),
     CurvePlot(
         "log_ratios",
-        "How likely compared responses have become: where both fall, mass goes to other ones",
-        "nats a response",
+        "Log-ratios of compared responses: if both fall, others gain probability",
+        "nats per response",
         {"learner/log_ratio_better": "preferred", "learner/log_ratio_worse": "rejected"},
-        {"the reference": 0.0},
+        {"reference": 0.0},
     ),
     CurvePlot(
         "entropy",
-        "Entropy of the policy: a steep fall means that it repeats itself",
-        "nats a token",
+        "Entropy of the policy: a steep fall means that responses lose diversity",
+        "nats per token",
         {"learner/entropy": "entropy"},
         {"": 0.0},
     ),
     CurvePlot(
         "response_length",
-        "Length of responses: a steady drift is a sign that length is rewarded",
+        "Response length: a steady drift suggests that length is rewarded",
         "tokens",
         {"rollout/response_length": "response length"},
     ),
     CurvePlot(
         "reference_kl",
-        "How far the policy has moved from where stage 2 began",
-        "nats a token",
+        "Estimated KL divergence of the policy from the reference",
+        "nats per token",
         {"learner/reference_kl": "KL to the reference"},
         from_zero=True,
     ),
     CurvePlot(
         "behavior_kl",
-        "Do sampler and learner agree? A spike is a mismatch of weights",
-        "nats a token",
+        "KL of sampler and learner with the same weights: should stay near 0",
+        "nats per token",
         {"learner/behavior_kl": "behavior KL"},
         from_zero=True,
     ),
     CurvePlot(
         "effective_samples",
-        "What the weighted samples are worth: 1 is all of them",
+        "Effective sample size: at 1, all samples count equally",
         "fraction of samples",
         {
-            "learner/effective_sample_fraction": "after importance weights",
-            "learner/effective_group_fraction": "after self-normalized weights",
+            "learner/effective_sample_fraction": "with importance weights",
+            "learner/effective_group_fraction": "with self-normalized weights",
         },
         from_zero=True,
     ),
     CurvePlot(
         "clipped",
-        "What was cut to keep the step safe: at 0, the gradient is exact",
+        "Fractions clipped, truncated or rejected: at 0, the gradient is exact",
         "fraction",
         {
-            "learner/logit_clipped_fraction": "logits beyond the safe range",
-            "learner/staleness_clipped_fraction": "staleness corrections",
-            "learner/importance_truncated_fraction": "importance weights",
+            "learner/logit_clipped_fraction": "logits clipped",
+            "learner/staleness_clipped_fraction": "staleness corrections clipped",
+            "learner/importance_truncated_fraction": "importance weights truncated",
             "learner/clip_fraction": "ratios clipped (PPO)",
             "learner/rejected_fraction": "responses rejected",
         },
@@ -173,8 +174,8 @@ CURVE_PLOTS = (
     ),
     CurvePlot(
         "throughput",
-        "Throughput: higher is faster",
-        "tokens a second",
+        "Throughput of sampling and learning",
+        "tokens per second",
         {"rollout/tokens_per_s": "sampling", "learner/tokens_per_s": "learning"},
         from_zero=True,
     ),
@@ -182,7 +183,7 @@ CURVE_PLOTS = (
 
 
 def draw_curves(run: Run, plot: CurvePlot) -> Figure | None:
-    """Draw the metrics of one plot, with the stages marked; None if none was ever measured."""
+    """Draw the metrics of one plot and mark the stages; None if the run has none of them."""
     labels = dict(plot.curves)
     if plot.name == "rewards":
         names = sorted({name for row in run.rows for name in row.values})
@@ -192,13 +193,15 @@ def draw_curves(run: Run, plot: CurvePlot) -> Figure | None:
         return None
     figure, axes = new_figure(plot.title, 3.1)
     for index, (label, name) in enumerate(series.items()):
-        _draw_curve(axes, run, name, label=plain(label), color=COLORS[index % len(COLORS)])
-    axes.set_xlabel("steps")
+        _draw_curve(axes, run, name, label=escape_label(label), color=COLORS[index % len(COLORS)])
+    axes.set_xlabel("step")
     axes.set_ylabel(plot.unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if plot.from_zero:
         lowest = min(value for name in series.values() for _, value in run.series(name))
-        axes.set_ylim(bottom=min(0.0, lowest), top=1.02 * axes.get_ylim()[1])
+        top = axes.get_ylim()[1]
+        bottom = lowest - MARGIN * (top - lowest) if lowest < 0.0 else 0.0
+        axes.set_ylim(bottom=bottom, top=(1.0 + MARGIN) * top)
     _draw_levels(axes, plot.levels)
     _mark_stages(axes, run)
     if plot.name == "throughput":
@@ -215,7 +218,7 @@ def _draw_curve(axes: Axes, run: Run, name: str, *, label: str, color: str) -> N
         return
     half = len(points) // SMOOTH_PARTS // 2 + 1
     shown_label: str | None = label
-    for stage in STAGES:  # each by itself: a mean over the change of stages would blur it
+    for stage in STAGES:  # a mean across stages would blur the change
         part = run.series(name, stage)
         if part:
             steps, values = _axes_of(part)
@@ -230,16 +233,15 @@ def _axes_of(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 
 def _draw_levels(axes: Axes, levels: dict[str, float]) -> None:
-    """Draw lines with a meaning; a line far outside the data is left out."""
+    """Draw labelled horizontal lines, except those far outside the data."""
     bottom, top = axes.get_ylim()
     margin = 0.3 * (top - bottom)
-    for meaning, level in levels.items():
+    for label, level in levels.items():
         if bottom - margin <= level <= top + margin:
             axes.axhline(level, color=FAINT, linewidth=0.9, linestyle="-" if level == 0 else ":")
-            place = (1.0, level)
             axes.annotate(
-                meaning,
-                place,
+                label,
+                (1.0, level),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 2),
                 textcoords="offset points",
@@ -250,7 +252,7 @@ def _draw_levels(axes: Axes, levels: dict[str, float]) -> None:
 
 
 def _mark_stages(axes: Axes, run: Run) -> None:
-    """Mark where each stage but the first begins."""
+    """Mark the first step of each stage but the first."""
     stages = [stage for stage in STAGES if any(row.stage == stage for row in run.rows)]
     firsts = {stage: min(r.step for r in run.rows if r.stage == stage) for stage in stages}
     starts: dict[int, str] = {}
@@ -262,7 +264,7 @@ def _mark_stages(axes: Axes, run: Run) -> None:
             f" {label}",
             (step, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(2, -9 - 11 * index),  # one below the other, as stages may be short
+            xytext=(2, -9 - 11 * index),  # below the previous label, as stages may be short
             textcoords="offset points",
             fontsize=8,
             color=INK,
@@ -271,8 +273,8 @@ def _mark_stages(axes: Axes, run: Run) -> None:
 
 
 def _mark_events(axes: Axes, run: Run) -> None:
-    """Draw a thin line between the steps around each event."""
-    places = sorted({found.step_before + 0.5 for found in recoveries(run)})
+    """Draw a thin vertical line between the steps around each event."""
+    places = sorted({each.step_before + 0.5 for each in recoveries(run)})
     for index, place in enumerate(places):
         label = "event" if index == 0 else None
         axes.axvline(place, color=RED, linewidth=0.7, linestyle=":", label=label)

@@ -1,4 +1,4 @@
-"""What a small run leaves: two held-out prompts, two steps of stage 1 and three of stage 2."""
+"""The files of a small run: two evaluation prompts, two SFT steps and three on-policy steps."""
 
 CONFIG = {
     "name": "small",

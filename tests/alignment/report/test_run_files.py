@@ -25,14 +25,14 @@ def test_a_later_sample_of_the_same_prompt_wins(write_run):
     common = {"prompt_id": 1, "prompt": "p", "expert": "e", "finish_reason": "STOP"}
     rows = [{**common, "phase": "after", "response": text} for text in ("old", "new")]
     samples = read_run(write_run(samples=rows)).samples
-    assert {phase: list(found) for phase, found in samples.items()} == {"after": [1]}
+    assert {phase: list(by_prompt) for phase, by_prompt in samples.items()} == {"after": [1]}
     assert samples["after"][1].response == "new"
 
 
 def test_a_torn_last_line_is_left_out_with_a_note(write_run):
     folder = write_run(metrics=[line(1, loss=1.0)])
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 2, "stage": "imit')
+        file.write('{"step": 2, "stage": "on_p')
     run = read_run(folder)
     assert [row.step for row in run.rows] == [1]
     note = "Line 2 of metrics.jsonl was torn while it was written; it is left out."
@@ -46,13 +46,13 @@ def test_a_line_that_cannot_be_used_costs_only_itself(write_run):
     assert run.notes[0] == "Line 2 of metrics.jsonl cannot be used; it is left out."
 
 
-def test_values_that_are_no_numbers_are_told_apart(write_run):
+def test_infinite_and_nan_values_are_kept_apart(write_run):
     run = read_run(write_run(metrics=[line(1, loss=float("nan"), kl=float("inf"), n=3)]))
     assert run.rows[0].values == {"n": 3.0}
     assert run.rows[0].not_finite == ("loss", "kl")
 
 
-def test_a_wrong_pattern_is_noted_and_the_others_ignore_case(write_run):
+def test_an_invalid_pattern_is_noted_and_the_others_ignore_case(write_run):
     evaluation = {"patterns": {"bad": "(", "good": "thou"}}
     run = read_run(write_run(config={**CONFIG, "evaluation": evaluation}))
     assert list(run.patterns) == ["good"]
@@ -67,10 +67,10 @@ def test_settings_are_found_by_path(write_run):
     assert run.setting("absent") is None
 
 
-def test_a_folder_that_is_no_run_is_an_error_that_says_what_is_missing(tmp_path):
+def test_a_folder_that_is_not_a_run_directory_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="absent is not a folder"):
         read_run(tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"holds no config\.yaml"):
+    with pytest.raises(ValueError, match=r"has no config\.yaml"):
         read_run(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="cannot be read as YAML"):

@@ -38,7 +38,7 @@ def events(page):
     return [re.findall("<td>(.*?)</td>", row) for row in rows]
 
 
-def test_the_page_lies_in_the_run_and_needs_nothing_else(write_run):
+def test_the_page_is_in_the_run_directory_and_is_self_contained(write_run):
     run = write_run()
     path = write_report(run)
     assert path == run / "report" / "index.html"
@@ -62,7 +62,7 @@ def test_untrusted_text_is_never_markup(write_run):
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert all("onerror" not in attrs for _, attrs in parsed.tags)
     assert page.count("<mark>thou</mark> &lt;<mark>script</mark>&gt;alert(&#39;thee&#39;)") == 10
-    assert ATTACK in parsed.text  # the reader sees exactly what the model wrote
+    assert ATTACK in parsed.text  # as the model wrote it
 
 
 def test_highlight_joins_overlaps_and_ignores_empty_matches():
@@ -75,28 +75,28 @@ def test_highlight_joins_overlaps_and_ignores_empty_matches():
     assert highlight("a & b", []) == "a &amp; b"
 
 
-def test_verdict_and_tables_show_the_figures(write_run):
+def test_tiles_and_tables_show_the_metrics(write_run):
     run = write_run()
     text = Tags(report(run)).text
     assert "4.000 \N{RIGHTWARDS ARROW} 2.500" in text
     assert "0% \N{RIGHTWARDS ARROW} 100%" in text
     assert "of responses; expert 100%, prompts 0%" in text
-    assert "Reverse KL, KL(policy, expert): the policy pays for everything it says" in text
+    assert "Reverse KL, KL(policy, expert): penalizes responses that are unlikely under" in text
     assert "learning rate 1e-06, strictly on-policy" in text
     assert f"irlign train {run}/config.yaml --run-dir {run}" in text
     assert "50% (9 to 91)" in text  # Wilson's interval of 1 in 2
-    assert "[cut at the limit]" in text
-    assert "Tokens a second, median: sampling 60, learning 115." in text
-    assert "The checks found nothing wrong." in text
+    assert "[truncated]" in text
+    assert "Median throughput in tokens per second: sampling 60, learning 115." in text
+    assert "No check gave a warning." in text
     assert "divergence: reverse_kl" in text
 
 
-def test_prompts_stand_in_order_and_the_later_ones_are_folded(write_run):
+def test_prompts_are_in_order_and_the_later_ones_are_collapsed(write_run):
     first = samples()[0]
     many = [{**first, "prompt_id": number, "prompt": f"p{number}."} for number in range(20, 0, -1)]
     page = report(write_run(samples=many))
     assert re.findall(r"p(\d+)\.", page) == [str(number) for number in range(1, 21)]
-    assert "The other 8 held-out prompts" in page
+    assert "8 more prompts" in page
     assert page.index("p12.") < page.index("<details>") < page.index("p13.")
 
 
@@ -108,25 +108,25 @@ def test_a_phase_that_lacks_a_prompt_says_so(write_run):
 def test_a_run_that_has_only_begun_says_what_is_missing(write_run):
     text = Tags(report(write_run(metrics=None, samples=None))).text
     for sentence in (
-        "Not finished: 0 of 6 steps so far.",
-        "There are no metrics to judge by yet.",
+        "Not finished: 0 of 6 steps.",
+        "There are no metrics to check yet.",
         "There is no metrics.jsonl yet.",
-        "No responses to held-out prompts have been written yet.",
+        "No responses on the evaluation set have been written yet.",
         "There are no texts to compare yet.",
         "No metrics have been written yet.",
         "No times have been written yet.",
-        "None: no restarts or failures were noted.",
+        "No restarts or failures were recorded.",
     ):
         assert sentence in text
 
 
 def test_an_unfinished_run_names_its_stage(write_run):
     text = Tags(report(write_run(metrics=METRICS[:5]))).text
-    assert "Not finished: 4 of 6 steps so far in 20 s." in text
-    assert "The run is in its stage on-policy or was stopped there" in text
+    assert "Not finished: 4 of 6 steps in 20 s." in text
+    assert "The last step so far is in the on-policy stage" in text
 
 
-def test_what_the_manifest_tells_is_shown(write_run):
+def test_the_contents_of_the_manifest_are_shown(write_run):
     manifest = {
         "started": "monday",
         "versions": {"torch": "2", "ray": "3"},
@@ -137,19 +137,23 @@ def test_what_the_manifest_tells_is_shown(write_run):
     assert "Startedmonday" in text
     assert "torch 2, ray 3" in text
     assert events(page) == [
-        ["1 min 15 s", "the learner was restarted", "no step was left", "\N{EN DASH}"]
+        ["1 min 15 s", "the learner was restarted", "no later step", "\N{EN DASH}"]
     ]
 
 
 def test_an_event_after_the_last_step_so_far_waits_for_the_next(write_run):
     manifest = {"events": [{"time_s": 21.0, "what": "a worker was lost"}]}
     page = report(write_run(metrics=METRICS[:5], manifest=manifest))
-    assert events(page) == [["21 s", "a worker was lost", "none yet", "\N{EN DASH}"]]
+    assert events(page) == [["21 s", "a worker was lost", "no step yet", "\N{EN DASH}"]]
 
 
-def test_events_are_told_with_the_time_to_the_next_step(write_run):
-    told = [(15.5, "a worker was lost"), (36.0, "the learner was restarted"), (70.0, "disk full")]
-    manifest = {"is_finished": True, "events": [{"time_s": t, "what": w} for t, w in told]}
+def test_events_have_the_time_until_the_next_step(write_run):
+    written = [
+        (15.5, "a worker was lost"),
+        (36.0, "the learner was restarted"),
+        (70.0, "disk full"),
+    ]
+    manifest = {"is_finished": True, "events": [{"time_s": t, "what": w} for t, w in written]}
     times = [(1, 10.0), (2, 35.0), (3, 36.25), (4, 140.0)]
     metrics = [{"step": s, "stage": "on_policy", "time_s": t} for s, t in times]
     page = report(write_run(metrics=metrics, manifest=manifest))
@@ -161,9 +165,9 @@ def test_events_are_told_with_the_time_to_the_next_step(write_run):
 
 
 @pytest.mark.parametrize(
-    ("trained", "verdict"), [(32, "Every one is accounted for."), (31, "This does not add up.")]
+    ("trained", "conclusion"), [(32, "The counts add up."), (31, "The counts do not add up.")]
 )
-def test_the_account_of_prompts_is_given_with_a_verdict(write_run, trained, verdict):
+def test_the_counts_of_prompts_are_shown_and_checked(write_run, trained, conclusion):
     manifest = {
         "num_draws": 36,
         "trained_draws": trained,
@@ -172,13 +176,13 @@ def test_the_account_of_prompts_is_given_with_a_verdict(write_run, trained, verd
     }
     text = Tags(report(write_run(manifest=manifest))).text
     assert (
-        f"36 prompts drawn: {trained} trained on once, 4 dropped (its reward failed: 4), "
-        f"0 waiting, as of the newest checkpoint. {verdict}"
+        f"Up to the newest checkpoint, 36 prompts drawn: {trained} trained on, "
+        f"4 dropped (its reward failed: 4), 0 in progress. {conclusion}"
     ) in text
-    assert "None: no restarts or failures were noted." in text
+    assert "No restarts or failures were recorded." in text
 
 
-def test_a_configuration_of_almost_nothing_is_enough(write_run):
+def test_a_configuration_of_one_setting_is_enough(write_run):
     assert "<h1>run</h1>" in report(write_run(config={"seed": 1}))
 
 
@@ -187,6 +191,6 @@ def test_a_report_can_be_written_again(write_run):
     assert write_report(run).read_text() == write_report(run).read_text()
 
 
-def test_no_run_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="is not a folder; name the folder of a run"):
+def test_a_missing_run_directory_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder; name a run directory"):
         write_report(tmp_path / "nowhere")

@@ -2,10 +2,14 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from alignment.report.run.bars import draw_pattern_bars, draw_time_bars, time_by_stage
 from alignment.report.run.curves import CURVE_PLOTS, draw_curves
 from alignment.report.run.metrics import summarize
-from alignment.report.run.plots import write_plots
+from alignment.report.run.plots import (
+    draw_pattern_bars,
+    draw_time_bars,
+    time_by_stage,
+    write_plots,
+)
 from alignment.report.run_files import read_run
 from tests.alignment.report.small_run import CONFIG
 
@@ -105,7 +109,7 @@ def test_bars_of_patterns_are_percentages_with_intervals(write_run):
     assert heights == [0.0, 0.0, 50.0, 100.0, 100.0]
 
 
-def test_no_patterns_no_bars(write_run):
+def test_without_patterns_there_are_no_bars(write_run):
     run = read_run(write_run(config={**CONFIG, "evaluation": {}}))
     assert draw_pattern_bars(summarize(run)) is None
 

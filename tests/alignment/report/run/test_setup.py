@@ -1,4 +1,4 @@
-"""The rows name what had a part in the run, and nothing that had none."""
+"""The rows name the settings that the objective of a run uses, and no others."""
 
 from alignment.report.run.setup import setup_rows
 from alignment.report.run_files import read_run
@@ -12,45 +12,48 @@ def rows(write_run, **sections):
 
 
 def test_a_divergence_has_a_discriminator(write_run):
-    found = rows(write_run, rewards=[{"function": "module:name"}])
-    assert found["Divergence"].startswith("Reverse KL")
-    assert found["Further rewards"] == "module:name"
-    assert "1 discriminating" in found["Workers"]
-    assert "2 prompts with 4 responses each" in found["Stage 2: on-policy"]
+    result = rows(write_run, rewards=[{"function": "module:name"}])
+    assert result["Divergence"].startswith("Reverse KL")
+    assert result["Additional rewards"] == "module:name"
+    assert "1 discriminator" in result["Workers"]
+    assert "2 prompts with 4 responses each" in result["On-policy stage"]
 
 
-def test_a_teacher_stands_in_for_it(write_run):
-    found = rows(write_run, teacher={"model": "large", "num_workers": 3})
-    assert found["Workers"].startswith("2 sampling, 3 teaching")
+def test_a_teacher_replaces_the_discriminator(write_run):
+    result = rows(write_run, teacher={"model": "large", "num_workers": 3})
+    assert result["Workers"].startswith("2 rollout, 3 teacher")
 
 
 def test_rewards_that_rank_are_no_divergence(write_run):
-    found = rows(
+    result = rows(
         write_run,
         objective={"divergence_weight": 0.0},
         preferences={"objective": "bradley_terry", "path": None, "teaches": "policy"},
-        rewards=[{"model": "judge"}],
+        rewards=[{"model": "scorer"}],
     )
-    assert "Divergence" not in found
-    assert found["Preferences"] == "bradley_terry, of the policy's own responses, by the rewards"
-    assert found["Rewards"] == "judge"
-    assert "discriminating" not in found["Workers"]
+    assert "Divergence" not in result
+    assert (
+        result["Preferences"]
+        == "bradley_terry on the policy's own responses, ranked by the rewards"
+    )
+    assert result["Rewards"] == "scorer"
+    assert "discriminator" not in result["Workers"]
 
 
-def test_given_preferences_alone_sample_nothing(write_run):
+def test_preferences_from_a_file_alone_need_no_sampling(write_run):
     preferences = {"objective": "identity", "path": "pairs.jsonl", "teaches": "policy"}
-    found = rows(write_run, objective={"divergence_weight": 0.0}, preferences=preferences)
-    assert found["Preferences"] == "identity, of pairs.jsonl"
-    assert found["Stage 2: on-policy"].endswith("learning rate 1e-06, nothing sampled")
+    result = rows(write_run, objective={"divergence_weight": 0.0}, preferences=preferences)
+    assert result["Preferences"] == "identity on pairs.jsonl"
+    assert result["On-policy stage"].endswith("learning rate 1e-06, no sampling")
 
 
-def test_the_pupil_of_preferences_is_named(write_run):
+def test_preferences_that_train_the_discriminator_say_so(write_run):
     taught = {"objective": "davidson", "path": "pairs.jsonl", "teaches": "discriminator"}
-    found = rows(write_run, preferences=taught)
-    assert found["Preferences"] == "davidson, of pairs.jsonl, for the discriminator"
+    result = rows(write_run, preferences=taught)
+    assert result["Preferences"] == "davidson on pairs.jsonl, trains the discriminator"
 
 
-def test_self_play_is_told(write_run):
+def test_self_play_is_described(write_run):
     played = {"objective": "self_play", "path": None, "teaches": "policy"}
-    found = rows(write_run, preferences=played)
-    assert found["Preferences"].startswith("self_play: demonstrations over")
+    result = rows(write_run, preferences=played)
+    assert result["Preferences"].startswith("self_play: demonstrations over")
