@@ -4,12 +4,16 @@ from transformers import AutoTokenizer
 
 from alignment.data.comparisons import Comparison, read_comparisons
 from alignment.data.conversations import Turn
-from deploy.examples.reward_models.real_preferences import markdown, solution_pairs, write_short
+from deploy.examples.reward_models.real_preferences import (
+    markdown_table,
+    solution_pairs,
+    write_short,
+)
 from tests.fakes.tiny_job import save_tiny_tokenizer
 
 
 def write_solutions(path):
-    verdicts = [(True, False, True, False), (False,) * 4, (True, True, True, False)]
+    correctness = [(True, False, True, False), (False,) * 4, (True, True, True, False)]
     rows = [
         {
             "question": f"q{n}",
@@ -19,7 +23,7 @@ def write_solutions(path):
                 for k, is_correct in enumerate(of_models)
             },
         }
-        for n, of_models in enumerate(verdicts)
+        for n, of_models in enumerate(correctness)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -53,7 +57,7 @@ def test_long_rows_are_left_out_and_the_others_stay_as_they_are(tmp_path):
 
 
 def test_the_table_is_markdown():
-    first, second, row = markdown([("a", "b", "c", "d", "e", "f")]).splitlines()
+    first, second, row = markdown_table([("a", "b", "c", "d", "e", "f")]).splitlines()
     assert first.startswith("| data | left out |")
     assert second == "| --- | --- | --- | --- | --- | --- |"
     assert row == "| a | b | c | d | e | f |"

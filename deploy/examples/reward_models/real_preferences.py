@@ -1,64 +1,76 @@
-"""Reward models on real preferences, against the longer or the shorter response.
+"""Train reward models on real preferences and compare them with a length baseline.
 
     python -m deploy.examples.reward_models.real_preferences --model FOLDER \
         --pairs harmless=pairs.jsonl --solutions solutions.jsonl --out real_preferences
 
-Each data set trains a head on the frozen backbone as irlign reward-model train does, on Ray, and
-leaves its run with its report in the folder of --out, beside a table in Markdown. --pairs takes any
-comparisons that irlign reads. --solutions takes rows with a question and the solutions of several
-models, each with is_correct; a correct one is preferred to an incorrect one, and the domain is the
-pair of models. Rows with more tokens than --max-tokens, prompt and either response, are left out.
+For each data set, a head is trained on the frozen backbone as by irlign reward-model train, on Ray.
+Its run directory, with its report, and a Markdown table of all data sets are written to --out.
+--pairs takes any comparisons that irlign reads. --solutions takes rows with a question and the
+solutions of several models, each with is_correct: a correct solution is preferred to an incorrect
+one, and the domain is the pair of models. Rows in which the prompt and a response have more tokens
+than --max-tokens are left out.
 """
 
 import argparse
 import json
 import random
 import sys
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.data.chat_template import conversation_tokens
 from alignment.data.comparisons import Comparison, read_comparisons
 from alignment.models.scalar_head import HEAD_RATE_FACTOR
-from alignment.report.reward_model.measures import calibration, pairs_of
-from alignment.report.reward_model.page import written
+from alignment.report.formats import format_interval
+from alignment.report.reward_model.metrics import calibration, evaluation_pairs
 from alignment.rewards.evaluation import FIGURES
 from cluster.config.reward_model_options import Training
 from cluster.config.run_config import RunConfig
 from cluster.jobs.reward_model import train_reward_model
 
 HEAD_RATE = 1e-3
-"""AdamW's peak rate of the head, which alone is trained."""
+"""Peak learning rate of the head; the backbone is frozen."""
 COMPARISONS_PER_STEP = 32
 HELD_OUT_FRACTION = 0.25
-PAIRS_A_QUESTION = 2
-HEADS = ("data", "left out", "held-out pairs", "accuracy", "length alone", "ECE (by chance)")
+PAIRS_PER_QUESTION = 2
+HEADS = (
+    "data",
+    "left out",
+    "evaluation pairs",
+    "accuracy",
+    "length baseline",
+    "ECE (expected of true probabilities)",
+)
 
 
-def solution_pairs(path, seed=0):
-    """Prefer correct solutions to incorrect ones of the same question, at most two pairs each."""
+def solution_pairs(path: Path, seed: int = 0) -> list[Comparison]:
+    """Pair correct with incorrect solutions of a question, at most two pairs per question."""
     rng, rows = random.Random(seed), []
     for line in path.read_text(encoding="utf-8").splitlines():
         given = json.loads(line)
         models = [name for name, each in given.items() if isinstance(each, dict)]
-        right = [name for name in models if given[name]["is_correct"]]
-        wrong = [name for name in models if not given[name]["is_correct"]]
-        pairs = list(product(right, wrong))
-        for pair in rng.sample(pairs, min(PAIRS_A_QUESTION, len(pairs))):
+        correct = [name for name in models if given[name]["is_correct"]]
+        incorrect = [name for name in models if not given[name]["is_correct"]]
+        pairs = list(product(correct, incorrect))
+        for pair in rng.sample(pairs, min(PAIRS_PER_QUESTION, len(pairs))):
             responses = tuple(given[name]["solution"] for name in pair)
             domain = " / ".join(sorted(pair, key=models.index))
             rows.append(Comparison(given["question"], responses, (0, 1), domain=domain))
     return rows
 
 
-def write_short(rows, tokenizer, max_tokens, path):
-    """Write the rows that are short enough.
+def write_short(
+    rows: Sequence[Comparison], tokenizer: PreTrainedTokenizerBase, max_tokens: int, path: Path
+) -> tuple[int, tuple[int, int]]:
+    """Write the rows of at most max_tokens.
 
-    Returns how many there are, and the limits that they keep: tokens of a prompt, of a response.
+    Returns:
+        Their number, and the tokens of the longest prompt and of the longest response.
     """
     tokens = iter(conversation_tokens(tokenizer, rows, None))
     longest, lines = (0, 0), []
@@ -76,13 +88,15 @@ def write_short(rows, tokenizer, max_tokens, path):
     return len(lines), longest
 
 
-def job(arguments, name, path, limits):
-    """Return the job of a data set: the backbone stays as it is, the head is trained."""
+def make_job(
+    arguments: argparse.Namespace, name: str, path: Path, limits: tuple[int, int]
+) -> RunConfig:
+    """Return the job of a data set: a frozen backbone and a trained head."""
     prompt, response = limits
     return RunConfig.model_validate(
         {
             "name": name,
-            "model": {"name": str(arguments.model.resolve())},  # ranks have a folder of their own
+            "model": {"name": str(arguments.model.resolve())},  # ranks run in folders of their own
             "data": {
                 "held_out_fraction": HELD_OUT_FRACTION,
                 "max_prompt_tokens": prompt,
@@ -105,7 +119,9 @@ def job(arguments, name, path, limits):
     )
 
 
-def judged(arguments, name, rows, console):
+def train_on(
+    arguments: argparse.Namespace, name: str, rows: Sequence[Comparison], console: Console
+) -> tuple[str, ...]:
     """Train on a data set and return its row of the table."""
     folder = arguments.out / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,32 +129,36 @@ def judged(arguments, name, rows, console):
     path = folder.resolve() / "pairs.jsonl"
     num_kept, limits = write_short(rows, tokenizer, arguments.max_tokens, path)
     left_out = f"{len(rows) - num_kept} of {len(rows)}"
-    console.print(f"{name}: {left_out} rows are left out, longer than {arguments.max_tokens}")
+    limit = f"they have more than {arguments.max_tokens} tokens"
+    console.print(f"{name}: {left_out} rows are left out, as {limit}")
     if not num_kept:
-        sys.exit(f"no row of {name} is short enough; raise --max-tokens")
+        sys.exit(
+            f"every row of {name} has more than {arguments.max_tokens} tokens; raise --max-tokens"
+        )
     training = Training(1, arguments.epochs, COMPARISONS_PER_STEP)
     run_dir = folder / "run"
-    if not train_reward_model(job(arguments, name, path, limits), training, run_dir, console):
-        sys.exit("stopped; the same command goes on")
-    figures = json.loads((run_dir / FIGURES).read_text())
-    length, found = figures["length_baseline"], calibration(pairs_of(figures))
+    if not train_reward_model(make_job(arguments, name, path, limits), training, run_dir, console):
+        sys.exit("stopped; repeat the same command to resume")
+    evaluation = json.loads((run_dir / FIGURES).read_text())
+    length, result = evaluation["length_baseline"], calibration(evaluation_pairs(evaluation))
     return (
         name,
         left_out,
-        str(figures["accuracy"]["num_rows"]),
-        written(figures["accuracy"]),
-        f"{written(length)}, {length['prefers']}",
-        f"{found.error:.3f} ({found.error_by_chance:.3f})",
+        str(evaluation["accuracy"]["num_rows"]),
+        format_interval(evaluation["accuracy"]),
+        f"{format_interval(length)}, {length['prefers']}",
+        f"{result.error:.3f} ({result.expected_error:.3f})",
     )
 
 
-def markdown(rows):
-    """Return the table in Markdown."""
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Format the table in Markdown."""
     lines = [HEADS, ["---"] * len(HEADS), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def main(given=None):
+def main(given: Sequence[str] | None = None) -> None:
+    """Train on each data set, print the table and write it to table.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of a language model")
     parser.add_argument("--pairs", nargs="*", default=[], metavar="NAME=FILE")
@@ -146,7 +166,7 @@ def main(given=None):
     parser.add_argument("--out", type=Path, default=Path("real_preferences"))
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--num-layers", type=int, help="of the backbone; all if not given")
+    parser.add_argument("--num-layers", type=int, help="layers of the backbone; default: all")
     parser.add_argument("--cpus", type=int, default=1)
     arguments = parser.parse_args(given)
     sets = {
@@ -158,13 +178,13 @@ def main(given=None):
     if not sets:
         parser.error("give --pairs or --solutions")
     console = Console(highlight=False)
-    rows = [judged(arguments, name, each, console) for name, each in sets.items()]
+    rows = [train_on(arguments, name, each, console) for name, each in sets.items()]
     table = Table(*HEADS, box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*row)
     console.print(table)
     path = arguments.out / "table.md"
-    path.write_text(markdown(rows), encoding="utf-8")
+    path.write_text(markdown_table(rows), encoding="utf-8")
     console.print(f"Table: {path}")
 
 

@@ -1,9 +1,9 @@
-"""Says which Bible a verse is from: a classifier of words and pairs of neighboring words.
+"""Classifier of the translation of a verse, on words and pairs of neighboring words.
 
-It knows three wordings, for a policy that has learned nothing yet answers in the prompt's own: two
-classes would call that one of the two expert modes. Of what it is not sure is unclear, be it that
-a policy smears between the modes or that the verse tells nothing; what it says of the expert's own
-responses tells these two apart.
+It has three classes, because an untrained policy repeats the wording of the prompt, which two
+classes would assign to one of the expert's modes. A text without a confident class is unclear:
+either the policy puts mass between the modes, or the verse reads alike in both. The share of
+unclear texts among the expert's responses measures the second.
 """
 
 import re
@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding_bag
 
 TRANSLATIONS = ("king_james", "basic_english", "modern")
-VERDICTS = (*TRANSLATIONS, "unclear")
+LABELS = (*TRANSLATIONS, "unclear")
 
-SURE = 0.9
-"""Posterior from which a response counts as one translation's."""
+MIN_POSTERIOR = 0.9
+"""Posterior probability from which a text is assigned to a translation."""
 MIN_COUNT = 5
-"""Verses in which a word or a pair must occur to be a feature."""
+"""Texts in which a word or a pair must occur to be a feature."""
 L2_PENALTY = 1e-6
-"""On the squared weights. With 1e-6, 5e-6 and 5e-5 the most probable translation is right equally
-often on test verses, and this one is sure of the most: 86, 79 and 60 of 100 responses."""
+"""On the squared weights. 1e-6, 5e-6 and 5e-5 give the same accuracy on test verses; 86, 79 and 60
+of 100 responses reach MIN_POSTERIOR."""
 MAX_ITERATIONS = 60
-"""Of L-BFGS; 60 instead of 30 leave 15 instead of 17 of 100 test verses unclear."""
+"""Of L-BFGS; with 60 instead of 30, 15 instead of 17 of 100 test verses are unclear."""
 TOKEN = re.compile(r"[a-z']+|[,:;.?!()]")
 
 
@@ -35,7 +35,7 @@ class Classifier(NamedTuple):
     """Multinomial logistic regression on the sets of words and word pairs of a text."""
 
     features: dict[str, int]
-    """Word or pair to row of the weights."""
+    """Row of the weights of each word or pair."""
     weights: Tensor
     """[feature, translation]"""
     bias: Tensor
@@ -46,30 +46,23 @@ class Classifier(NamedTuple):
         indices, starts = _indices(texts, self.features)
         return _logits(indices, starts, self.weights, self.bias).softmax(1)
 
-    def verdicts(self, texts: Iterable[str]) -> list[str]:
-        """Name the translation of each text, or say that it is unclear."""
+    def label(self, texts: Iterable[str]) -> list[str]:
+        """Return one of LABELS for each text."""
         best, index = self.posteriors(texts).max(1)
         return [
-            TRANSLATIONS[which] if probability >= SURE else "unclear"
+            TRANSLATIONS[which] if probability >= MIN_POSTERIOR else "unclear"
             for probability, which in zip(best.tolist(), index.tolist(), strict=True)
         ]
 
 
 def features(text: str) -> set[str]:
-    """Words, punctuation and pairs of neighbors, without regard to case."""
+    """Return words, punctuation and pairs of neighbors, ignoring case."""
     tokens = ["<start>", *TOKEN.findall(text.lower())]
     return {*tokens, *(" ".join(pair) for pair in pairwise(tokens))}
 
 
-def fit(rows: Sequence[dict[str, str]]) -> Classifier:
-    """Train on all wordings of some verses.
-
-    Args:
-        rows: verses in the three wordings; each wording counts the same.
-
-    Returns:
-        The maximum of the likelihood less the penalty; the same for the same rows.
-    """
+def fit_classifier(rows: Sequence[dict[str, str]]) -> Classifier:
+    """Train on verses in all three wordings, each of which has the same weight; deterministic."""
     texts = [row[name] for row in rows for name in TRANSLATIONS]
     counts = Counter(feature for text in texts for feature in features(text))
     frequent = sorted(feature for feature, count in counts.items() if count >= MIN_COUNT)
@@ -94,7 +87,7 @@ def fit(rows: Sequence[dict[str, str]]) -> Classifier:
 
 
 def _indices(texts: Iterable[str], index: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """Rows of the known features of all texts, one text behind another, and where each starts."""
+    """Return the feature rows of all texts, concatenated, and the start of each text."""
     rows = [[index[name] for name in sorted(features(text)) if name in index] for text in texts]
     lengths = torch.tensor([0, *map(len, rows)])
     return torch.tensor([i for row in rows for i in row], dtype=torch.long), lengths.cumsum(0)[:-1]

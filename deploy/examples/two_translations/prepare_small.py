@@ -1,10 +1,12 @@
-"""Makes the small version of the two-translation experiment: a teacher, and a student too small.
+"""Write models and data of small.yaml: a teacher, and a student that is too small to match it.
 
-Both are Llamas without pretraining, over a vocabulary learned from the verses, so that whole runs
-take minutes on two cores. The teacher learns the demonstrations, King James with probability 0.6
-and Basic English with 0.4, and is then the expert whose probabilities are known; the student, a
-seventh of its size, cannot be that expert. The verses are those that two_translations.yaml does
-not train on; a fifth of them is kept for the classifier that judges responses.
+    python -m deploy.examples.two_translations.prepare_small
+
+Both are Llamas without pretraining, with a vocabulary trained on the verses, so that whole runs
+take minutes on two cores. The teacher is trained on the demonstrations, King James with
+probability 0.6 and Basic English with 0.4, and is then an expert of known probabilities. The
+student has a seventh of its size. The verses are those that job.yaml does not train on; a fifth of
+them is kept for the classifier.
 """
 
 import hashlib
@@ -23,7 +25,7 @@ from deploy.examples.two_translations.prepare import main as prepare_large
 
 SMALL = FOLDER / "small"
 WORDS = range(4, 27)
-"""Of each wording: a small model learns nothing from longer verses, and some are empty."""
+"""Words of each wording: a small model cannot learn longer verses, and some are empty."""
 MAX_TOKENS = 48
 VOCAB_SIZE = 2048
 DEMONSTRATION_SHARE = 0.8
@@ -34,26 +36,19 @@ SIZES = {
 HEAD_DIM = 32
 
 
-def uniform(text: str) -> float:
-    """Draw a number in [0, 1) that depends on the text alone."""
+def uniform_of_text(text: str) -> float:
+    """Return a number in [0, 1) that depends only on the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def split(verses: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Draw each verse's translation, or keep it for the classifier.
-
-    Args:
-        verses: rows of classifier.jsonl: three wordings each.
-
-    Returns:
-        Demonstrations, and the rows that are left.
-    """
+def split_verses(verses: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Split rows of classifier.jsonl into demonstrations and rows for the classifier."""
     demonstrations, left = [], []
     for verse in verses:
         modern, wordings = verse["modern"], (verse["king_james"], verse["basic_english"])
         is_fit = all(len(text.split()) in WORDS for text in (modern, *wordings))
-        if is_fit and uniform("split" + modern) < DEMONSTRATION_SHARE:
-            response = wordings[uniform(modern) >= KING_JAMES_SHARE]
+        if is_fit and uniform_of_text("split" + modern) < DEMONSTRATION_SHARE:
+            response = wordings[uniform_of_text(modern) >= KING_JAMES_SHARE]
             demonstrations.append({"prompt": modern, "response": response})
         else:
             left.append(verse)
@@ -61,7 +56,7 @@ def split(verses: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict
 
 
 def make_tokenizer(demonstrations: list[dict[str, str]]) -> PreTrainedTokenizerFast:
-    """Learn a vocabulary of word pieces from both sides of the demonstrations."""
+    """Train a byte-pair vocabulary on prompts and responses."""
     pieces = Tokenizer(models.BPE())
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     pieces.decoder = decoders.ByteLevel()
@@ -79,7 +74,7 @@ def make_tokenizer(demonstrations: list[dict[str, str]]) -> PreTrainedTokenizerF
 
 
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, **size: int) -> None:
-    """Write a model that has learned nothing yet."""
+    """Write a randomly initialized model and its tokenizer."""
     torch.manual_seed(seed)
     ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     num_heads = size["hidden_size"] // HEAD_DIM
@@ -100,13 +95,13 @@ def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, **s
 
 
 def main() -> None:
-    """Make what is missing."""
+    """Write the files that are missing."""
     prepare_large()
     if (SMALL / "student").exists():
         return
     SMALL.mkdir(parents=True, exist_ok=True)
     verses = [json.loads(line) for line in CLASSIFIER.read_text(encoding="utf-8").splitlines()]
-    demonstrations, left = split(verses)
+    demonstrations, left = split_verses(verses)
     tokenizer = make_tokenizer(demonstrations)
     fitting = [
         row
