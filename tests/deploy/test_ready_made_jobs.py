@@ -1,4 +1,4 @@
-"""The job files for machines of each size pass the check, and their models fit what they name."""
+"""The job files of deploy/jobs pass irlign check, and the numbers in their comments are right."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ MODELS = {
     "eight_gpus": ModelShape(7_615_616_512, 28, 3584, 152_064, 512, 18_944, num_tables=2),
     "sixty_four_gpus": ModelShape(14_770_033_664, 48, 5120, 152_064, 1024, 13_824, num_tables=2),
 }
-"""What the models' own files say."""
+"""Shapes of the models on the Hub."""
 CLUSTERS = {
     "laptop": {"CPU": 2.0, "memory": 12.0 * 2**30},
     "one_gpu": {"CPU": 8.0, "GPU": 1.0, "memory": 64.0 * 2**30},
@@ -37,14 +37,14 @@ CLUSTERS = {
 }
 GPU = "h100"
 SPARE_GIB = 2.0
-"""Beside what is counted on: the arithmetic was never checked on a GPU."""
+"""Required in addition, as the estimates were never measured on a GPU."""
 NAMES = list(MODELS)
 ON_GPUS = NAMES[1:]
 
 
 @pytest.fixture
 def pretend(tmp_path):
-    """Return a function that loads a job whose model has the real one's sizes and no weights."""
+    """Return a function that loads a job with a model of the same shape without weights."""
 
     def load(name):
         size = MODELS[name]
@@ -79,11 +79,11 @@ def pretend(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_job_passes_the_check_on_the_machines_it_names(pretend, name):
-    found = preflight.check(pretend(name), None, CLUSTERS[name])
-    assert found.model.shape == MODELS[name]
-    wanted = sum(worker.num_workers * worker.gpus for worker in found.plan.workers)
-    assert wanted == CLUSTERS[name].get("GPU", 0)  # all that there are
-    assert found.caveat is None
+    report = preflight.check(pretend(name), None, CLUSTERS[name])
+    assert report.model.shape == MODELS[name]
+    num_gpus = sum(worker.num_workers * worker.gpus for worker in report.plan.workers)
+    assert num_gpus == CLUSTERS[name].get("GPU", 0)  # all of them
+    assert report.caveat is None
 
 
 @pytest.mark.parametrize("name", ON_GPUS)
@@ -93,7 +93,7 @@ def test_the_job_is_refused_with_one_gpu_fewer(pretend, name):
         preflight.check(pretend(name), None, fewer)
 
 
-def test_models_are_named_by_hub_name_and_data_lie_beside_the_file():
+def test_models_have_hub_names_and_data_are_next_to_the_file():
     for name in NAMES:
         job = load_job(FOLDER / f"{name}.yaml")
         assert job.name == name.replace("_", "-")
@@ -103,11 +103,11 @@ def test_models_are_named_by_hub_name_and_data_lie_beside_the_file():
 
 
 class Planned(NamedTuple):
-    """What irlign plan says of a job file, without asking the Hub for its model."""
+    """The result of irlign plan for a job file, without a request to the Hub."""
 
     pool: GpuPool
     own: Estimate
-    """Of the split that the file asks for."""
+    """Of the split in the file."""
     ranking: list[Estimate]
 
 
@@ -132,29 +132,29 @@ def planned(name):
 
 
 @pytest.mark.parametrize("name", ON_GPUS)
-def test_the_memory_and_time_that_the_comments_name_are_plans_and_leave_room(name):
+def test_memory_and_time_in_the_comments_are_those_of_plan_and_fit(name):
     pool, own, _ = planned(name)
     assert pool.excess_gib(own.split) <= -SPARE_GIB
     parts = ", ".join(f"{each.kind} {each.gib:.0f}" for each in pool.memory(own.split))
-    usable = f"{USABLE_MEMORY * pool.gpu_gib:.0f} usable"
-    place = "together" if own.split.sharing == "all" else "on each"
+    place = "in total" if own.split.sharing == "all" else "per GPU"
+    usable = f"{place}, of {USABLE_MEMORY * pool.gpu_gib:.0f} usable"
     text = (FOLDER / f"{name}.yaml").read_text()
-    assert f"# GiB of {usable}, {place}: {parts}. A step takes about {own.step_s:.2g} s.\n" in text
+    assert f"# GiB {usable}: {parts}. A step takes about {own.step_s:.2g} s.\n" in text
 
 
 @pytest.mark.parametrize("name", ["one_gpu", "eight_gpus"])
-def test_the_split_is_the_one_that_plan_puts_first(name):
+def test_the_split_is_the_first_of_plan(name):
     _, own, ranking = planned(name)
     assert own == ranking[0]
 
 
-def test_the_split_of_whole_machines_costs_what_its_comment_says():
+def test_the_cost_of_whole_machines_is_that_of_its_comment():
     _, own, ranking = planned("sixty_four_gpus")
     assert {number % GPUS_PER_NODE for number in own.split[:3]} == {0}
     best = " + ".join(str(number) for number in ranking[0].split[:3])
-    longer = f"{1 - ranking[0].step_s / own.step_s:.0%}".replace("%", " %")
+    difference = f"{1 - ranking[0].step_s / own.step_s:.0%}"
     text = (FOLDER / "sixty_four_gpus.yaml").read_text()
-    assert f"plan puts {best} first, whose steps are {longer} shorter" in text
+    assert f"`irlign plan` puts {best} first, whose steps are {difference} shorter" in text
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_split_of_whole_machines_costs_what_its_comment_says():
         ("sixty_four_gpus", 196_608, 256),
     ],
 )
-def test_the_cache_holds_as_many_conversations_as_the_comments_say(
+def test_the_cache_holds_the_number_of_conversations_in_the_comments(
     name, bytes_a_token, full_conversations
 ):
     job = load_job(FOLDER / f"{name}.yaml")
