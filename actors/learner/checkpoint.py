@@ -1,9 +1,9 @@
-"""A learner's checkpoint: what it needs to go on, and the policy for everyone else.
+"""A learner's checkpoint: its state for resuming, and the policy in Hugging Face format.
 
 FOLDER/learner/         sharded weights, optimizer and reference, for any number of ranks
-FOLDER/learner.json     step and contents, written last: without it the checkpoint is not whole
+FOLDER/learner.json     step and contents, written last: without it the checkpoint is incomplete
 FOLDER/policy/          the policy in Hugging Face format
-FOLDER/failed.txt       in place of learner.json: why it could not be written
+FOLDER/failed.txt       in place of learner.json: why the checkpoint could not be written
 """
 
 import json
@@ -32,7 +32,7 @@ from alignment.models.policy import PolicyModel
 logger = logging.getLogger(__name__)
 
 MAX_REASON_CHARACTERS = 300
-"""Of the end of an error's text, which says what happened; the rest is where."""
+"""How much of an error's text is kept, from its end: the end says what happened, the rest where."""
 
 
 def save_checkpoint(
@@ -47,12 +47,12 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; all ranks call it.
 
-    A disk that is full costs the checkpoint, not the learner: what was written of it is deleted,
-    the reason is left in failed.txt, and there is no learner.json.
+    If it cannot be written, on a full disk for example, training continues: the incomplete files
+    are deleted, failed.txt holds the reason, and there is no learner.json.
 
     Args:
         folder: to write into; the caller gives it its final name.
-        reference: None before imitation, or where it has no weight.
+        reference: None before the on-policy stage, or if the loss has none.
         source: folder or hub name of the model that training began with.
     """
     contents = {"step": step, "has_reference": reference is not None}
@@ -62,15 +62,15 @@ def save_checkpoint(
         if rank == 0:
             (folder / LEARNER_IS_WHOLE).write_text(json.dumps(contents))
     except (OSError, SafetensorError, CheckpointException) as error:
-        # Of saving, either all ranks learn or, after the last collective, only the rank that fails:
-        # they stay in step.
+        # Either all ranks see the error or, after the last collective, only the rank that fails: in
+        # both cases the ranks stay in step.
         logger.warning("checkpoint %s could not be written: %s", folder, error)
         if rank == 0:
             _note_failure(folder, error)
 
 
 def _note_failure(folder: Path, error: BaseException) -> None:
-    """Make room, then leave the reason; on a disk that is still full there will be none."""
+    """Delete the incomplete files, then write the reason, unless the disk is still full."""
     (folder / LEARNER_IS_WHOLE).unlink(missing_ok=True)
     for part in ("learner", "policy"):
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -88,11 +88,11 @@ def restore_checkpoint(
         optimizer: of the policy; changed in place.
 
     Returns:
-        Optimizer steps done, and the reference policy if there was one.
+        Optimizer steps done, and the reference policy if the checkpoint has one.
 
     Raises:
-        InvalidInputError: if the checkpoint is not whole.
-        DamagedCheckpointError: if it has checksums and its files are others.
+        InvalidInputError: if the checkpoint is incomplete.
+        DamagedCheckpointError: if its files do not match its checksums.
     """
     if (folder / CHECKSUMS).exists() and (damage := damage_of(folder, part="learner")):
         raise DamagedCheckpointError(damage)
@@ -100,7 +100,7 @@ def restore_checkpoint(
         contents = json.loads((folder / LEARNER_IS_WHOLE).read_text())
     except FileNotFoundError as error:
         raise InvalidInputError(
-            f"{folder} holds no whole checkpoint ({LEARNER_IS_WHOLE} is missing); name another "
+            f"{folder} holds no complete checkpoint ({LEARNER_IS_WHOLE} is missing); name another "
             "folder"
         ) from error
     reference = ReferencePolicy(policy) if contents["has_reference"] else None
@@ -139,7 +139,7 @@ def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) 
 def _state(
     policy: PolicyModel, optimizer: Optimizer, reference: ReferencePolicy | None
 ) -> dict[str, Any]:
-    """Name everything that is saved; the tensors are the live ones, into which loading writes."""
+    """Return everything that is saved; loading writes into these tensors in place."""
     weights, moments = get_state_dict(policy, optimizer)
     state = {"policy": weights, "optimizer": moments}
     return state if reference is None else {**state, "reference": dict(reference.tensors)}

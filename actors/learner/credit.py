@@ -1,4 +1,4 @@
-"""From expert-positive logits to advantages: which action brought the policy nearer the expert.
+"""Credit assignment: from logits, high for expert, to the advantage of each action.
 
 Logits of whole responses become rewards of whole responses; logits of prefixes become rewards of
 single tokens, summed from each token to the end of its response.
@@ -30,61 +30,59 @@ BASELINES = {
     "group_normalized": group_normalized,
     "best_of_group": best_of_group,
 }
-"""Of whole rewards. self_normalized is one of logits, and leaves rewards to leave_one_out."""
+"""Baselines of rewards of whole responses. self_normalized applies to the logits; with it, rewards
+have the baseline leave_one_out."""
 
 
 class Credit(NamedTuple):
-    """What the policy gradient is given, and what had to be cut on the way."""
+    """Advantages for the policy gradient, and how many values were clipped."""
 
     advantages: Tensor
-    """[action] those of the further rewards included."""
+    """[action] of the divergence and of the reward sources together."""
     rewards: Tensor
-    """[sequence] in all."""
+    """[sequence] total reward."""
     num_clipped: Tensor
     """Logits outside the divergence's safe range."""
     num_corrections_clipped: Tensor
     """Staleness corrections beyond their limit."""
     effective_sizes: Tensor | None
-    """[group] responses that a group's weights are worth, where advantages are self-normalized."""
+    """[group] effective sample size of a group's weights, where advantages are self-normalized."""
 
 
 def has_logits(config: ObjectiveConfig) -> bool:
-    """Whether the divergence is a reward, made of logits."""
+    """Whether the divergence is a reward that is computed from logits."""
     return config.divergence_weight > 0.0 and config.level != "state"
 
 
 def reward_advantages(batch: PackedBatch, rewards: Tensor, config: ObjectiveConfig) -> Tensor:
-    """[action] advantages where rewards of whole responses are all there is."""
+    """Return the advantages [action] of rewards [sequence] of whole responses."""
     baseline = BASELINES.get(config.advantage, leave_one_out)
     return baseline(rewards, batch.group_index).values[batch.sequence_index]
 
 
-def expert_credit(
+def assign_credit(
     batch: PackedBatch,
     logprobs: Tensor,
     logits: Tensor,
     rewards: Tensor,
     config: ObjectiveConfig,
 ) -> Credit:
-    """Compute the advantages of a divergence from the expert and of further rewards.
+    """Return the advantages, without gradient, of a divergence from the expert and of rewards.
 
-    Logits are brought from the policy that sampled to the present one first.
+    The logits are relative to the policy that sampled; they are corrected for the change of the
+    policy since then first.
 
     Args:
         batch: one microbatch, with whole groups.
-        logprobs: [action] by the present policy, in nats.
+        logprobs: [action] by the current policy, in nats.
         logits: [sequence] at level trajectory, [action] at levels token and occupancy.
         rewards: [sequence] of everything but the divergence.
-        config: the objective of the run.
-
-    Returns:
-        Advantages without gradient, and figures.
     """
     record = divergence_record(
         config.divergence, tuple(sorted(config.divergence_parameters.given().items()))
     )
     num_corrections_clipped = logits.new_zeros(())
-    # A critic's value is no log-ratio of probabilities, so there is nothing to correct in it.
+    # A critic's value is not a log-ratio of probabilities, so it needs no correction.
     if config.divergence != "wasserstein":
         arguments = logprobs, batch.behavior_logprobs, batch.sequence_index
         correction, num_corrections_clipped = (
@@ -103,7 +101,7 @@ def expert_credit(
 def _by_response(
     batch: PackedBatch, record: Divergence, logits: Tensor, rewards: Tensor, config: ObjectiveConfig
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """[action] advantages, [sequence] rewards in all, [group] effective sizes."""
+    """Return [action] advantages, [sequence] total rewards and [group] effective sizes."""
     total = rewards + config.divergence_weight * record.reward(logits)
     if config.advantage == "self_normalized":
         weighted = self_normalized(logits, batch.group_index)
@@ -117,9 +115,9 @@ def _by_response(
 def _by_token(
     batch: PackedBatch, record: Divergence, logits: Tensor, rewards: Tensor, config: ObjectiveConfig
 ) -> tuple[Tensor, Tensor, None]:
-    """As _by_response, from logits of prefixes."""
+    """As _by_response, from logits [action] of prefixes."""
     # Two baselines: the divergence's returns shrink towards a response's end, so each is compared
-    # with the others' at the same position; the further rewards come at the end.
+    # with the others' at the same position; rewards of whole responses have the plain one.
     index = batch.sequence_index
     by_token = (
         occupancy_rewards(logits, record.reward)

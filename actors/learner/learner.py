@@ -1,8 +1,8 @@
-"""The learner: updates the policy, step after step, as the driver's tasks say.
+"""The learner: updates the policy as the driver's tasks say.
 
 Losses are divided by counts of the whole optimizer step, so the gradients of microbatches and ranks
 add up to that of the step, however it was split. Ranks compute in lock-step: one with fewer
-microbatches computes stand-ins of weight 0, so that all take part in every collective.
+microbatches computes padding microbatches of weight 0, so that all take part in every collective.
 """
 
 import time
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from actors.distributed import clip_gradients, full_tensors, shard, sum_over_ranks
 from actors.learner.checkpoint import restore_checkpoint, save_checkpoint
-from actors.learner.microbatches import Share, part_shares, task_shares
-from actors.learner.policy_loss import Scored, task_objective
-from actors.learner.preference_loss import beside_objective
+from actors.learner.microbatches import Microbatch, part_microbatches, task_microbatches
+from actors.learner.policy_loss import Scored, policy_loss
+from actors.learner.preference_loss import auxiliary_loss
 from actors.learner.reference_policy import ReferencePolicy
 from actors.learner.settings import LearnerSettings
 from actors.learner.step_metrics import accepted_scale, step_counts, step_metrics
@@ -43,28 +43,25 @@ from alignment.models.policy import load_policy
 from alignment.objectives.output import ObjectiveOutput
 
 ADAM_BETAS = (0.9, 0.95)
-"""A second moment that forgets in 20 steps, as is usual for language models: runs are short."""
+"""The second moment averages over about 20 steps, as is usual for language models."""
 
 
 MAX_GRAD_NORM = 1.0
-"""Gradients are clipped to this global norm, as everyone does."""
+"""Global norm to which gradients are clipped."""
 
 
 class Learner:
     """One rank's part of the policy, its optimizer and its reference.
 
-    Every method is collective: all ranks call it with their parts of the same task.
+    Every method is collective: all ranks call it with their shares of the same task.
     """
 
     def __init__(
         self, settings: LearnerSettings, *, device: torch.device, rank: int, world_size: int
     ) -> None:
-        """Load the model and take this rank's part of it.
+        """Load the model and keep this rank's part of it.
 
-        Args:
-            device: on which this rank computes.
-            rank: of this process, from 0.
-            world_size: number of ranks; with more than one, a process group must exist.
+        With several ranks, a process group must exist.
         """
         self.settings = settings
         self.step = 0
@@ -76,13 +73,13 @@ class Learner:
         self._teacher_head: Tensor | None = None
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
-        # Until a text has been seen, the canary's tokens are spread over the vocabulary.
+        # Before the first batch, the canary's tokens are spread over the vocabulary.
         self._num_canary_tokens = canary_length(settings.context_tokens)
         stride = self.policy.model.config.vocab_size // self._num_canary_tokens
         self._canary_ids = [i * stride for i in range(self._num_canary_tokens)]
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint, whatever the number of ranks that wrote it."""
+        """Continue from a checkpoint, which any number of ranks may have written."""
         self.step, self.reference = restore_checkpoint(folder, self.policy, self.optimizer)
 
     def save(self, folder: Path) -> None:
@@ -98,7 +95,7 @@ class Learner:
         )
 
     def publish(self, attempt: int) -> Published | None:
-        """Share the weights as they are; rank 0 writes them and returns what it wrote."""
+        """Publish the weights as they are; rank 0 writes them and returns what it wrote."""
         canary = score_canary(self.policy, self._canary_ids, self._device)
         tensors: dict[str, Tensor] = {}
         for name, tensor in full_tensors(
@@ -114,10 +111,10 @@ class Learner:
         """Do a task, except for publishing the weights.
 
         Returns:
-            Figures of the whole task, equal on all ranks. learner/...: loss; grad_norm before
+            Metrics of the whole task, equal on all ranks. learner/...: loss; grad_norm before
             clipping; learning_rate; entropy, nll_per_token, reference_kl (k1) and behavior_kl (k3),
-            in nats a response token; rewards, in reward units; shares of sequences or tokens;
-            counts; step_s. Or eval/held_out_nll, in nats a response token.
+            in nats per response token; rewards, in reward units; fractions of sequences or tokens;
+            counts; step_s. Or eval/held_out_nll, in nats per response token.
 
         Raises:
             RuntimeError: if the task belongs to another step than the weights.
@@ -141,54 +138,54 @@ class Learner:
                 f"{self.step}; restart the learner from the checkpoint that the driver counts from"
             )
 
-    def _shares(self, task: OptimizerStep | Evaluate) -> list[Share]:
+    def _microbatches(self, task: OptimizerStep | Evaluate) -> list[Microbatch]:
         """Cut a task into microbatches; its first tokens are those of the next canary."""
         self._require_step(task)
-        shares = task_shares(
+        made = task_microbatches(
             task,
             self.settings.config.max_tokens_per_microbatch,
             device=self._device,
             world_size=self._world_size,
         )
         if not isinstance(task, PreferenceStep) and len(task.trajectories):
-            self._canary_ids = shares[0].batch.token_ids[: self._num_canary_tokens].tolist()
-        return shares
+            self._canary_ids = made[0].batch.token_ids[: self._num_canary_tokens].tolist()
+        return made
 
     def _update(self, task: OptimizerStep) -> dict[str, float]:
         """Take one optimizer step."""
         began = time.perf_counter()
-        shares = self._shares(task)
+        microbatches = self._microbatches(task)
         auxiliary = None if isinstance(task, SftStep) else task.auxiliary
         if auxiliary and auxiliary.renews_reference:
             self.reference = None
-        references = self._reference_logprobs(task, shares)
+        references = self._reference_logprobs(task, microbatches)
         distance = self._reference_distance(auxiliary)
         _, num_action_tokens = step_counts(task)
         totals: dict[str, Tensor | float] = {}
-        for share, reference in zip(shares, references, strict=True):
-            scores, divergences = self._scores_beside_teacher(share)
+        for microbatch, reference in zip(microbatches, references, strict=True):
+            scores, divergences = self._scores_and_divergences(microbatch)
             scored = Scored(
-                share.batch,
+                microbatch.batch,
                 scores.logprobs,
                 reference,
-                share.discriminator_logits,
-                share.rewards,
+                microbatch.discriminator_logits,
+                microbatch.rewards,
                 divergences,
                 scores.log_normalizers,
             )
-            output = self._objective(task, share, scored, distance)
-            # FSDP averages the gradients of the ranks; but losses are shares, which add up.
-            loss = output.loss * (share.weight * self._world_size)
+            output = self._loss(task, microbatch, scored, distance)
+            # The losses of the ranks add up to that of the step, but FSDP averages their gradients.
+            loss = output.loss * (microbatch.weight * self._world_size)
             loss.backward()  # type: ignore[no-untyped-call]
-            figures: dict[str, Tensor | float] = {
+            metrics: dict[str, Tensor | float] = {
                 **output.diagnostics,
                 "loss": output.loss.detach(),
-                "trained_tokens": float(share.batch.num_tokens),
+                "trained_tokens": float(microbatch.batch.num_tokens),
             }
-            if share.part == "trajectories":
-                figures["entropy"] = scores.entropies.sum() / num_action_tokens
-            for name, figure in figures.items():
-                totals[name] = totals.get(name, 0.0) + share.weight * figure
+            if microbatch.part == "trajectories":
+                metrics["entropy"] = scores.entropies.sum() / num_action_tokens
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0.0) + microbatch.weight * value
         sums = sum_over_ranks(totals, self._device, self._world_size)
         norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
         for group in self.optimizer.param_groups:
@@ -196,24 +193,24 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if shares[-1].part == "comparisons" and not (auxiliary and auxiliary.num_comparisons):
-            sums = {name: sums[name] for name in ("loss", "trained_tokens")}  # no prompt gave any
+        if microbatches[-1].part == "comparisons" and not (auxiliary and auxiliary.num_comparisons):
+            # All were padding, which has no diagnostics.
+            sums = {name: sums[name] for name in ("loss", "trained_tokens")}
         return step_metrics(task, sums, norm, time.perf_counter() - began)
 
-    def _objective(
-        self, task: OptimizerStep, share: Share, scored: Scored, distance: float
+    def _loss(
+        self, task: OptimizerStep, microbatch: Microbatch, scored: Scored, distance: float
     ) -> ObjectiveOutput:
-        """Of a share, by what it holds."""
         if isinstance(task, SftStep) or (
-            isinstance(task, OnPolicyStep) and share.part == "trajectories"
+            isinstance(task, OnPolicyStep) and microbatch.part == "trajectories"
         ):
-            return task_objective(task, scored, self.settings.objective, self.settings.sft)
+            return policy_loss(task, scored, self.settings.objective, self.settings.sft)
         assert task.auxiliary
         assert self.settings.preferences
-        return beside_objective(
+        return auxiliary_loss(
             task.auxiliary,
             scored,
-            share.part,
+            microbatch.part,
             self.settings.preferences,
             sft=self.settings.sft,
             reference_distance=distance,
@@ -222,13 +219,15 @@ class Learner:
     @torch.no_grad()
     def _evaluate(self, task: Evaluate) -> dict[str, float]:
         """Measure the negative log-likelihood of this task's responses."""
-        shares = self._shares(task)
-        total = sum(-share.weight * self._scores(share.batch).logprobs.sum() for share in shares)
-        figures = {"eval/held_out_nll": total / task.num_action_tokens}
-        return sum_over_ranks(figures, self._device, self._world_size)
+        total = sum(
+            -each.weight * self._scores(each.batch).logprobs.sum()
+            for each in self._microbatches(task)
+        )
+        metrics = {"eval/held_out_nll": total / task.num_action_tokens}
+        return sum_over_ranks(metrics, self._device, self._world_size)
 
     def _scores(self, batch: PackedBatch) -> TokenScores:
-        """Score actions at the run's temperature and precision."""
+        """Compute the log-probabilities of actions at the run's temperature and precision."""
         with self._precision():
             scores: TokenScores = self.policy(batch, self.settings.temperature)[0]
         return scores
@@ -238,48 +237,50 @@ class Learner:
         enabled = dtype != torch.float32
         return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
 
-    def _scores_beside_teacher(self, share: Share) -> tuple[TokenScores, Tensor | None]:
-        """As _scores, and [action] divergences from the teacher where the task has its states."""
-        if share.teacher_states is None or self.settings.teacher is None:
-            return self._scores(share.batch), None
+    def _scores_and_divergences(self, given: Microbatch) -> tuple[TokenScores, Tensor | None]:
+        """As _scores, and [action] divergences from the teacher if the task has its states."""
+        if given.teacher_states is None or self.settings.teacher is None:
+            return self._scores(given.batch), None
         if self._teacher_head is None:
             self._teacher_head = load_output_head(self.settings.teacher).to(self._device)
         objective = self.settings.objective
         teacher = Teacher(
-            share.teacher_states,
+            given.teacher_states,
             self._teacher_head,
             objective.divergence,
             objective.divergence_parameters.given(),
         )
         with self._precision():
             scores: tuple[TokenScores, Tensor] = self.policy(
-                share.batch, self.settings.temperature, teacher
+                given.batch, self.settings.temperature, teacher
             )
         return scores
 
     @torch.no_grad()
-    def _reference_logprobs(self, task: OptimizerStep, shares: list[Share]) -> list[Tensor | None]:
-        """Of each share that needs them; the first task that has such sets the reference."""
+    def _reference_logprobs(
+        self, task: OptimizerStep, microbatches: list[Microbatch]
+    ) -> list[Tensor | None]:
+        """[action] of each microbatch that needs them; the first such task sets the reference."""
         penalized = (
             isinstance(task, OnPolicyStep) and self.settings.objective.reference.coefficient > 0.0
         )
         needing = {"comparisons", "trajectories"} if penalized else {"comparisons"}
-        if not any(share.part in needing for share in shares):
-            return [None] * len(shares)
+        if not any(each.part in needing for each in microbatches):
+            return [None] * len(microbatches)
         if self.reference is None:
             self.reference = ReferencePolicy(self.policy)
         with self.reference.in_place_of_policy():
             return [
-                self._scores(share.batch).logprobs if share.part in needing else None
-                for share in shares
+                self._scores(each.batch).logprobs if each.part in needing else None
+                for each in microbatches
             ]
 
     @torch.no_grad()
     def _reference_distance(self, auxiliary: AuxiliaryBatch | None) -> float:
-        """Mean log-ratio to the reference, in nats, of responses to other prompts than theirs."""
+        """Return the mean log-ratio to the reference, in nats, of the mismatched responses."""
         if auxiliary is None or not auxiliary.num_mismatched:
             return 0.0
-        shares = part_shares(
+        microbatches = part_microbatches(
             self.settings.config.max_tokens_per_microbatch,
             auxiliary.mismatched,
             None,
@@ -288,12 +289,12 @@ class Learner:
             world_size=self._world_size,
         )
         assert self.reference
-        present = [self._scores(share.batch).logprobs for share in shares]
+        current = [self._scores(each.batch).logprobs for each in microbatches]
         with self.reference.in_place_of_policy():
-            before = [self._scores(share.batch).logprobs for share in shares]
+            before = [self._scores(each.batch).logprobs for each in microbatches]
         total = sum(
-            share.weight * (new - old).sum()
-            for share, new, old in zip(shares, present, before, strict=True)
+            each.weight * (new - old).sum()
+            for each, new, old in zip(microbatches, current, before, strict=True)
         )
         sums = sum_over_ranks({"total": total}, self._device, self._world_size)
         return sums["total"] / auxiliary.num_mismatched

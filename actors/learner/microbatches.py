@@ -1,4 +1,4 @@
-"""A learner task cut into what one rank computes at a time."""
+"""Cuts a learner task into microbatches: what one rank computes at a time."""
 
 import functools
 from collections.abc import Callable
@@ -15,54 +15,52 @@ from alignment.mdp.packing import PackedBatch, microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
 
 Part = Literal["trajectories", "comparisons", "demonstrations", "mismatched"]
-"""Which of the trajectories of a task."""
+"""The part of a task that a microbatch comes from: its trajectories or a part of its auxiliary
+batch."""
 
 
-class Share(NamedTuple):
-    """A microbatch with what the task says of its trajectories, on the learner's device."""
+class Microbatch(NamedTuple):
+    """A packed batch with the values of its trajectories, on the learner's device."""
 
     batch: PackedBatch
     discriminator_logits: Tensor
-    """[sequence], or [action] where prefixes are judged"""
+    """[sequence], or [action] at levels token and occupancy."""
     rewards: Tensor
-    """[sequence]; of comparisons their ranks"""
+    """[sequence]; the ranks of comparisons."""
     teacher_states: Tensor | None
-    """[action, hidden] where the objective is at level state"""
+    """[action, hidden] at level state."""
     weight: float
-    """1; or 0 for a stand-in that only keeps this rank in step with the others."""
+    """1, or 0 for a padding microbatch, which only keeps this rank in step with the others."""
     part: Part = "trajectories"
 
 
-def task_shares(
+def task_microbatches(
     task: OptimizerStep | Evaluate, max_tokens: int, *, device: torch.device, world_size: int
-) -> list[Share]:
-    """Cut this rank's part of a task into microbatches; all ranks call it and get equally many.
+) -> list[Microbatch]:
+    """Cut this rank's share of a task; all ranks call it and get equally many, at least one.
 
     Args:
-        task: this rank's part, possibly without trajectories.
+        task: this rank's share, possibly without trajectories.
         max_tokens: most tokens in a microbatch.
-
-    Returns:
-        At least one share; the trajectories of those of weight 1 are the task's, and of what is
-        beside them the comparisons and the demonstrations to clone.
     """
-    cut = functools.partial(part_shares, max_tokens, device=device, world_size=world_size)
+    cut = functools.partial(part_microbatches, max_tokens, device=device, world_size=world_size)
     match task:
         case SftStep() | Evaluate():
             return cut(task.trajectories, None, "trajectories")
         case OnPolicyStep():
-            shares = _trajectories(task, max_tokens, device, world_size)
+            made = _rollouts(task, max_tokens, device, world_size)
         case PreferenceStep():
-            shares = []
+            made = []
     auxiliary = task.auxiliary
     if auxiliary and auxiliary.num_demonstrations:
-        shares += cut(auxiliary.demonstrations, None, "demonstrations")
-    if auxiliary and (auxiliary.num_comparisons or not shares):  # a step of nothing is still a step
-        shares += cut(auxiliary.comparisons, auxiliary.ranks, "comparisons")
-    return shares
+        made += cut(auxiliary.demonstrations, None, "demonstrations")
+    # A step without any data is still a step, so that all ranks take equally many.
+    if auxiliary and (auxiliary.num_comparisons or not made):
+        made += cut(auxiliary.comparisons, auxiliary.ranks, "comparisons")
+    return made
 
 
-def part_shares(
+def part_microbatches(
     max_tokens: int,
     trajectories: Trajectories,
     ranks: NDArray[np.float32] | None,
@@ -70,68 +68,65 @@ def part_shares(
     *,
     device: torch.device,
     world_size: int,
-) -> list[Share]:
-    """Cut what lies beside a task's trajectories; as task_shares.
+) -> list[Microbatch]:
+    """Cut one part of a task that has neither logits nor rewards; as task_microbatches.
 
     Args:
         max_tokens: most tokens in a microbatch.
-        trajectories: this rank's, possibly none.
+        trajectories: this rank's share, possibly none.
         ranks: [trajectory] of comparisons.
-
-    Returns:
-        At least one share.
     """
     values = np.zeros(len(trajectories), np.float32) if ranks is None else ranks
-    place = _placer(trajectories, device)
-    shares = []
+    values_of = _selector(trajectories, device)
+    made = []
     for batch in microbatches(trajectories, max_tokens):
-        placed = place(batch, values)
-        shares.append(Share(batch.to(device), torch.zeros_like(placed), placed, None, 1.0, part))
-    return shares + [_stand_in(device, None, part)] * _num_missing(len(shares), device, world_size)
+        own = values_of(batch, values)
+        made.append(Microbatch(batch.to(device), torch.zeros_like(own), own, None, 1.0, part))
+    return made + [_padding(device, None, part)] * _num_missing(len(made), device, world_size)
 
 
-def _trajectories(
+def _rollouts(
     task: OnPolicyStep, max_tokens: int, device: torch.device, world_size: int
-) -> list[Share]:
+) -> list[Microbatch]:
     states = task.teacher_states
-    place = _placer(task.trajectories, device)
-    shares = [
-        Share(
+    values_of = _selector(task.trajectories, device)
+    made = [
+        Microbatch(
             batch.to(device),
-            place(batch, task.discriminator_logits),
-            place(batch, task.rewards),
-            None if states is None else place(batch, states),
+            values_of(batch, task.discriminator_logits),
+            values_of(batch, task.rewards),
+            None if states is None else values_of(batch, states),
             weight=1.0,
         )
         for batch in microbatches(task.trajectories, max_tokens)
     ]
     width = None if states is None else states.shape[1]
-    return shares + [_stand_in(device, width)] * _num_missing(len(shares), device, world_size)
+    return made + [_padding(device, width)] * _num_missing(len(made), device, world_size)
 
 
-def _placer(
+def _selector(
     trajectories: Trajectories, device: torch.device
 ) -> Callable[[PackedBatch, NDArray[np.float32]], Tensor]:
-    """Return what picks a microbatch's values from those of all trajectories."""
+    """Return a function that selects a microbatch's values from those of all trajectories."""
 
-    def place(batch: PackedBatch, values: NDArray[np.float32]) -> Tensor:
+    def values_of(batch: PackedBatch, values: NDArray[np.float32]) -> Tensor:
         rows = batch.trajectory_indices.numpy()
         return torch.from_numpy(trajectories.select_values(values, rows)).to(device)
 
-    return place
+    return values_of
 
 
-def _num_missing(num_shares: int, device: torch.device, world_size: int) -> int:
-    return max(largest_over_ranks(num_shares, device, world_size), 1) - num_shares
+def _num_missing(num_microbatches: int, device: torch.device, world_size: int) -> int:
+    return max(largest_over_ranks(num_microbatches, device, world_size), 1) - num_microbatches
 
 
-def _stand_in(
+def _padding(
     device: torch.device, teacher_width: int | None, part: Part = "trajectories"
-) -> Share:
-    """Return the smallest microbatch that still needs every parameter; a comparison is of two."""
+) -> Microbatch:
+    """Return the smallest microbatch that uses every parameter; a comparison has two responses."""
     tokens = (0, 1) if part == "comparisons" else (0,)
     responses = concatenate([pack([0], [token], prompt_id=0) for token in tokens])
     (batch,) = microbatches(responses, 1 + len(tokens))
     ranks = torch.arange(len(tokens), dtype=torch.float32, device=device)
     states = None if teacher_width is None else torch.zeros(1, teacher_width, device=device)
-    return Share(batch.to(device), torch.zeros_like(ranks), ranks, states, 0.0, part)
+    return Microbatch(batch.to(device), torch.zeros_like(ranks), ranks, states, 0.0, part)

@@ -1,4 +1,4 @@
-"""Which objective a task asks for, and what it is given.
+"""The loss of a microbatch of demonstrations or of rollouts.
 
 Everything here is local to a microbatch, because groups are never split over microbatches.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from actors.config.objective import ObjectiveConfig, SftConfig
-from actors.learner.credit import expert_credit, has_logits, reward_advantages
+from actors.learner.credit import assign_credit, has_logits, reward_advantages
 from actors.messages import OnPolicyStep, SftStep
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
 from alignment.mdp.packing import PackedBatch
@@ -20,16 +20,16 @@ from alignment.objectives.policy_gradient import policy_gradient
 
 
 class Scored(NamedTuple):
-    """A microbatch and what all parties think of its responses."""
+    """A microbatch with everything that its loss is computed from."""
 
     batch: PackedBatch
     logprobs: Tensor
     """[action] by the policy, in nats, with gradient."""
     reference_logprobs: Tensor | None
-    """[action] by the reference policy; None where the reference has no weight."""
+    """[action] by the reference policy; None where the loss has no reference."""
     discriminator_logits: Tensor
-    """[sequence], or [action] where prefixes are judged: high for expert, against the policy that
-    sampled."""
+    """[sequence], or [action] at levels token and occupancy: high for expert, relative to the
+    policy that sampled."""
     rewards: Tensor
     """[sequence] of the reward sources."""
     state_divergences: Tensor | None = None
@@ -38,45 +38,33 @@ class Scored(NamedTuple):
     """[action] logsumexp of the logits of each state, in nats, with gradient."""
 
 
-def task_objective(
-    task: SftStep | OnPolicyStep,
-    scored: Scored,
-    config: ObjectiveConfig,
-    sft: SftConfig,
+def policy_loss(
+    task: SftStep | OnPolicyStep, scored: Scored, config: ObjectiveConfig, sft: SftConfig
 ) -> ObjectiveOutput:
-    """Compute a microbatch's share of the loss of a step, and diagnostics.
+    """Return a microbatch's part of the loss of a step, and diagnostics.
 
     Args:
         task: gives the counts of the whole step.
     """
+    counts = {
+        "num_sequences": task.num_sequences,
+        "num_action_tokens": task.num_action_tokens,
+    }
     match task:
         case SftStep():
-            return cloning(
-                scored,
-                sft,
-                num_sequences=task.num_sequences,
-                num_action_tokens=task.num_action_tokens,
-            )
+            return sft_loss(scored, sft, **counts)
         case OnPolicyStep():
-            return imitation(
-                scored,
-                config,
-                num_sequences=task.num_sequences,
-                num_action_tokens=task.num_action_tokens,
-            )
+            return on_policy_loss(scored, config, **counts)
 
 
-def cloning(
+def sft_loss(
     scored: Scored, config: SftConfig, *, num_sequences: int, num_action_tokens: int
 ) -> ObjectiveOutput:
-    """Make demonstrations likely, and where the run says so the rewards small that this implies.
+    """Return the negative log-likelihood of demonstrations, with IQ-Learn's penalty if it is on.
 
     Args:
         num_sequences: demonstrations in the optimizer step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
-
-    Returns:
-        This microbatch's share of the loss, and the diagnostics of behavior_cloning or inverse_q.
     """
     if config.td_weight:
         assert scored.log_normalizers is not None
@@ -97,14 +85,14 @@ def cloning(
     )
 
 
-def imitation(
+def on_policy_loss(
     scored: Scored,
     config: ObjectiveConfig,
     *,
     num_sequences: int,
     num_action_tokens: int,
 ) -> ObjectiveOutput:
-    """Gradient of a divergence from the expert, of reward sources and of a reference penalty.
+    """Return the loss of a divergence from the expert, of reward sources and of a reference KL.
 
     reward = divergence_weight * r(h) + reward sources - coefficient * k1 (where k1 is a reward)
 
@@ -112,23 +100,22 @@ def imitation(
 
     Args:
         scored: one microbatch, with whole groups.
-        config: the objective of the run.
         num_sequences: trajectories in the optimizer step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
 
     Returns:
-        This microbatch's share of the loss, and diagnostics whose sums over microbatches are, with
-        those of policy_gradient, expert_credit and distillation: reward_mean, reward_second_moment,
-        and reference_kl, the k1 estimate of KL(policy, reference) in nats a token.
+        This microbatch's part of the loss, and diagnostics to be summed over microbatches: those of
+        policy_gradient and distillation, reward_mean, reward_second_moment, the clipped fractions
+        of the credit, and reference_kl, the k1 estimate of KL(policy, reference) in nats per token.
     """
     batch = scored.batch
-    rewards, penalty_loss, diagnostics = _penalized(
+    rewards, penalty_loss, diagnostics = _with_reference_kl(
         scored, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
     )
     loss = config.reference.coefficient * penalty_loss
     advantages = reward_advantages(batch, rewards, config)
     if has_logits(config):
-        credit = expert_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
+        credit = assign_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
         advantages, rewards = credit.advantages, credit.rewards
         num_logits = num_sequences if config.level == "trajectory" else num_action_tokens
         diagnostics["logit_clipped_fraction"] = credit.num_clipped / num_logits
@@ -158,10 +145,10 @@ def imitation(
     return ObjectiveOutput(loss + output.loss, diagnostics)
 
 
-def _penalized(
+def _with_reference_kl(
     scored: Scored, config: ObjectiveConfig, *, num_sequences: int, num_action_tokens: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """[sequence] rewards less the penalty, the penalty where it is a loss, and what it was."""
+    """Return [sequence] rewards less the penalty, the penalty if it is a loss, and diagnostics."""
     batch = scored.batch
     nothing = scored.logprobs.new_zeros(())
     if scored.reference_logprobs is None:

@@ -1,11 +1,11 @@
-"""Which objective preferences have, and what lies beside the rollouts of a step."""
+"""The loss of a microbatch of an auxiliary batch: preferences, or demonstrations."""
 
 from torch import Tensor
 
 from actors.config.objective import SftConfig
 from actors.config.preferences import PreferencesConfig
 from actors.learner.microbatches import Part
-from actors.learner.policy_loss import Scored, cloning
+from actors.learner.policy_loss import Scored, sft_loss
 from actors.messages import AuxiliaryBatch
 from alignment.divergences.lookup import divergence_record
 from alignment.mdp.segments import sequence_sums
@@ -17,7 +17,7 @@ from alignment.objectives.self_play import self_play
 from alignment.preferences.lookup import preference_likelihood
 
 
-def beside_objective(
+def auxiliary_loss(
     auxiliary: AuxiliaryBatch,
     scored: Scored,
     part: Part,
@@ -26,39 +26,34 @@ def beside_objective(
     sft: SftConfig,
     reference_distance: float,
 ) -> ObjectiveOutput:
-    """Compute the objective of a microbatch that lies beside the rollouts of a step.
+    """Return a microbatch's part of the loss of an auxiliary batch, weighted, and diagnostics.
 
     Args:
         auxiliary: gives the counts of the whole step.
-        scored: the microbatch; of comparisons the ranks are its rewards.
+        scored: the microbatch; the rewards of comparisons are their ranks.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
-
-    Returns:
-        This microbatch's share of the loss, weighted, and diagnostics.
     """
     if part == "demonstrations":
-        output = cloning(
+        output = sft_loss(
             scored,
             sft,
             num_sequences=auxiliary.num_demonstrations,
             num_action_tokens=auxiliary.num_demonstration_tokens,
         )
         return output._replace(loss=config.parameters.sft_weight * output.loss)
-    output = _direct(scored, config, auxiliary, reference_distance)
+    output = _preference_loss(scored, config, auxiliary, reference_distance)
     return output._replace(loss=config.parameters.weight * output.loss)
 
 
-def _direct(
+def _preference_loss(
     scored: Scored, config: PreferencesConfig, auxiliary: AuxiliaryBatch, reference_distance: float
 ) -> ObjectiveOutput:
-    """Compute the direct objective of a microbatch of comparisons."""
+    """Return the loss of a microbatch of comparisons, without its weight."""
     ranks, groups = scored.rewards, scored.batch.group_index
     ratios, beta = _log_ratios(scored), config.parameters.beta
-    # Where no prompt gave any, there is a stand-in of weight 0, and its loss is divided by 1.
-    num_comparisons, num_compared = (
-        max(auxiliary.num_comparisons, 1),
-        max(auxiliary.num_compared, 1),
-    )
+    # A step without comparisons has a padding microbatch, whose loss is divided by 1.
+    num_comparisons = max(auxiliary.num_comparisons, 1)
+    num_compared = max(auxiliary.num_compared, 1)
     if config.is_self_play:
         return self_play(ratios, ranks, groups, beta=beta, num_comparisons=num_comparisons)
     match config.objective:

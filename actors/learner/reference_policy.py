@@ -1,8 +1,8 @@
-"""The reference policy: the weights as they were when imitation began.
+"""The reference policy: the weights as they were when the on-policy stage began.
 
-It is kept beside the present policy and shares its module and sharding: the two change places while
-the reference scores. So it computes with the same code and precision, and a policy that has not
-moved yet is at distance exactly 0.
+It shares the module and the sharding of the policy: the weights of the two are swapped while the
+reference scores. So both compute with the same code and precision, and before its first step the
+policy is at distance exactly 0 from the reference.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,19 +16,19 @@ from alignment.models.policy import PolicyModel
 
 
 class ReferencePolicy:
-    """Owns a copy of this rank's shards, as large as the policy's own."""
+    """Owns a copy of this rank's shards; it takes as much memory as the policy's weights."""
 
     def __init__(self, policy: PolicyModel) -> None:
-        """Remember the policy as it is now."""
+        """Copy the policy's weights."""
         self._policy = policy
-        release_gathered(policy)  # a forward pass may have left parts of it whole
+        release_gathered(policy)  # a forward pass may have left some parameters gathered
         self.tensors: Mapping[str, Tensor] = {
             name: parameter.detach().clone() for name, parameter in policy.named_parameters()
         }
 
     @contextmanager
     def in_place_of_policy(self) -> Iterator[None]:
-        """Let the policy's module hold the reference's weights; use it without gradients only."""
+        """Swap the reference's weights into the policy's module; compute no gradients meanwhile."""
         self._swap()
         try:
             yield

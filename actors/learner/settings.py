@@ -1,4 +1,4 @@
-"""What each rank of the learner is told."""
+"""The settings of a learner rank."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,23 +9,21 @@ from actors.config.preferences import PreferencesConfig
 
 
 class LearnerSettings(NamedTuple):
-    """What a learner is told of the run."""
+    """The parts of a run's configuration that a learner needs."""
 
     model: str
     """Folder or hub name of the model to begin from, in Hugging Face format."""
     weights: Path
     """Folder of the weight store."""
     sft: SftConfig
-    """How demonstrations are cloned."""
     objective: ObjectiveConfig
     temperature: float
-    """At which responses are sampled, and all log-probabilities but the canary's computed."""
+    """Sampling temperature, at which all log-probabilities except the canary's are computed."""
     published_dtype: Literal["bfloat16", "float32"]
     """Precision of published weights."""
     config: LearnerConfig
     context_tokens: int
-    """Of the engines, prompt and response together: the canary must fit."""
+    """Longest prompt and response of the engines together; limits the canary."""
     teacher: str | None = None
-    """Folder or hub name of the expert, where it is a model; its output head is read."""
+    """Folder or hub name of the expert if it is a model; its output head is read."""
     preferences: PreferencesConfig | None = None
-    """What stage 2 learns of preferences."""

@@ -1,4 +1,4 @@
-"""What is reported of an optimizer step."""
+"""The metrics of an optimizer step."""
 
 import math
 
@@ -9,15 +9,13 @@ from alignment.credit.importance import effective_sample_fraction
 def step_metrics(
     task: OptimizerStep, sums: dict[str, float], norm: float, step_s: float
 ) -> dict[str, float]:
-    """Name the figures of an optimizer step, and add those that are no sums.
+    """Return the metrics of an optimizer step by name, each under learner/.
 
     Args:
-        sums: of the figures of all microbatches and ranks.
+        sums: of the diagnostics of all microbatches and ranks; entries that are replaced by ratios
+            are removed.
         norm: of the gradient before clipping.
-        step_s: how long the step took.
-
-    Returns:
-        Metrics by name, each under learner/.
+        step_s: seconds that the step took.
     """
     num_sequences, num_action_tokens = step_counts(task)
     if "reward_second_moment" in sums:
@@ -28,7 +26,7 @@ def step_metrics(
         )
     if "rejected_sequences" in sums:
         sums["rejected_fraction"] = sums.pop("rejected_sequences") / num_sequences
-    figures = {
+    metrics = {
         **sums,
         "grad_norm": norm,
         "learning_rate": task.learning_rate,
@@ -37,18 +35,17 @@ def step_metrics(
         "step_s": step_s,
         "tokens_per_s": sums["trained_tokens"] / step_s,
     }
-    return {f"learner/{name}": figure for name, figure in figures.items()}
+    return {f"learner/{name}": value for name, value in metrics.items()}
 
 
 def accepted_scale(task: OptimizerStep, sums: dict[str, float]) -> float:
-    """By how much to scale a gradient whose mean counts rejected sequences, which add nothing.
+    """Return the factor N / (N - rejected) of the gradient; 1 if all sequences were rejected.
+
+    The loss is a mean over all N sequences, and rejected ones add 0 to it. The factor also scales a
+    reference penalty that is a loss of its own (k2_loss, k3_loss).
 
     Args:
-        sums: of the figures of all microbatches and ranks.
-
-    Returns:
-        N / (N - rejected), or 1 where all were rejected. It scales a reference penalty that is a
-        loss of its own (k2_loss, k3_loss) as well.
+        sums: of the diagnostics of all microbatches and ranks.
     """
     num_sequences, _ = step_counts(task)
     accepted = num_sequences - sums.get("rejected_sequences", 0.0)

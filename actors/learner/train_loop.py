@@ -1,4 +1,4 @@
-"""One rank's life: ask the driver for a task, perform it, say so, until there is none."""
+"""The loop of one rank: fetch a task from the driver, perform it, report it, until Stop."""
 
 from itertools import count
 from pathlib import Path
@@ -18,14 +18,10 @@ def train_loop(
     rank: int,
     world_size: int,
 ) -> None:
-    """Perform the driver's tasks until it says stop.
+    """Perform the driver's tasks until it sends Stop.
 
-    Whoever hosts this has made the process group where there are several ranks. Any failure is
-    raised; the host starts the whole worker group again, and it goes on from the newest checkpoint.
-
-    Args:
-        device: on which this rank computes.
-        rank: of this process, from 0.
+    With several ranks, the caller has initialized the process group. Any failure is raised; the
+    caller restarts the whole worker group, which continues from the newest checkpoint.
     """
     torch.set_num_threads(max(int(settings.config.cpus_per_rank), 1))
     attempt, checkpoint = port.start(rank, world_size)

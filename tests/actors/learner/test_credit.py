@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 
 from actors.config.objective import ObjectiveConfig
-from actors.learner.credit import expert_credit, reward_advantages
+from actors.learner.credit import assign_credit, reward_advantages
 from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.mdp.packing import microbatches
@@ -37,7 +37,7 @@ def prefix_logits(expert, policy):
 
 
 def credit_of(objective, expert, policy, snapshot, rewards=None):
-    """What the learner computes when policy learns from samples and verdicts on snapshot."""
+    """What the learner computes when policy is trained on samples and logits of snapshot."""
     logits = prefix_logits(expert, snapshot)
     if objective.level == "trajectory":
         whole = tabular_response_logprobs(expert, TABLE)
@@ -45,7 +45,7 @@ def credit_of(objective, expert, policy, snapshot, rewards=None):
     else:
         logits = logits[PAIRS.actions]
     behavior = tabular_action_logprobs(snapshot, TABLE)[PAIRS.actions]
-    return expert_credit(
+    return assign_credit(
         BATCH._replace(behavior_logprobs=behavior),
         tabular_action_logprobs(policy, TABLE)[PAIRS.actions],
         logits,
@@ -120,7 +120,7 @@ def test_a_stale_judge_does_not_matter(level, expert, policy, snapshot):
 @given(expert=policy_tables(1.0), policy=policy_tables(1.0))
 @settings(max_examples=3)
 def test_levels_trajectory_and_token_are_worth_the_same_in_all(expert, policy):
-    """The increments add up to the verdict on the whole, less what nothing is worth: r(0)."""
+    """The increments add up to the reward of the whole response less r(0)."""
     whole, token = (
         credit_of(objective_for("reverse_kl", level=level), expert, policy, policy)
         for level in ("trajectory", "token")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.config.choices import PARAMETER_OF
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.config.scorers import DiscriminatorConfig
@@ -16,7 +17,6 @@ from actors.messages import OnPolicyStep
 from alignment.divergences.lookup import DIVERGENCES, divergence
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
-from tests.actors.config.test_choices import PARAMETERS
 from tests.fakes.tiny_llama import save_tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -57,7 +57,7 @@ def sampled(learner, batch):
 
 @pytest.mark.parametrize(("name", "level"), EVERY)
 def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, level):
-    parameters = PARAMETERS.get(name, {})
+    parameters = {PARAMETER_OF[name]: 0.5} if name in PARAMETER_OF else {}
     objective = ObjectiveConfig(
         divergence=name,
         divergence_parameters=parameters,

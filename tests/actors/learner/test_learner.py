@@ -179,7 +179,7 @@ def assert_same_weights(first, second, **tolerance):
         torch.testing.assert_close(tensor, second[name], **tolerance)
 
 
-def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
+def test_sft_follows_the_curve_of_a_plain_loop(tmp_path, tied):
     folder = make_model(tmp_path, tied=tied)
     tasks = [sft(step) for step in range(10)]
     port = run(ListPort(tasks), settings_for(folder, max_tokens=40))
@@ -196,7 +196,7 @@ def test_cloning_follows_the_curve_of_a_plain_loop(tmp_path, tied):
     assert losses(port) == pytest.approx(expected, abs=1e-5)
 
 
-def test_cloning_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
+def test_sft_with_td_weight_is_iq_learn_on_the_models_own_logits(model_folder):
     config = SftConfig(td_weight=0.4, reduction="sum_per_sequence")
     t = sft(0)
     settings = settings_for(model_folder, max_tokens=40, temperature=0.7, sft=config)
@@ -263,14 +263,14 @@ def formula(estimator, t, model, reference):
 
 
 @pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
-def test_an_imitation_step_is_that_of_the_formula(tmp_path, model_folder, estimator):
+def test_an_on_policy_step_is_that_of_the_formula(tmp_path, model_folder, estimator):
     objective = ObjectiveConfig(
         divergence="reverse_kl",
         divergence_weight=0.5,
         reference=ReferenceConfig(coefficient=0.3, estimator=estimator),
     )
     settings = settings_for(model_folder)._replace(objective=objective)
-    # The reference is the policy before the first imitation step, so look at the second.
+    # The reference is the policy before the first on-policy step, so look at the second.
     t, checkpoint = on_policy(1), tmp_path / "checkpoint"
     tasks = [on_policy(0), SaveCheckpoint(1, str(checkpoint)), t]
     port = run(ListPort(tasks), settings)
@@ -424,7 +424,7 @@ def test_a_checkpoint_without_its_last_file_is_refused(tmp_path, model_folder):
     assert json.loads((folder / "learner.json").read_text()) == {"step": 1, "has_reference": False}
     (folder / "learner.json").unlink()
     learner = Learner(settings_for(model_folder), device=CPU, rank=0, world_size=1)
-    with pytest.raises(InvalidInputError, match="holds no whole checkpoint"):
+    with pytest.raises(InvalidInputError, match="holds no complete checkpoint"):
         learner.restore(folder)
 
 
