@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import PolicyVersion, Trajectories
 
 
@@ -74,15 +75,6 @@ class RolloutWorker(Protocol):
     async def status(self) -> dict[str, float | str]:
         """Engine steps done, sequences in flight, version served: alive and moving?"""
         ...
-
-
-class RankedResponses(NamedTuple):
-    """Comparisons of one step."""
-
-    trajectories: Trajectories
-    """The responses of each beside one another, best first; prompt ids count the comparisons."""
-    ranks: NDArray[np.float32]
-    """[trajectory] from 0, the best; equal ranks are a tie."""
 
 
 class DiscriminatorWorker(Protocol):
@@ -148,10 +140,8 @@ class RewardSource(Protocol):
 class AuxiliaryBatch(NamedTuple):
     """What a step of stage 2 learns beside the rollouts, or without any."""
 
-    comparisons: Trajectories
-    """This rank's share: the responses of a comparison beside one another, best first."""
-    ranks: NDArray[np.float32]
-    """[response] from 0, the best; equal ranks are a tie. Of a single verdict 0 or 1."""
+    comparisons: RankedResponses
+    """This rank's part."""
     num_comparisons: int
     """Over all ranks."""
     num_compared: int

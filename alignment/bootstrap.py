@@ -1,24 +1,21 @@
-"""Bootstrap intervals of a mean."""
+"""Bootstrap intervals of means."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-"""Of the bootstrap: enough for two digits of an interval's ends."""
-
-
+"""Bootstrap resamples: enough for two digits of the ends of an interval."""
 SEED = 0
-"""Of the bootstrap."""
 
 
 def with_interval(values: NDArray[np.float64]) -> dict[str, float | int | None]:
-    """Average over rows, with a 95 % interval by bootstrap over them.
+    """Average over rows, with a 95 % bootstrap interval over them.
 
     Args:
-        values: [row], nan where a row has none.
+        values: [row], nan for a row without a value.
 
     Returns:
-        mean, low and high, None where no row has a value, and num_rows, those that have one.
+        mean, low and high, None if no row has a value, and num_rows, the rows with a value.
     """
     known = values[np.isfinite(values)]
     if not len(known):
@@ -26,9 +23,10 @@ def with_interval(values: NDArray[np.float64]) -> dict[str, float | int | None]:
     rng = np.random.default_rng(SEED)
     means = [rng.choice(known, len(known)).mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975]).tolist()
-    return {"mean": _mean(known), "low": low, "high": high, "num_rows": len(known)}
+    return {"mean": mean_of_finite(known), "low": low, "high": high, "num_rows": len(known)}
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
+def mean_of_finite(values: NDArray[np.float64]) -> float | None:
+    """Average the finite values; None if there are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None

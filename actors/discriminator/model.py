@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,7 +11,6 @@ from actors.config.choices import Level
 from actors.config.preferences import PreferencesConfig
 from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.loss_choice import is_critic, is_per_token, verdict_costs
-from actors.messages import RankedResponses
 from alignment.discriminator.labelled_batch import LabelledBatch, Verdicts, verdict_counts, verdicts
 from alignment.discriminator.losses import pairwise_expansion
 from alignment.discriminator.regularizers import (
@@ -29,11 +27,12 @@ from alignment.mdp.packing import (
     response_token_indices,
     split_microbatches,
 )
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import Trajectories
 from alignment.models.scalar_head import ScalarModel
-from alignment.preferences.likelihood_loss import cost_of_answers
+from alignment.preferences.labelled_pairs import pairs_of_batch, summed_accuracy
+from alignment.preferences.likelihood_loss import likelihood_loss
 from alignment.preferences.lookup import preference_likelihood
-from alignment.preferences.ranked_groups import agreement, pairs_in_groups
 
 
 class _Update(NamedTuple):
@@ -142,25 +141,21 @@ class DiscriminatorModel:
             preference_accuracy, the share of pairs that the logits put in order.
         """
         likelihood = preference_likelihood(config.objective, **config.objective_parameters)
-        num_comparisons = len(np.unique(ranked.trajectories.prompt_ids))
         figures = {"preference_loss": 0.0, "preference_accuracy": 0.0}
         for packed in microbatches(ranked.trajectories, self._max_tokens):
             moved = packed.to(self.device)
-            rows = packed.trajectory_indices.numpy()
-            ranks = torch.from_numpy(ranked.ranks[rows]).to(self.device)
             logits = self.model(moved)
-            pairs = pairs_in_groups(ranks, moved.group_index, ties=True)
-            cost = cost_of_answers(
-                logits,
+            pairs = pairs_of_batch(ranked, moved)
+            loss = likelihood_loss(
+                logits[:, None],
                 pairs,
-                moved.group_index,
-                likelihood=likelihood,
+                likelihood,
+                num_comparisons=len(ranked),
                 label_smoothing=config.parameters.label_smoothing,
             )
-            loss = config.parameters.weight * cost / num_comparisons
-            loss.backward()  # type: ignore[no-untyped-call]
-            figures["preference_loss"] += float(cost.detach()) / num_comparisons
-            figures["preference_accuracy"] += float(agreement(logits, pairs)) / num_comparisons
+            (config.parameters.weight * loss).backward()  # type: ignore[no-untyped-call]
+            figures["preference_loss"] += float(loss.detach())
+            figures["preference_accuracy"] += float(summed_accuracy(logits, pairs)) / len(ranked)
         return figures
 
     def _prepared(self, batch: LabelledBatch, number: int) -> _Update:

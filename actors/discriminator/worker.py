@@ -16,7 +16,6 @@ from actors.discriminator.checkpoint import load_training, save_training
 from actors.discriminator.loss_choice import require_possible
 from actors.discriminator.model import DiscriminatorModel
 from actors.errors import InvalidInputError
-from actors.messages import RankedResponses
 from alignment.discriminator.control_classifiers import NUM_CONTROL_GROUPS, control_accuracies
 from alignment.discriminator.labelled_batch import LabelledBatch, labelled
 from alignment.discriminator.losses import group_levels
@@ -30,6 +29,7 @@ from alignment.discriminator.replay import (
     pair_by_prompt,
 )
 from alignment.divergences.record import Divergence
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import Trajectories
 from alignment.models.scalar_head import ScalarModel, load_backbone, scalar_optimizer
 

@@ -56,7 +56,8 @@ def task_microbatches(
         made += cut(auxiliary.demonstrations, None, "demonstrations")
     # A step without any data is still a step, so that all ranks take equally many.
     if auxiliary and (auxiliary.num_comparisons or not made):
-        made += cut(auxiliary.comparisons, auxiliary.ranks, "comparisons")
+        compared = auxiliary.comparisons
+        made += cut(compared.trajectories, compared.ranks, "comparisons")
     return made
 
 

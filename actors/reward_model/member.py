@@ -105,11 +105,11 @@ def save_features(
     _, features = trainer.measure(rows, report, with_features=True)
     if rank != 0 or features is None:
         return
-    sizes = np.diff(data.first)[rows]
+    sizes = data.sizes[rows]
     columns = {
         "features": np.ascontiguousarray(features),
         "rows": np.repeat(rows, sizes),
-        "ranks": data.select(rows)[1],
+        "ranks": data.select(rows).ranks,
         "is_held_out": np.repeat(np.arange(len(rows)) < len(held_out), sizes).astype(np.uint8),
     }
     save_file(columns, path)

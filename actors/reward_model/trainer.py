@@ -25,24 +25,22 @@ from actors.distributed import (
 from alignment.data.tokenized import TokenizedComparisons
 from alignment.learning_rate import cosine_rate
 from alignment.mdp.packing import PackedBatch, microbatches
-from alignment.mdp.trajectories import Trajectories, concatenate, pack
+from alignment.mdp.ranked_responses import RankedResponses
+from alignment.mdp.trajectories import concatenate, pack
 from alignment.models.scalar_head import (
     HEAD_RATE_FACTOR,
     ScalarModel,
     load_backbone,
     scalar_optimizer,
 )
-from alignment.preferences.record import PreferenceLikelihood
-from alignment.preferences.reward_model_loss import (
-    Answers,
-    answers_on_rows,
-    count_ties,
-    first_log_tie,
+from alignment.preferences.labelled_pairs import LabelledPairs, pairs_of_batch, untied_accuracies
+from alignment.preferences.likelihood_loss import (
+    initial_log_tie,
     learned_likelihood,
+    likelihood_loss,
     num_outputs,
-    preference_loss,
-    rows_in_order,
 )
+from alignment.preferences.record import PreferenceLikelihood
 
 MAX_GRAD_NORM = 1.0
 """Gradients are clipped to it: one odd batch must not undo the model."""
@@ -52,24 +50,11 @@ Report = Callable[[Mapping[str, float]], None]
 """Is told the figures of each step, and nothing while a microbatch is measured: a sign of life."""
 
 
-class Rows(NamedTuple):
-    """Rows of comparisons, the responses of one beside one another."""
-
-    trajectories: Trajectories
-    """prompt_ids count the rows, so that one that was drawn twice is two."""
-    ranks: NDArray[np.float32]
-    """[trajectory]"""
-    sizes: list[int]
-    """[row] responses in each."""
-    strengths: list[float]
-    """[row] 0 where the data give none."""
-
-
 class Share(NamedTuple):
-    """A microbatch and what was said of it, on the trainer's device."""
+    """A microbatch and its labels, on the trainer's device."""
 
     batch: PackedBatch
-    answers: Answers
+    pairs: LabelledPairs
     weight: float
     """1; or 0 for a stand-in that only keeps this rank in step with the others."""
 
@@ -108,7 +93,7 @@ class RewardModelTrainer:
         self._device, self._rank, self._world_size = device, rank, world_size
         config = settings.discriminator
         self.log_tie = nn.Parameter(
-            torch.tensor(first_log_tie(_tie_share(data)), dtype=torch.float64, device=device)
+            torch.tensor(initial_log_tie(_tie_fraction(data)), dtype=torch.float64, device=device)
         )
         self._likelihood = self._likelihood_with(self.log_tie.detach())
         model = ScalarModel(
@@ -142,24 +127,21 @@ class RewardModelTrainer:
         Raises:
             RuntimeError: if the gradient is not finite.
         """
-        mine = self._rows(rows[self._rank :: self._world_size])
-        scores = np.zeros(len(mine.ranks), np.float32)
-        totals: dict[str, Tensor | float] = {"loss": 0.0}
-        for share in self._shares(mine):
+        totals: dict[str, Tensor | float] = {"loss": 0.0, "in_order": 0.0, "untied": 0.0}
+        for share in self._shares(self._data.select(rows[self._rank :: self._world_size])):
             likelihood = self._likelihood_with(self.log_tie)
             outputs = self._outputs(share.batch)
-            loss = preference_loss(outputs, share.answers, likelihood, num_rows=len(rows))
+            loss = likelihood_loss(outputs, share.pairs, likelihood, num_comparisons=len(rows))
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
             (loss * (share.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
             totals["loss"] += share.weight * loss.detach()
-            if share.weight:
-                scores[share.batch.trajectory_indices.cpu()] = outputs[:, 0].detach().cpu().numpy()
-        in_order = rows_in_order(scores, mine.ranks, mine.sizes)
-        totals |= {"in_order": np.nansum(in_order), "judged": float(np.isfinite(in_order).sum())}
+            accuracies = untied_accuracies(outputs[:, 0], share.pairs)
+            totals["in_order"] += share.weight * accuracies.nansum()
+            totals["untied"] += share.weight * accuracies.isfinite().sum()
         sums = self._summed(totals)
         return {
             "loss": sums["loss"],
-            "accuracy": sums["in_order"] / sums["judged"] if sums["judged"] else math.nan,
+            "accuracy": sums["in_order"] / sums["untied"] if sums["untied"] else math.nan,
             **self._step(step, num_steps),
         }
 
@@ -176,10 +158,10 @@ class RewardModelTrainer:
             [response, output] score, and log-scale if there is one, equal on all ranks; and
             [response, hidden] features or None.
         """
-        sizes = np.diff(self._data.first)[rows]
+        sizes = self._data.sizes[rows]
         is_mine = np.repeat(np.arange(len(rows)) % self._world_size == self._rank, sizes)
         place = torch.from_numpy(np.flatnonzero(is_mine))
-        mine = self._rows(rows[self._rank :: self._world_size])
+        mine = self._data.select(rows[self._rank :: self._world_size])
         seen: list[Tensor] = []
         handle = self.model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         found: Tensor | None = None
@@ -207,27 +189,18 @@ class RewardModelTrainer:
         outputs: Tensor = self.model(batch)
         return outputs if outputs.ndim == 2 else outputs[:, None]
 
-    def _rows(self, rows: NDArray[np.int64]) -> Rows:
-        trajectories, ranks = self._data.select(rows)
-        sizes = np.diff(self._data.first)[rows]
-        numbers = np.repeat(np.arange(len(rows), dtype=np.int64), sizes)
-        numbered = Trajectories(*trajectories[:5], numbers, trajectories.finish_reasons)
-        strengths = [self._data.rows[row].strength or 0.0 for row in rows]
-        return Rows(numbered, ranks, sizes.tolist(), strengths)
-
-    def _shares(self, rows: Rows) -> list[Share]:
-        """Cut this rank's rows into microbatches; all ranks get equally many, at least one."""
+    def _shares(self, rows: RankedResponses) -> list[Share]:
+        """Cut this rank's comparisons into microbatches; all ranks get equally many, at least 1."""
         limit = self._settings.learner.max_tokens_per_microbatch
         shares = [
-            Share(moved, answers.of(moved), weight)
-            for part, weight in ((rows, 1.0), (_STAND_IN, 0.0))
-            for answers in [answers_on_rows(*part[1:])]
+            Share(moved, pairs_of_batch(part, moved), weight)
+            for part, weight in ((rows, 1.0), (_PADDING, 0.0))
             for batch in microbatches(part.trajectories, limit)
             for moved in [batch.to(self._device)]
         ]
-        *real, stand_in = shares
+        *real, padding = shares
         most = largest_over_ranks(len(real), self._device, self._world_size)
-        return real + [stand_in] * (max(most, 1) - len(real))
+        return real + [padding] * (max(most, 1) - len(real))
 
     def _summed(self, totals: dict[str, Tensor | float]) -> dict[str, float]:
         """Sum figures over ranks, and the gradient of log_tie, which is not sharded."""
@@ -255,13 +228,15 @@ class RewardModelTrainer:
         return {"learning_rate": rate, "grad_norm": norm}
 
 
-def _tie_share(data: TokenizedComparisons) -> float:
-    """Share of ties among the training pairs, by Laplace's rule neither 0 nor 1."""
-    ranks, sizes = data.select(data.train_rows)[1], np.diff(data.first)[data.train_rows]
+def _tie_fraction(data: TokenizedComparisons) -> float:
+    """Return the fraction of ties among the training pairs, by Laplace's rule neither 0 nor 1."""
+    sizes = data.sizes[data.train_rows]
     num_pairs = int((sizes * (sizes - 1) // 2).sum())
-    return (count_ties(ranks, sizes.tolist()) + 1) / (num_pairs + 2)
+    return (data.select(data.train_rows).num_ties + 1) / (num_pairs + 2)
 
 
-_STAND_IN = Rows(
-    concatenate([pack([0], [0], prompt_id=0)] * 2), np.asarray([0, 1], np.float32), [2], [0.0]
+_PADDING = RankedResponses(
+    concatenate([pack([0], [0], prompt_id=0)] * 2),
+    np.asarray([0, 1], np.float32),
+    np.zeros(2, np.float32),
 )

@@ -1,1 +1,1 @@
-"""Demonstrations and comparisons: read, split, tokenized through the chat template, drawn."""
+"""Reading, splitting and tokenizing demonstrations and comparisons."""

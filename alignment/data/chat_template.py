@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from alignment.data.conversations import Answered, Turn, Turns
+from alignment.data.conversations import PromptAndResponses, Turn, Turns
 from alignment.data.special_tokens import SpecialTokens, special_tokens
 
 PROBE = "(a response)"
@@ -85,7 +85,9 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def conversation_tokens(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Answered], system_prompt: str | None
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[PromptAndResponses],
+    system_prompt: str | None,
 ) -> list[ConversationTokens]:
     """Tokenize rows, so that prompt and response joined are the conversation's tokens.
 
@@ -133,7 +135,7 @@ def conversation_tokens(
 def _rendered_row(
     tokenizer: PreTrainedTokenizerBase,
     special: SpecialTokens,
-    row: Answered,
+    row: PromptAndResponses,
     system_prompt: str | None,
 ) -> Iterator[tuple[str, str]]:
     """Yield the masked text of the prompt and of the whole conversation, for each response."""

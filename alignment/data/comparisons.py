@@ -1,34 +1,35 @@
-"""What annotators said of responses: pairs, ties, rankings, and verdicts on single responses."""
+"""Comparisons: responses with the labels of annotators, read from data sets."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from alignment.data.conversations import Exchange, Turns, exchange_of, transcript_turns
+from alignment.data.conversations import ConversationPrompt, Turns, split_prompt, transcript_turns
 from alignment.data.demonstrations import Demonstration
 from alignment.data.formats import (
     Format,
-    answer_turns,
-    answered_exchange,
+    prompt_and_response,
     prompt_turns,
     read_records,
+    response_turns,
 )
 from alignment.data.rows import Values
 
 SETTING = "preferences.path"
-"""What names comparisons in a job file."""
+"""The setting of the job file that names comparisons."""
 
-Answers = Literal["pairs", "ties", "rankings", "judgements"]
-"""What annotators were asked for: the better of two, that or a draw, an order of several, a verdict
-on one."""
+
+LabelKind = Literal["pairs", "ties", "rankings", "single labels"]
+"""What an annotator labels: the better of two responses, the same with ties allowed, the order of
+several, or one response as desirable or undesirable."""
 
 
 class Comparison(NamedTuple):
-    """Responses to one prompt, in the order in which annotators put them.
+    """Responses to one prompt in the order of the annotators.
 
-    A verdict on a single response is a comparison of one, of rank 0 if it is desirable and of rank
-    1 if it is not. A response may be empty: silence can be the better answer.
+    A single label is a comparison of one response, of rank 0 if it is desirable and 1 if it is not.
+    A response may be empty.
     """
 
     prompt: str
@@ -39,63 +40,52 @@ class Comparison(NamedTuple):
     history: Turns = ()
     """The turns before the prompt, a system message included."""
     strength: float | None = None
-    """How much better the preferred response was said to be, on any scale from 0 up."""
+    """How strongly the best response is preferred, at least 0, on any scale."""
     domain: str | None = None
-    """Where the prompt comes from, to measure each source by itself."""
+    """The source of the prompt; each is measured by itself."""
 
 
 def read_comparisons(source: str | Path) -> list[Comparison]:
-    """Read comparisons: chosen and rejected responses, rankings, or single judgements.
+    """Read comparisons: chosen and rejected responses, rankings, or single labels.
 
-    Any row may also have "strength" or "margin" (a number from 0 up) and "domain" (a string), and a
-    pair "tie" (true or false). Further keys are left alone.
+    Any row may also have "strength" or "margin" (a number, at least 0) and "domain" (a string), and
+    a pair "tie" (true or false). Other keys are ignored.
 
     Args:
         source: a file, a folder or a name on the hub, as alignment.data.rows.read_rows takes it.
 
-    Returns:
-        One comparison a row, in order.
-
     Raises:
-        ValueError: naming source and row, what is wrong, and the remedy.
+        ValueError: naming the source, the row, what is wrong and the remedy.
     """
     return read_records(source, SETTING, _comparison)
 
 
-def answers_of(rows: Sequence[Comparison]) -> Answers:
-    """Say what annotators were asked for, from what they said.
-
-    Args:
-        rows: at least one.
+def label_kind(rows: Sequence[Comparison]) -> LabelKind:
+    """Return the kind of labels of one or more comparisons.
 
     Returns:
-        "rankings" if any row has three responses or more, "ties" if a pair is a draw.
+        "rankings" if any row has three or more responses, else "ties" if any pair is a tie.
 
     Raises:
-        ValueError: if some rows are verdicts on single responses and others compare several.
+        ValueError: if some rows label a single response and others compare several.
     """
     sizes = {len(row.responses) for row in rows}
     if 1 in sizes and len(sizes) > 1:
         raise ValueError(
-            "some rows judge a single response and others compare several; give one kind at a time"
+            "some rows label a single response and others compare several; give one kind at a time"
         )
     if max(sizes) != 2:
-        return "judgements" if sizes == {1} else "rankings"
+        return "single labels" if sizes == {1} else "rankings"
     return "ties" if any(row.ranks[0] == row.ranks[1] for row in rows) else "pairs"
 
 
 def best_responses(rows: Sequence[Comparison]) -> list[Demonstration]:
-    """Let the best response of each comparison stand for a demonstration.
+    """Return the best response of each comparison as a demonstration.
 
-    Args:
-        rows: the comparisons. Of responses that tie the first is taken; one that was judged by
-            itself and found undesirable demonstrates nothing.
-
-    Returns:
-        At most one demonstration a row, in order.
+    Of tied responses the first is taken. A single undesirable response gives no demonstration.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no row gives a demonstration.
     """
     best = [
         Demonstration(row.prompt, row.responses[0], row.history)
@@ -104,7 +94,7 @@ def best_responses(rows: Sequence[Comparison]) -> list[Demonstration]:
     ]
     if not best:
         raise ValueError(
-            f"all {len(rows)} judgements are of undesirable responses, so none can stand for a "
+            f"all {len(rows)} labels are of undesirable responses, so none can be used as a "
             "demonstration; give demonstrations as data.path"
         )
     return best
@@ -116,28 +106,28 @@ def _comparison(values: Values, form: Format) -> Comparison:
     ranks: tuple[int, ...]
     match form.holds:
         case "pairs":
-            exchange, responses = _pair(values, form)
+            prompt, responses = _pair(values, form)
             ranks = (0, 0) if _flag(values, "tie") else (0, 1)
         case "rankings":
-            exchange = exchange_of(prompt_turns(values, form))
+            prompt = split_prompt(prompt_turns(values, form))
             responses, ranks = _ranking(values)
-        case "judgements":
-            exchange, response = answered_exchange(values, form)
+        case "single labels":
+            prompt, response = prompt_and_response(values, form)
             responses, ranks = (response,), (0,) if values[str(form.label)] else (1,)
         case "demonstrations":
             raise ValueError(
-                f"these are {form}, and no comparisons; give them as data.path, and comparisons as "
+                f"these are {form}, not comparisons; give them as data.path, and comparisons as "
                 f"{SETTING}"
             )
-    return Comparison(exchange.prompt, responses, ranks, exchange.history, strength, domain)
+    return Comparison(prompt.text, responses, ranks, prompt.history, strength, domain)
 
 
-def _pair(values: Values, form: Format) -> tuple[Exchange, tuple[str, str]]:
-    """Return what chosen and rejected have in common, and how each of them ends."""
+def _pair(values: Values, form: Format) -> tuple[ConversationPrompt, tuple[str, str]]:
+    """Return the common prompt of chosen and rejected, and their last messages."""
     if form.is_transcripts:
-        chosen, rejected = (transcript_turns(values[key], key) for key in form.answers)
+        chosen, rejected = (transcript_turns(values[key], key) for key in form.responses)
     else:
-        chosen, rejected = (answer_turns(values, key) for key in form.answers)
+        chosen, rejected = (response_turns(values, key) for key in form.responses)
     pairs = zip(chosen[:-1], rejected[:-1], strict=False)
     num_shared = next(
         (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs),
@@ -146,24 +136,24 @@ def _pair(values: Values, form: Format) -> tuple[Exchange, tuple[str, str]]:
     rests = chosen[num_shared:], rejected[num_shared:]
     if any(len(rest) != 1 or rest[0].role != "assistant" for rest in rests):
         raise ValueError(
-            f'"chosen" and "rejected" part after {num_shared} messages, and {len(rests[0])} and '
+            f'"chosen" and "rejected" differ after {num_shared} messages, and {len(rests[0])} and '
             f"{len(rests[1])} follow; a pair must share all but the assistant's last message: cut "
             "both behind the first message in which they differ, or remove the row"
         )
     turns = _joined(prompt_turns(values, form), chosen[:num_shared])
-    return exchange_of(turns), (rests[0][0].text, rests[1][0].text)
+    return split_prompt(turns), (rests[0][0].text, rests[1][0].text)
 
 
 def _joined(prompt: Turns, shared: Turns) -> Turns:
-    """Join a prompt and the beginning of the answers, which may repeat the prompt."""
+    """Join a prompt and the beginning of the responses, which may repeat the prompt."""
     if shared[max(len(shared) - len(prompt), 0) :] == prompt:
         return shared
     lengths = range(min(len(prompt), len(shared)), -1, -1)
     overlap = next(n for n in lengths if prompt[len(prompt) - n :] == shared[:n])
     if not overlap and prompt and shared and prompt[-1].role == shared[0].role == "user":
         raise ValueError(
-            'the answers begin with a message that is not the prompt; remove "prompt", or what '
-            "comes before the last message of the answers"
+            'the responses begin with a message that is not the prompt; remove "prompt", or all '
+            "but the last message of the responses"
         )
     return prompt + shared[overlap:]
 
@@ -172,7 +162,7 @@ def _ranking(values: Values) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the responses best first, and their ranks from 0 without gaps."""
     responses = []
     for given in values["responses"]:
-        [*rest, turn] = answer_turns({"responses": given}, "responses")
+        [*rest, turn] = response_turns({"responses": given}, "responses")
         if rest or turn.role != "assistant":
             raise ValueError('each of "responses" must be a text or one message of the assistant')
         responses.append(turn.text)

@@ -1,4 +1,4 @@
-"""Turns of a conversation, in the shapes in which people write them down."""
+"""The turns of a conversation, parsed from messages or transcripts."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""What a message may say of its speaker, and who that is."""
+"""The role of each name that a message may have for its speaker."""
 SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
-"""What opens a turn in a transcript of Anthropic's HH-RLHF."""
+"""The beginning of a turn in a transcript of Anthropic's HH-RLHF."""
 
 
 class Turn(NamedTuple):
@@ -27,8 +27,8 @@ Turns = tuple[Turn, ...]
 
 
 @runtime_checkable
-class Answered(Protocol):
-    """A prompt with the responses to it: a demonstration, which has one, or a comparison."""
+class PromptAndResponses(Protocol):
+    """A prompt with one response, as a demonstration has it, or several, as a comparison."""
 
     @property
     def prompt(self) -> str:
@@ -37,7 +37,7 @@ class Answered(Protocol):
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What the assistant said, or might have said."""
+        """The responses of the assistant."""
         ...
 
     @property
@@ -46,28 +46,25 @@ class Answered(Protocol):
         ...
 
 
-class Exchange(NamedTuple):
-    """A conversation up to where a response begins."""
+class ConversationPrompt(NamedTuple):
+    """A conversation up to the response."""
 
-    prompt: str
-    """The last message, which is the user's."""
+    text: str
+    """The last message, from the user."""
     history: Turns
     """All messages before it."""
 
 
 def turns_of(value: object, key: str) -> Turns:
-    """Return the turns that a value holds: one message, or a list of them.
+    """Return the turns of one message or a list of messages.
 
     A message is an object with role and content (OpenAI, TRL) or from and value (ShareGPT).
 
     Args:
-        key: the value's name, for errors.
-
-    Returns:
-        One turn a message.
+        key: of the value, for errors.
 
     Raises:
-        ValueError: if a message is not one, or there is none.
+        ValueError: if a message is malformed, or there is none.
     """
     messages = value if isinstance(value, list) else [value]
     if not messages:
@@ -79,18 +76,15 @@ def transcript_turns(text: str, key: str) -> Turns:
     r"""Return the turns of a text such as "\n\nHuman: Hi\n\nAssistant: Hello".
 
     Args:
-        key: what holds it, for errors.
-
-    Returns:
-        One turn a speaker's mark.
+        key: of the text, for errors.
 
     Raises:
-        ValueError: if the text does not begin with one.
+        ValueError: if the text does not begin with a speaker.
     """
     opening, *parts = SPEAKER.split(text)
     if opening.strip() or not parts:
         raise ValueError(
-            f'"{key}" has no prompt beside it and is no transcript that begins with "Human:"; '
+            f'the row has no prompt, and "{key}" is not a transcript that begins with "Human:"; '
             'add a "prompt", or write messages'
         )
     speakers, texts = parts[::2], parts[1::2]
@@ -100,20 +94,24 @@ def transcript_turns(text: str, key: str) -> Turns:
     )
 
 
-def exchange_of(turns: Sequence[Turn]) -> Exchange:
-    """Divide the turns before a response. Raises ValueError if the last is not the user's."""
+def split_prompt(turns: Sequence[Turn]) -> ConversationPrompt:
+    """Split the turns before a response into prompt and history.
+
+    Raises:
+        ValueError: if the last turn is not the user's, or is empty.
+    """
     if not turns or turns[-1].role != "user":
         last = f"the {turns[-1].role}'s" if turns else "nothing"
         raise ValueError(
-            f"what comes before the response is {last}; it must be a message of the user"
+            f"the turn before the response is {last}; it must be a message of the user"
         )
     if not turns[-1].text.strip():
         raise ValueError("the prompt is empty; fill it, or remove the row")
-    return Exchange(turns[-1].text, tuple(turns[:-1]))
+    return ConversationPrompt(turns[-1].text, tuple(turns[:-1]))
 
 
 def _turn(message: object, key: str) -> Turn:
-    """Check one message and return what it says."""
+    """Check one message and return it as a turn."""
     if not isinstance(message, dict):
         kind = type(message).__name__
         raise ValueError(

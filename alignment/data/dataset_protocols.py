@@ -1,15 +1,17 @@
-"""The demonstrations as the driver's parts see them, whoever holds them."""
+"""Protocols of the data sets that the driver reads, without torch and transformers."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import Trajectories
 
 
 class Texts(Protocol):
-    """Where the texts of a row are."""
+    """The texts of demonstrations."""
 
     def texts(self, row: int) -> tuple[str, str]:
         """Return prompt and expert response of a row."""
@@ -25,16 +27,16 @@ class Data(Texts, Protocol):
 
     @property
     def train_rows(self) -> NDArray[np.int64]:
-        """Rows to learn from."""
+        """Row numbers of the training set."""
         ...
 
     @property
     def held_out_rows(self) -> NDArray[np.int64]:
-        """Rows that are never trained on."""
+        """Row numbers of the evaluation set."""
         ...
 
     def row_of_draw(self, number: int) -> int:
-        """Which training row a draw is: every row once an epoch, in an order of its own."""
+        """Return the training row of a draw; every row is drawn once an epoch, in random order."""
         ...
 
     def prompt_tokens(self, row: int) -> NDArray[np.int32]:
@@ -43,4 +45,16 @@ class Data(Texts, Protocol):
 
     def demonstrations(self, rows: NDArray[np.int64]) -> Trajectories:
         """Return the expert's trajectories of these rows."""
+        ...
+
+
+class ComparisonData(Protocol):
+    """Comparisons as token ids."""
+
+    def row_of_draw(self, number: int) -> int:
+        """Return the training row of a draw; every row is drawn once an epoch, in random order."""
+        ...
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RankedResponses:
+        """Return the comparisons of these rows, in this order."""
         ...

@@ -1,18 +1,18 @@
-"""What the expert said: demonstrations, read whole and checked row by row."""
+"""Demonstrations: prompts and responses of the expert, read from data sets."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 from alignment.data.conversations import Turns
-from alignment.data.formats import Format, answered_exchange, read_records
+from alignment.data.formats import Format, prompt_and_response, read_records
 from alignment.data.rows import Values
 
 SETTING = "data.path"
-"""What names demonstrations in a job file."""
+"""The setting of the job file that names demonstrations."""
 
 
 class Demonstration(NamedTuple):
-    """One prompt and what the expert answered."""
+    """One prompt and the response of the expert."""
 
     prompt: str
     response: str
@@ -21,7 +21,7 @@ class Demonstration(NamedTuple):
 
     @property
     def responses(self) -> tuple[str]:
-        """The response, as a comparison has several."""
+        """The response as a tuple of one, as PromptAndResponses has it."""
         return (self.response,)
 
 
@@ -29,16 +29,13 @@ def read_demonstrations(source: str | Path) -> list[Demonstration]:
     """Read demonstrations: prompts and responses, instructions, questions, or chat messages.
 
     A conversation gives one demonstration: its last message, which is the assistant's, is the
-    response. Further keys are left alone.
+    response. Other keys are ignored.
 
     Args:
         source: a file, a folder or a name on the hub, as alignment.data.rows.read_rows takes it.
 
-    Returns:
-        One demonstration a row, in order.
-
     Raises:
-        ValueError: naming source and row, what is wrong, and the remedy.
+        ValueError: naming the source, the row, what is wrong and the remedy.
     """
     return read_records(source, SETTING, _demonstration)
 
@@ -46,11 +43,11 @@ def read_demonstrations(source: str | Path) -> list[Demonstration]:
 def _demonstration(values: Values, form: Format) -> Demonstration:
     if form.holds != "demonstrations":
         raise ValueError(
-            f"these are {form}, and not demonstrations; give them as preferences.path, and "
+            f"these are {form}, not demonstrations; give them as preferences.path, and "
             f"demonstrations as {SETTING}"
         )
-    exchange, response = answered_exchange(values, form)
+    prompt, response = prompt_and_response(values, form)
     if not response.strip():
-        key = form.answers[0] if form.answers else form.prompt
+        key = form.responses[0] if form.responses else form.prompt
         raise ValueError(f'the response ("{key}") is empty; fill it, or remove the row')
-    return Demonstration(exchange.prompt, response, exchange.history)
+    return Demonstration(prompt.text, response, prompt.history)

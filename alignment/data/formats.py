@@ -1,25 +1,31 @@
-"""What rows are, detected from their keys: one of the formats in which people keep such data.
+"""Detects the format of a data set from the keys of its first row.
 
-A row has a prompt and what was answered to it. The prompt is a text, messages, or what several
-conversations share at their beginning; the answer is a response of the expert (demonstrations), a
-better and a worse one (pairs), several in order (rankings), or one with a verdict (judgements). A
-file keeps to the format of its first row: any other row is an error, never skipped or guessed at.
+A row has a prompt and one or more responses. The prompt is a text, messages, or the common
+beginning of several conversations. The responses are one of the expert (demonstrations), a better
+and a worse one (pairs), several in order (rankings), or one with a label (single labels). Every row
+of a source must have the format of the first; another one is an error.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-from alignment.data.conversations import Exchange, Turn, Turns, exchange_of, turns_of
-from alignment.data.rows import Row, Values, read_rows
+from alignment.data.conversations import (
+    ConversationPrompt,
+    Turn,
+    Turns,
+    split_prompt,
+    turns_of,
+)
+from alignment.data.rows import SourceRow, Values, read_rows
 
 Record = TypeVar("Record")
-Kind = Literal["demonstrations", "pairs", "rankings", "judgements"]
+DataKind = Literal["demonstrations", "pairs", "rankings", "single labels"]
 
 MESSAGES = ("messages", "conversations")
-"""A chat; it is also the prompt of a pair beside it."""
+"""Keys of a chat; in a row with chosen and rejected it is the prompt."""
 PROMPTS = ("prompt", "instruction", "question", *MESSAGES)
-"""What a prompt may be called; the first that a row has is it."""
+"""Keys of a prompt; the first that a row has is used."""
 RESPONSES = (
     ("prompt", "response"),
     ("prompt", "completion"),
@@ -27,11 +33,11 @@ RESPONSES = (
     ("instruction", "response"),
     ("question", "answer"),
 )
-"""A prompt's key and its response's; the first two that a row has are it."""
+"""Keys of a prompt and its response; the first pair that a row has is used."""
 INPUTS = ("input", "context")
-"""What an instruction or a question is about; it follows in a new line."""
+"""Keys of the input of an instruction or a question, which is appended on a new line."""
 LABELS = ("label", "kto_tag")
-"""Whether a single response is desirable."""
+"""Keys that say whether a single response is desirable."""
 SHAPES: dict[type, str] = {str: "text", dict: "message", list: "messages"}
 KNOWN = (
     "prompt and response (or completion), instruction and output, question and answer, messages "
@@ -41,22 +47,22 @@ KNOWN = (
 
 
 class Format(NamedTuple):
-    """Which keys hold what, and in which shape."""
+    """The keys of a row and the shapes of their values."""
 
-    holds: Kind
+    holds: DataKind
     prompt: str | None
-    """Its key; None where it is what the answers share at their beginning."""
-    answers: tuple[str, ...]
-    """Their keys; none where the messages end with the answer."""
+    """Its key; None if the prompt is the common beginning of the responses."""
+    responses: tuple[str, ...]
+    """Their keys; none if the messages end with the response."""
     label: str | None
-    """The verdict's key, in judgements."""
+    """The key of a single label."""
     shapes: tuple[str, ...]
-    """Of prompt, if it has a key, and answers: "text", "message", "messages" or "list"."""
+    """Of prompt, if it has a key, and responses: "text", "message", "messages" or "list"."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What every row must have."""
-        return tuple(key for key in (self.prompt, *self.answers, self.label) if key)
+        """The keys that every row must have."""
+        return tuple(key for key in (self.prompt, *self.responses, self.label) if key)
 
     @property
     def is_transcripts(self) -> bool:
@@ -67,18 +73,15 @@ class Format(NamedTuple):
         """As users see it: pairs of "prompt" (text), "chosen" (text), "rejected" (text)."""
         shapes = ["transcript"] * 2 if self.is_transcripts else self.shapes
         names = [f'"{key}" ({shape})' for key, shape in zip(self.keys, shapes, strict=False)]
-        verdict = [f'"{self.label}"'] if self.label else []
-        return f"{self.holds} as {', '.join([*names, *verdict])}"
+        label = [f'"{self.label}"'] if self.label else []
+        return f"{self.holds} as {', '.join([*names, *label])}"
 
 
 def detect_format(values: Values) -> Format:
-    """Say what a row is.
-
-    Returns:
-        Its format.
+    """Return the format of a row.
 
     Raises:
-        ValueError: if it is none of those that are known, or a value has no shape that fits.
+        ValueError: if its keys fit no known format, or a value has the wrong type.
     """
     prompt = _first(PROMPTS, values)
     if "chosen" in values and "rejected" in values:
@@ -86,7 +89,7 @@ def detect_format(values: Values) -> Format:
     if prompt and "responses" in values:
         return _format("rankings", values, prompt, ("responses",))
     label = _first(LABELS, values)
-    holds: Kind = "judgements" if label else "demonstrations"
+    holds: DataKind = "single labels" if label else "demonstrations"
     for key, response in RESPONSES:
         if key in values and response in values:
             return _format(holds, values, key, (response,), label)
@@ -99,7 +102,7 @@ def detect_format(values: Values) -> Format:
 
 
 def detected_format(source: str | Path, setting: str) -> Format:
-    """Say what a source holds, from its first row. Raises ValueError as read_records does."""
+    """Return the format of the first row of a source. Raises ValueError as read_records does."""
     return next(_checked(source, setting))[1]
 
 
@@ -109,14 +112,11 @@ def read_records(
     """Read every row of a source as a record.
 
     Args:
-        setting: what names the source in a job file, for errors.
-        record_of: what makes a record of a row's values; it raises ValueError if that cannot be.
-
-    Returns:
-        One record a row, in order.
+        setting: the setting of the job file that names the source, for errors.
+        record_of: converts the values of a row; raises ValueError if it cannot.
 
     Raises:
-        ValueError: naming source and row, what is wrong, and the remedy.
+        ValueError: naming the source, the row, what is wrong and the remedy.
     """
     records = []
     for row, form in _checked(source, setting):
@@ -128,13 +128,13 @@ def read_records(
 
 
 def prompt_turns(values: Values, form: Format) -> Turns:
-    """Return what comes before the answers: a row's prompt, with its system, history and input.
+    """Return the turns before the responses: system, history, prompt and input of a row.
 
     Returns:
-        The turns; none where the answers themselves begin with them.
+        The turns; none if the responses begin with them.
 
     Raises:
-        ValueError: if one of the values is not what its key says.
+        ValueError: if a value has the wrong type or is empty.
     """
     if form.prompt is None:
         return ()
@@ -155,32 +155,29 @@ def prompt_turns(values: Values, form: Format) -> Turns:
     return (*before, Turn("user", "\n".join(text for text in texts if text)))
 
 
-def answer_turns(values: Values, key: str) -> Turns:
-    """Return the turns of an answer: a text is one turn of the assistant."""
+def response_turns(values: Values, key: str) -> Turns:
+    """Return the turns of a response; a text is one turn of the assistant."""
     given = values[key]
     return (Turn("assistant", given),) if isinstance(given, str) else turns_of(given, key)
 
 
-def answered_exchange(values: Values, form: Format) -> tuple[Exchange, str]:
-    """Return prompt and response of a row with a single answer, the assistant's last turn.
-
-    Returns:
-        The exchange up to the response, and the response.
+def prompt_and_response(values: Values, form: Format) -> tuple[ConversationPrompt, str]:
+    """Return the prompt and the response, the assistant's last turn, of a row with one response.
 
     Raises:
-        ValueError: if the row does not end with a response, or the user says nothing before it.
+        ValueError: if the row does not end with a response, or has no message of the user before.
     """
-    answers = (answer_turns(values, key) for key in form.answers)
-    turns = sum(answers, prompt_turns(values, form))
+    responses = (response_turns(values, key) for key in form.responses)
+    turns = sum(responses, prompt_turns(values, form))
     if turns[-1].role != "assistant":
         raise ValueError(
             f"the last message is the {turns[-1].role}'s; it must be the assistant's, the response"
         )
-    return exchange_of(turns[:-1]), turns[-1].text
+    return split_prompt(turns[:-1]), turns[-1].text
 
 
-def _checked(source: str | Path, setting: str) -> Iterator[tuple[Row, Format]]:
-    """Yield every row with the format of the first one, which it fits."""
+def _checked(source: str | Path, setting: str) -> Iterator[tuple[SourceRow, Format]]:
+    """Yield every row with the format of the first, after checking that it has this format."""
     form = None
     for row in read_rows(source, setting):
         try:
@@ -207,26 +204,26 @@ def _require_fit(values: Values, form: Format) -> None:
 
 
 def _format(
-    holds: Kind,
+    holds: DataKind,
     values: Values,
     prompt: str | None,
-    answers: tuple[str, ...],
+    responses: tuple[str, ...],
     label: str | None = None,
 ) -> Format:
-    """Complete a format with the shapes of the values, and check those that have but one."""
+    """Add the shapes of the values to a format, and check them."""
     if label and not isinstance(values[label], bool):
         raise ValueError(
-            f'"{label}" is {values[label]!r}; a verdict is true or false: write it so, or rename '
+            f'"{label}" is {values[label]!r}; a label must be true or false; change it, or rename '
             "the key if it means something else"
         )
-    keys = [key for key in (prompt, *answers) if key]
+    keys = [key for key in (prompt, *responses) if key]
     for key in keys:
         kind = type(values[key])
         if kind not in SHAPES or (key in {*MESSAGES, "responses"} and kind is not list):
             wanted = "list" if key in {*MESSAGES, "responses"} else "string or a list of messages"
             raise ValueError(f'"{key}" is {kind.__name__}, not a {wanted}; write it as one')
     shapes = ("list" if key == "responses" else SHAPES[type(values[key])] for key in keys)
-    return Format(holds, prompt, answers, label, tuple(shapes))
+    return Format(holds, prompt, responses, label, tuple(shapes))
 
 
 def _first(keys: tuple[str, ...], values: Values) -> str | None:
@@ -234,7 +231,7 @@ def _first(keys: tuple[str, ...], values: Values) -> str | None:
 
 
 def _text(values: Values, key: str) -> str:
-    """Return a text that a row may have; "" if it has none."""
+    """Return an optional text of a row; "" if it has none."""
     text = values.get(key, "")
     if not isinstance(text, str):
         raise ValueError(f'"{key}" is {type(text).__name__}, not a string; write it as text')
@@ -247,7 +244,7 @@ def _system_turns(values: Values) -> Turns:
 
 
 def _history_turns(values: Values) -> Turns:
-    """Return the turns of Alpaca's history: pairs of what user and assistant said."""
+    """Return the turns of Alpaca's history: pairs of a user's and an assistant's text."""
     history = values.get("history", [])
     is_pairs = isinstance(history, list) and all(
         isinstance(pair, list | tuple) and [type(text) for text in pair] == [str, str]

@@ -1,4 +1,4 @@
-"""Rows of a data set from wherever people keep them: files, folders, the Hugging Face hub."""
+"""Reads the rows of a data set from files, folders or the Hugging Face hub."""
 
 import json
 import re
@@ -7,39 +7,39 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HUB = "hub:"
-"""What a name on the Hugging Face hub begins with, so that no file can be meant."""
+"""The prefix of a name on the Hugging Face hub."""
 HUB_NAME = re.compile(r"hub:(?P<name>[^/:\s]+/[^/:\s]+)(/(?P<subset>[^/:\s]+))?(:(?P<split>\S+))?")
 DEFAULT_SPLIT = "train"
 SUFFIXES = (".jsonl", ".json", ".parquet")
-"""What a folder's data files end with."""
+"""Suffixes of data files in a folder."""
 SAVED_MARKS = ("state.json", "dataset_dict.json")
-"""Files of which every folder written by datasets.save_to_disk has one."""
+"""Every folder written by datasets.save_to_disk has one of these files."""
 
 Values = dict[str, Any]
-"""What a row holds, by key. A key without a value (null) is left out: columns hold every key."""
+"""The values of a row by key. Null values are removed, as a column has a value in every row."""
 
 
-class Row(NamedTuple):
-    """One row and where it was read."""
+class SourceRow(NamedTuple):
+    """One row and its place in the source."""
 
     place: str
     """File and line, or file and row, from 1."""
     values: Values
 
 
-def read_rows(source: str | Path, setting: str) -> Iterator[Row]:
-    """Read rows one by one: the first of a long file comes at once.
+def read_rows(source: str | Path, setting: str) -> Iterator[SourceRow]:
+    """Read rows one by one, without reading the whole file first.
 
     Args:
         source: a file of JSON lines, a JSON array or a Parquet file (.parquet); a folder of such
-            files, all of one kind, which are read in the order of their names; a folder that
-            datasets.save_to_disk wrote; or hub:owner/name, hub:owner/name:split and
-            hub:owner/name/subset:split, where the split is train unless it is named. No code of a
-            data set is ever run.
-        setting: what names the source in a job file, for errors.
+            files, all of one kind, which are read in the order of their names; a folder written by
+            datasets.save_to_disk; or hub:owner/name, hub:owner/name:split and
+            hub:owner/name/subset:split, where the split is train by default. Code in a data set is
+            never run.
+        setting: the setting of the job file that names the source, for errors.
 
     Yields:
-        Rows, in order. Blank lines are passed over.
+        Rows, in order. Blank lines are skipped.
 
     Raises:
         ValueError: naming the source, the row, what is wrong, and the remedy.
@@ -69,12 +69,13 @@ def _data_files(path: Path, setting: str) -> list[Path]:
     if len(kinds) != 1:
         has = f"files of {len(kinds)} kinds ({', '.join(kinds)})" if kinds else "no data file"
         raise ValueError(
-            f"{path}: holds {has}; a folder must hold files of one kind: {', '.join(SUFFIXES)}"
+            f"{path}: contains {has}; a folder must contain files of one kind: "
+            f"{', '.join(SUFFIXES)}"
         )
     return files
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[SourceRow]:
     """Read a JSON array, which begins with a bracket, or JSON lines."""
     try:
         # newline: text may hold U+2028, which JSON allows inside a string, and keeps its own "\r"
@@ -92,7 +93,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def _array_rows(path: Path, text: str) -> Iterator[Row]:
+def _array_rows(path: Path, text: str) -> Iterator[SourceRow]:
     values = _parsed(text, path, 1)
     assert isinstance(values, list)  # the text begins with a bracket
     for number, value in enumerate(values, start=1):
@@ -111,14 +112,14 @@ def _parsed(text: str, path: Path, first_line: int) -> object:
         ) from error
 
 
-def _row(place: str, value: object) -> Row:
-    """Check that a value has keys."""
+def _row(place: str, value: object) -> SourceRow:
+    """Check that a value is an object."""
     if not isinstance(value, dict):
         raise ValueError(f'{place}: not an object; write {{"prompt": "...", "response": "..."}}')
-    return Row(place, {key: held for key, held in value.items() if held is not None})
+    return SourceRow(place, {key: held for key, held in value.items() if held is not None})
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[SourceRow]:
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped] # noqa: PLC0415
 
     number = 0
@@ -132,8 +133,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
-def _saved_rows(path: Path) -> Iterator[Row]:
-    """Read what datasets.save_to_disk wrote: one split, or several, of which train is meant."""
+def _saved_rows(path: Path) -> Iterator[SourceRow]:
+    """Read a folder of datasets.save_to_disk: one split, or the train split of several."""
     from datasets import load_from_disk  # type: ignore[import-untyped] # noqa: PLC0415
 
     listing = path / "dataset_dict.json"
@@ -148,7 +149,7 @@ def _saved_rows(path: Path) -> Iterator[Row]:
     yield from _data_set_rows(str(path), lambda: load_from_disk(str(path)))
 
 
-def _hub_rows(source: str, setting: str) -> Iterator[Row]:
+def _hub_rows(source: str, setting: str) -> Iterator[SourceRow]:
     from datasets import load_dataset  # noqa: PLC0415
 
     match = HUB_NAME.fullmatch(source)
@@ -161,15 +162,15 @@ def _hub_rows(source: str, setting: str) -> Iterator[Row]:
     yield from _data_set_rows(source, lambda: load_dataset(name, subset, split=split))
 
 
-def _data_set_rows(place: str, load: Callable[[], Any]) -> Iterator[Row]:
+def _data_set_rows(place: str, load: Callable[[], Any]) -> Iterator[SourceRow]:
     """Yield the rows of a data set that the datasets library loads."""
     try:
         data_set = load()
-    except Exception as error:  # of every library that reaches the hub
+    except Exception as error:  # the libraries that reach the hub raise many types
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{place}: cannot be loaded ({type(error).__name__}: {reason}); see that the name is "
-            "right and the hub within reach, or give the data as a file"
+            f"{place}: cannot be loaded ({type(error).__name__}: {reason}); check the name and the "
+            "connection to the hub, or give the data as a file"
         ) from error
     for number, value in enumerate(data_set, start=1):
         yield _row(f"{place}, row {number}", value)

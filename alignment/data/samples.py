@@ -1,4 +1,4 @@
-"""The responses that a run samples and writes to samples.jsonl."""
+"""Reads samples.jsonl: the responses of a run to prompts of the evaluation set."""
 
 import json
 from collections.abc import Callable
@@ -9,17 +9,17 @@ Record = TypeVar("Record")
 
 
 PHASES = ("before", "after_sft", "after")
-"""When the held-out prompts are answered."""
+"""The phases of a run in which responses to the evaluation set are sampled."""
 
 
 class Sample(NamedTuple):
-    """A held-out prompt, answered by the expert and by the policy of one phase."""
+    """A prompt of the evaluation set, the expert's response and the policy's in one phase."""
 
     prompt: str
     expert: str
     response: str
     finish_reason: str
-    """STOP, or LENGTH where the response was cut."""
+    """STOP, or LENGTH if the response was truncated."""
 
 
 def _read_samples(path: Path, notes: list[str]) -> dict[str, dict[int, Sample]]:
@@ -39,7 +39,7 @@ def _sample(record: dict[str, Any]) -> tuple[str, int, Sample]:
 def _read_lines(
     path: Path, parse: Callable[[dict[str, Any]], Record], notes: list[str]
 ) -> list[Record]:
-    """Read JSON lines; leave out a line that cannot be used, and note it."""
+    """Read JSON lines; skip an invalid line and add a note about it."""
     if not path.is_file():
         notes.append(f"There is no {path.name} yet.")
         return []

@@ -128,6 +128,10 @@ class Trajectories(NamedTuple):
         selected: NDArray[np.float32] = values[np.concatenate(tokens) if tokens else index]
         return selected
 
+    def numbered(self, prompt_ids: NDArray[np.int64]) -> "Trajectories":
+        """Return the same trajectories with other prompt ids."""
+        return Trajectories(*self[:5], prompt_ids, self.finish_reasons)
+
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "Trajectories":
         """Return the trajectories at these indices, in this order, as copies."""
         index = np.asarray(indices, dtype=np.int64)

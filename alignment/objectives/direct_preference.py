@@ -7,8 +7,8 @@ from alignment.divergences.record import Divergence
 from alignment.mdp.segments import require_positive, sequence_lengths
 from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import implicit_rewards
-from alignment.preferences.likelihood_loss import cost_of_answers
-from alignment.preferences.ranked_groups import order_figures, pairs_in_groups
+from alignment.preferences.labelled_pairs import labelled_pairs, order_metrics
+from alignment.preferences.likelihood_loss import likelihood_loss
 from alignment.preferences.record import PreferenceLikelihood
 
 
@@ -49,7 +49,7 @@ def direct_preference(
         num_comparisons: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, and the diagnostics of order_figures with
+        This microbatch's share of the loss, and the diagnostics of order_metrics with
         tangent_fraction, the share of responses outside the divergence's safe range.
 
     Raises:
@@ -63,15 +63,15 @@ def direct_preference(
     """
     require_positive(num_comparisons=num_comparisons)
     implicit = implicit_rewards(log_ratios, divergence, beta=beta)
-    pairs = pairs_in_groups(ranks, group_index, ties=True)
-    total = cost_of_answers(
-        implicit.values,
+    pairs = labelled_pairs(ranks, group_index, ties=True)
+    loss = likelihood_loss(
+        implicit.values[:, None],
         pairs,
-        group_index,
-        likelihood=likelihood,
+        likelihood,
+        num_comparisons=num_comparisons,
         label_smoothing=label_smoothing,
     )
-    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    diagnostics = order_metrics(log_ratios, pairs, num_comparisons=num_comparisons)
     shares = implicit.is_on_tangent / sequence_lengths(group_index)
     diagnostics["tangent_fraction"] = shares.sum() / num_comparisons
-    return ObjectiveOutput(total / num_comparisons, diagnostics)
+    return ObjectiveOutput(loss, diagnostics)

@@ -7,7 +7,7 @@ from torch import Tensor
 from alignment.mdp.segments import require_positive
 from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import require_beta
-from alignment.preferences.ranked_groups import order_figures, pairs_in_groups
+from alignment.preferences.labelled_pairs import labelled_pairs, order_metrics
 
 
 def identity_preference(
@@ -41,7 +41,7 @@ def identity_preference(
         num_comparisons: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, in squared nats, and the diagnostics of order_figures.
+        This microbatch's share of the loss, in squared nats, and the diagnostics of order_metrics.
 
     Raises:
         ValueError: if num_comparisons or beta is not positive, or a comparison has no two
@@ -52,9 +52,9 @@ def identity_preference(
     """
     require_positive(num_comparisons=num_comparisons)
     require_beta(beta)
-    pairs = pairs_in_groups(ranks, group_index, ties=True)
+    pairs = labelled_pairs(ranks, group_index, ties=True)
     gaps = log_ratios[pairs.better] - log_ratios[pairs.worse]
     targets = torch.full_like(gaps, 0.5 / beta).masked_fill(pairs.is_tie, 0.0)
     total = (pairs.weights * (gaps - targets).square()).sum()
-    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    diagnostics = order_metrics(log_ratios, pairs, num_comparisons=num_comparisons)
     return ObjectiveOutput(total / num_comparisons, diagnostics)

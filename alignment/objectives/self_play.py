@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 from alignment.mdp.segments import require_positive
 from alignment.objectives.output import ObjectiveOutput
 from alignment.preferences.implicit_reward import require_beta
-from alignment.preferences.ranked_groups import order_figures, pairs_in_groups
+from alignment.preferences.labelled_pairs import labelled_pairs, order_metrics
 
 
 def self_play(
@@ -42,7 +42,7 @@ def self_play(
         num_comparisons: N, prompts in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, in nats, and the diagnostics of order_figures, where
+        This microbatch's share of the loss, in nats, and the diagnostics of order_metrics, where
         better are the demonstrations and worse the rollouts.
 
     Raises:
@@ -53,8 +53,8 @@ def self_play(
     """
     require_positive(num_comparisons=num_comparisons)
     require_beta(beta)
-    pairs = pairs_in_groups(ranks, group_index, ties=False)
+    pairs = labelled_pairs(ranks, group_index, ties=False)
     gains = log_ratios[pairs.better] - log_ratios[pairs.worse]
     total = (pairs.weights * softplus(-beta * gains)).sum()
-    diagnostics = order_figures(log_ratios, pairs, num_comparisons=num_comparisons)
+    diagnostics = order_metrics(log_ratios, pairs, num_comparisons=num_comparisons)
     return ObjectiveOutput(total / num_comparisons, diagnostics)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alignment.bootstrap import with_interval
-from alignment.data.conversations import Answered
+from alignment.data.conversations import PromptAndResponses
 
 UNUSABLE, EQUAL = "no response is whole and not empty", "no two such responses differ"
 """Why a prompt gives nothing."""
@@ -163,7 +163,7 @@ def best_of_figures(responses: Sequence[Sequence[Response]]) -> list[BestOf]:
 
 
 def best_as_demonstrations(
-    prompts: Mapping[int, Answered], responses: Mapping[int, Sequence[Response]]
+    prompts: Mapping[int, PromptAndResponses], responses: Mapping[int, Sequence[Response]]
 ) -> Rows:
     """Let the best response to each prompt demonstrate it: rejection sampling.
 
@@ -190,7 +190,7 @@ def best_as_demonstrations(
 
 
 def best_over_worst(
-    prompts: Mapping[int, Answered], responses: Mapping[int, Sequence[Response]]
+    prompts: Mapping[int, PromptAndResponses], responses: Mapping[int, Sequence[Response]]
 ) -> Rows:
     """Prefer the best response to each prompt to the worst.
 
@@ -229,7 +229,7 @@ def _usable(responses: Sequence[Response]) -> list[Response]:
     return [each for each in responses if not each.was_cut and each.text.strip()]
 
 
-def _messages(prompt: Answered) -> list[dict[str, str]]:
+def _messages(prompt: PromptAndResponses) -> list[dict[str, str]]:
     """Return the turns up to a response."""
     turns = [*((turn.role, turn.text) for turn in prompt.history), ("user", prompt.prompt)]
     return [{"role": role, "content": text} for role, text in turns]

@@ -1,4 +1,4 @@
-"""How well an ensemble of reward models predicts answers that it has not learned from."""
+"""How well an ensemble of reward models predicts labels that it was not trained on."""
 
 import math
 from collections.abc import Sequence
@@ -6,51 +6,42 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
-from alignment.bootstrap import _mean, with_interval
+from alignment.bootstrap import mean_of_finite, with_interval
 from alignment.data.tokenized import TokenizedComparisons
+from alignment.mdp.ranked_responses import RankedResponses
+from alignment.preferences.labelled_pairs import pairs_of_responses, untied_accuracies
+from alignment.preferences.likelihood_loss import log_likelihoods
 from alignment.preferences.record import PreferenceLikelihood
-from alignment.preferences.reward_model_loss import (
-    answers_on_rows,
-    log_likelihoods,
-    rows_in_order,
-)
 
-FIGURES = "reward_model.json"
-"""In the run directory: how the members do on held-out comparisons."""
-
-
+METRICS = "reward_model.json"
+"""File of the run directory: metrics of the members on held-out comparisons."""
 FEATURES = "features.safetensors"
-"""In the run directory, if it was kept: what the head of member 0 gets to see."""
+"""File of the run directory, if it is written: the inputs of the head of member 0."""
 
 
-class HeldOut(NamedTuple):
-    """Rows of comparisons, the responses of one beside one another, best first."""
+class HeldOutComparisons(NamedTuple):
+    """The comparisons of the evaluation set."""
 
     rows: list[int]
-    """[row] its number in the data."""
-    sizes: list[int]
-    """[row] responses in each."""
-    strengths: list[float]
-    """[row] 0 where the data give none."""
+    """[comparison] its row number in the data."""
     domains: list[str | None]
-    """[row]"""
-    ranks: NDArray[np.float32]
-    """[response] 0 for the best, equal for a tie."""
-    response_tokens: list[int]
-    """[response] length, the end token included."""
+    """[comparison]"""
+    ranked: RankedResponses
 
 
 class MemberLogits(NamedTuple):
-    """What one member says of the held-out responses."""
+    """The outputs of one member of the ensemble for the held-out responses."""
 
     scores: list[float]
     """[response]"""
     log_scales: list[float] | None
     """[response] of its noise, where the likelihood has it."""
     log_tie: float
-    """Its share of ties, as alignment.preferences.reward_model_loss.learned_likelihood takes it."""
+    """Of the member's likelihood, see learned_likelihood."""
 
     @property
     def outputs(self) -> NDArray[np.float32]:
@@ -59,112 +50,108 @@ class MemberLogits(NamedTuple):
         return np.asarray(columns, np.float32).T
 
 
-def held_out_figures(
-    held_out: HeldOut,
-    verdicts: Sequence[MemberLogits],
+def held_out_metrics(
+    held_out: HeldOutComparisons,
+    members: Sequence[MemberLogits],
     likelihoods: Sequence[PreferenceLikelihood],
 ) -> dict[str, Any]:
-    """Measure an ensemble; its score is the mean of its members', its chance of an answer too.
+    """Measure an ensemble, whose scores and probabilities are the means of its members'.
 
     Args:
-        verdicts: [member]
-        likelihoods: [member] each with its own share of ties.
+        likelihoods: [member] each with its own probability of ties.
 
     Returns:
-        Figures fit for JSON. accuracy: share of pairs in the right order, an equal score half
-        right, a mean over rows. log_likelihood: of an answer, in nats, a mean over rows (of a row
-        in pairs, over these). Each as mean, low and high, the ends of a 95 % interval by bootstrap
-        over rows, and num_rows, those that have one. members: the same two of each member, without
-        interval, and log_tie. comparisons: of each row its number, domain, ranks, response_tokens
-        and scores [member][response], and log_scales if there are any.
+        Metrics for JSON. accuracy: fraction of pairs in the annotators' order, equal scores half,
+        averaged over comparisons. log_likelihood: of a label in nats, averaged over comparisons and
+        before that over the pairs of each. Both as mean, low and high, a 95 % bootstrap interval
+        over comparisons, and num_rows, the number of comparisons with a value. members: the means
+        of both for each member, and its log_tie. comparisons: row, domain, ranks, response_tokens
+        and scores [member][response] of each, and log_scales where there are any.
     """
-    answers = answers_on_rows(held_out.ranks, held_out.sizes, held_out.strengths)
-    found = [
-        log_likelihoods(torch.from_numpy(verdict.outputs).double(), answers, likelihood)
-        for verdict, likelihood in zip(verdicts, likelihoods, strict=True)
+    pairs = pairs_of_responses(held_out.ranked)
+    outputs = [torch.from_numpy(member.outputs).double() for member in members]
+    of_members = [
+        log_likelihoods(each, pairs, likelihood)
+        for each, likelihood in zip(outputs, likelihoods, strict=True)
     ]
-    chances = torch.stack([each.values for each in found]).logsumexp(0) - math.log(len(found))
-    together = found[0]._replace(values=chances)
-    scores = [verdict.outputs[:, 0] for verdict in verdicts]
-    in_order = [
-        rows_in_order(each, held_out.ranks, held_out.sizes)
-        for each in (np.mean(scores, axis=0), *scores)
-    ]
+    values = torch.stack([each.values for each in of_members]).logsumexp(0)
+    of_ensemble = of_members[0]._replace(values=values - math.log(len(members)))
+    scores = torch.stack([each[:, 0] for each in outputs])
     return {
-        "accuracy": with_interval(in_order[0]),
-        "log_likelihood": with_interval(together.row_means().detach().numpy()),
+        "accuracy": with_interval(_accuracies(scores.mean(0), held_out.ranked)),
+        "log_likelihood": with_interval(of_ensemble.means().detach().numpy()),
         "members": [
             {
-                "accuracy": _mean(of_member),
-                "log_likelihood": _mean(each.row_means().detach().numpy()),
-                "log_tie": verdict.log_tie,
+                "accuracy": mean_of_finite(_accuracies(own_scores, held_out.ranked)),
+                "log_likelihood": mean_of_finite(own.means().detach().numpy()),
+                "log_tie": member.log_tie,
             }
-            for of_member, each, verdict in zip(in_order[1:], found, verdicts, strict=True)
+            for own_scores, own, member in zip(scores, of_members, members, strict=True)
         ],
-        "comparisons": _comparisons(held_out, verdicts),
+        "comparisons": _comparisons(held_out, members),
     }
 
 
-def _comparisons(held_out: HeldOut, verdicts: Sequence[MemberLogits]) -> list[dict[str, Any]]:
-    """Put together what is known of each row."""
+def _comparisons(
+    held_out: HeldOutComparisons, members: Sequence[MemberLogits]
+) -> list[dict[str, Any]]:
+    """List what is known about each comparison."""
     listed = []
-    end = 0
-    for row, size, domain in zip(held_out.rows, held_out.sizes, held_out.domains, strict=True):
-        own = slice(end, end + size)
-        end += size
-        figures: dict[str, Any] = {
+    ranked = held_out.ranked
+    lengths = ranked.trajectories.response_lengths
+    for number, (row, domain) in enumerate(zip(held_out.rows, held_out.domains, strict=True)):
+        own = np.flatnonzero(ranked.trajectories.prompt_ids == number)
+        one: dict[str, Any] = {
             "row": row,
             "domain": domain,
-            "ranks": held_out.ranks[own].tolist(),
-            "response_tokens": held_out.response_tokens[own],
-            "scores": [verdict.scores[own] for verdict in verdicts],
+            "ranks": ranked.ranks[own].tolist(),
+            "response_tokens": lengths[own].tolist(),
+            "scores": [[member.scores[i] for i in own] for member in members],
         }
-        scales = [verdict.log_scales[own] for verdict in verdicts if verdict.log_scales]
-        listed.append(figures | ({"log_scales": scales} if scales else {}))
+        scales = [[each.log_scales[i] for i in own] for each in members if each.log_scales]
+        listed.append(one | ({"log_scales": scales} if scales else {}))
     return listed
 
 
-def preferred_length(
-    response_tokens: Sequence[int], ranks: NDArray[np.float32], row_sizes: Sequence[int]
-) -> Literal["longer", "shorter"]:
-    """Learn from comparisons which of two responses is mostly preferred; each row counts the same.
-
-    Args:
-        response_tokens: [response] length.
-        ranks: [response] of row after row, 0 for the best, equal for a tie.
+def preferred_length(train: RankedResponses) -> Literal["longer", "shorter"]:
+    """Return which of two responses is preferred more often; each comparison counts the same.
 
     Returns:
         "longer" also where both are preferred equally often.
     """
-    in_order = rows_in_order(np.asarray(response_tokens, np.float32), ranks, row_sizes)
-    known = in_order[np.isfinite(in_order)]
-    return "longer" if not len(known) or known.mean() >= 0.5 else "shorter"
+    accuracy = mean_of_finite(_accuracies(_lengths(train), train))
+    return "longer" if accuracy is None or accuracy >= 0.5 else "shorter"
 
 
-def length_baseline(prefers: Literal["longer", "shorter"], held_out: HeldOut) -> dict[str, Any]:
-    """Measure how often length alone is right, an equal length half right, as a model is measured.
+def length_baseline(
+    prefers: Literal["longer", "shorter"], held_out: HeldOutComparisons
+) -> dict[str, Any]:
+    """Measure the accuracy of a score that is the length alone, as a model is measured.
 
     Args:
-        prefers: as preferred_length has learned it from training rows.
+        prefers: preferred_length of the training rows.
 
     Returns:
-        prefers, and mean, low, high and num_rows of its accuracy.
+        prefers, and mean, low, high and num_rows of the accuracy.
     """
     sign = 1.0 if prefers == "longer" else -1.0
-    scores = sign * np.asarray(held_out.response_tokens, np.float32)
-    in_order = rows_in_order(scores, held_out.ranks, held_out.sizes)
-    return {"prefers": prefers, **with_interval(in_order)}
+    accuracies = _accuracies(sign * _lengths(held_out.ranked), held_out.ranked)
+    return {"prefers": prefers, **with_interval(accuracies)}
 
 
-def held_out_of(data: TokenizedComparisons) -> HeldOut:
-    """Return what was said of the held-out rows."""
+def held_out_comparisons(data: TokenizedComparisons) -> HeldOutComparisons:
+    """Return the comparisons of the evaluation set."""
     rows = data.held_out_rows
-    trajectories, ranks = data.select(rows)
-    return HeldOut(
-        rows=rows.tolist(),
-        sizes=np.diff(data.first)[rows].tolist(),
-        strengths=[data.rows[row].strength or 0.0 for row in rows],
-        domains=[data.rows[row].domain for row in rows],
-        ranks=ranks,
-        response_tokens=trajectories.response_lengths.tolist(),
+    return HeldOutComparisons(
+        rows.tolist(), [data.rows[row].domain for row in rows], data.select(rows)
     )
+
+
+def _lengths(ranked: RankedResponses) -> Float[Tensor, " response"]:
+    return torch.from_numpy(ranked.trajectories.response_lengths).double()
+
+
+def _accuracies(scores: Float[Tensor, " response"], ranked: RankedResponses) -> NDArray[np.float64]:
+    """[comparison] fraction of its untied pairs in order; nan if all are ties."""
+    accuracies: NDArray[np.float64] = untied_accuracies(scores, pairs_of_responses(ranked)).numpy()
+    return accuracies

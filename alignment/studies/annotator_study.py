@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from alignment.preferences.likelihood_loss import learned_likelihood
 from alignment.preferences.record import Comparisons
-from alignment.preferences.reward_model_loss import learned_likelihood
 from alignment.rewards.best_of_n import best_of_chances
 from alignment.studies.annotators import (
     NUM_DOMAINS,

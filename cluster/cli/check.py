@@ -69,12 +69,12 @@ def show_comparisons(
         data: the comparisons of the job.
         source: where they were read, to name their format.
     """
-    read_as = data.answers if source is None else detected_format(source, comparisons.SETTING)
+    read_as = data.label_kind if source is None else detected_format(source, comparisons.SETTING)
     _show_counts("[bold]Compared[/]", str(read_as), data, console)
     for remark in _remarks(data):
         console.print(f"        {escape(remark)}", highlight=False, soft_wrap=True)
     console.print("[bold]As the model sees them[/] (the best response is green, others are red):")
-    trajectories, ranks = data.select(data.train_rows[:1])
+    trajectories, ranks, _ = data.select(data.train_rows[:1])
     prompt = str(data.tokenizer.decode(trajectories.prompt(0).tolist()))
     console.print(escape(prompt), highlight=False, soft_wrap=True)
     for i, rank in enumerate(ranks.tolist()):
@@ -131,10 +131,10 @@ def _show_counts(
 def _remarks(data: TokenizedComparisons) -> Iterator[str]:
     """Yield what is worth knowing of some of the rows."""
     rows = data.rows
-    if data.answers == "judgements":
+    if data.label_kind == "single labels":
         desirable = sum(row.ranks == (0,) for row in rows)
         yield f"{desirable:,} desirable, {len(rows) - desirable:,} undesirable"
-    if data.answers == "rankings":
+    if data.label_kind == "rankings":
         yield f"up to {max(len(row.ranks) for row in rows)} responses each"
     counts = {
         "with a tie": sum(len(set(row.ranks)) < len(row.ranks) for row in rows),

@@ -6,12 +6,7 @@ from transformers import AutoTokenizer
 
 from alignment.data.comparisons import best_responses, read_comparisons
 from alignment.data.demonstrations import read_demonstrations
-from alignment.data.tokenized import (
-    TokenizedComparisons,
-    TokenizedDemonstrations,
-    tokenize_comparisons,
-    tokenize_demonstrations,
-)
+from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 from cluster.config.run_config import RunConfig
 
 
@@ -30,7 +25,7 @@ def load_data(config: RunConfig) -> TokenizedDemonstrations:
         assert config.preferences
         assert config.preferences.path
         rows = best_responses(read_comparisons(config.preferences.path))
-    return tokenize_demonstrations(
+    return TokenizedDemonstrations.tokenize(
         rows, AutoTokenizer.from_pretrained(config.model.name), **_limits(config)
     )
 
@@ -46,7 +41,7 @@ def load_comparisons(config: RunConfig) -> TokenizedComparisons | None:
     """
     if config.preferences is None or config.preferences.path is None:
         return None
-    return tokenize_comparisons(
+    return TokenizedComparisons.tokenize(
         read_comparisons(config.preferences.path),
         AutoTokenizer.from_pretrained(config.model.name),
         **_limits(config),

@@ -17,13 +17,13 @@ import ray
 
 from actors.errors import InvalidInputError
 from actors.messages import LearnerStart, LearnerTask, Published
-from alignment.data.dataset_protocols import Data
+from alignment.data.dataset_protocols import ComparisonData, Data
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 from cluster.config.worker_counts import resized
 from cluster.driver.driver import Driver, Workforce
 from cluster.driver.metrics_export import RunExporter
-from cluster.driver.preference_batches import Comparisons, PreferenceBatches
+from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import FleetFailedError
 from cluster.fleet.run_fleets import RunFleets, start_fleets
@@ -43,7 +43,7 @@ UNWATCHED_S = 60.0
 """Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
 
 
-def _heavy(config: RunConfig) -> tuple[type, Data, Comparisons | None]:
+def _heavy(config: RunConfig) -> tuple[type, Data, ComparisonData | None]:
     """Import torch and its like, and read the data: seconds in which the workers start already.
 
     Whoever asks an actor imports its module too, so this is not imported with it.

@@ -201,8 +201,7 @@ class Imitation:
         learning_s = time.monotonic() - began
         sampled = prepared.scores.metrics if prepared else {}
         if auxiliary and self._ranks_rollouts:
-            num_prompts, num_compared = (
-                len(group_starts(given)) for given in (rollouts, auxiliary.comparisons)
-            )
-            sampled["rollout/undecided_fraction"] = 1.0 - num_compared / max(num_prompts, 1)
+            num_prompts = len(group_starts(rollouts))
+            num_decided = len(auxiliary.comparisons)
+            sampled["rollout/undecided_fraction"] = 1.0 - num_decided / max(num_prompts, 1)
         return sampled | metrics | {"time/learning_s": learning_s}

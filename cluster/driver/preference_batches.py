@@ -5,40 +5,23 @@ goes on with the same ones. Over an epoch every row comes once.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.config.preferences import TAKE_TIES
-from actors.messages import AuxiliaryBatch, RankedResponses
-from alignment.data.dataset_protocols import Data
+from actors.messages import AuxiliaryBatch
+from alignment.data.dataset_protocols import ComparisonData, Data
+from alignment.mdp.ranked_responses import NO_COMPARISONS, RankedResponses
 from alignment.mdp.trajectories import EMPTY, Trajectories, concatenate, group_starts, pack
 from cluster.config.run_config import RunConfig
-
-
-class Comparisons(Protocol):
-    """Comparisons: their rows, as token ids."""
-
-    def row_of_draw(self, number: int) -> int:
-        """Which training row a draw is: every row once an epoch, in an order of its own."""
-        ...
-
-    def select(
-        self, rows: Sequence[int] | NDArray[np.int64]
-    ) -> tuple[Trajectories, NDArray[np.float32]]:
-        """Return the trajectories of these rows and their ranks, in this order."""
-        ...
-
-
-NONE = RankedResponses(EMPTY, np.zeros(0, np.float32))
 
 
 class PreferenceBatches:
     """Chooses the rows of each step."""
 
-    def __init__(self, config: RunConfig, data: Data, comparisons: Comparisons | None) -> None:
+    def __init__(self, config: RunConfig, data: Data, comparisons: ComparisonData | None) -> None:
         """Bind the data.
 
         Args:
@@ -74,16 +57,15 @@ class PreferenceBatches:
             assert rewards is not None
             ranked = ranked_by_reward(rollouts, rewards, self._config.objective)
         else:
-            ranked = self._drawn(index) if is_policys else NONE
+            ranked = self._drawn(index) if is_policys else NO_COMPARISONS
         has_baseline = is_policys and self._config.objective == "kahneman_tversky"
-        num_comparisons = len(group_starts(ranked.trajectories))
-        others = mismatched(ranked.trajectories) if has_baseline and num_comparisons > 1 else EMPTY
+        others = mismatched(ranked.trajectories) if has_baseline and len(ranked) > 1 else EMPTY
         cloned = EMPTY
         if self._config.parameters.sft_weight:
             cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
         return AuxiliaryBatch(
-            *ranked,
-            num_comparisons=num_comparisons,
+            comparisons=ranked,
+            num_comparisons=len(ranked),
             num_compared=len(ranked.ranks),
             demonstrations=cloned,
             num_demonstrations=len(cloned),
@@ -104,15 +86,9 @@ class PreferenceBatches:
         return self._drawn(index)
 
     def _drawn(self, index: int) -> RankedResponses:
-        """The comparisons of a step, numbered anew, as a row may come twice in one."""
+        """Return the comparisons of a step."""
         assert self._comparisons
-        trajectories, ranks = self._comparisons.select(
-            self._rows(self._comparisons.row_of_draw, index)
-        )
-        rows = trajectories.prompt_ids
-        first = np.concatenate([[True], (rows[1:] != rows[:-1]) | (np.diff(ranks) < 0.0)])
-        numbered = trajectories._asdict() | {"prompt_ids": np.cumsum(first) - 1}
-        return RankedResponses(Trajectories(**numbered), ranks)
+        return self._comparisons.select(self._rows(self._comparisons.row_of_draw, index))
 
     def _self_play(self, rollouts: Trajectories) -> RankedResponses:
         """Each prompt's demonstration, of rank 0, before the rollouts to it, of rank 1."""
@@ -159,10 +135,10 @@ def ranked_by_reward(
             continue
         chosen = first if objective == "plackett_luce" else first[[0, -1]]
         chosen = np.arange(2) if is_tie else chosen
-        group = rollouts.select(begin + chosen)._asdict()
-        parts.append(Trajectories(**group | {"prompt_ids": np.full(len(chosen), len(parts))}))
+        group = rollouts.select(begin + chosen)
+        parts.append(group.numbered(np.full(len(chosen), len(parts), np.int64)))
         ranks += [0.0, 0.0] if is_tie else range(len(chosen))
-    return RankedResponses(concatenate(parts), np.asarray(ranks, np.float32)) if parts else NONE
+    return RankedResponses(concatenate(parts), np.asarray(ranks, np.float32))
 
 
 def mismatched(comparisons: Trajectories) -> Trajectories:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from actors.config.choices import Level
 from actors.errors import RewardError
-from actors.messages import RankedResponses
 from alignment.data.dataset_protocols import Data
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
 from cluster.fleet.score_requests import Scorers, request_rewards, request_scores
 

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from rich.console import Console
@@ -14,13 +13,13 @@ from actors.errors import RunFailedError
 from actors.reward_model.member import HELD_OUT
 from actors.rewards.sources import member_folder
 from alignment.data.tokenized import TokenizedComparisons
-from alignment.preferences.reward_model_loss import learned_likelihood
+from alignment.preferences.likelihood_loss import learned_likelihood
 from alignment.report.reward_model.page import write_reward_model_report
 from alignment.rewards.evaluation import (
-    FIGURES,
+    METRICS,
     MemberLogits,
-    held_out_figures,
-    held_out_of,
+    held_out_comparisons,
+    held_out_metrics,
     length_baseline,
     preferred_length,
 )
@@ -88,7 +87,7 @@ def write_figures(
 
     Returns:
         What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,
-        length_baseline, and those of alignment.rewards.evaluation.held_out_figures.
+        length_baseline, and those of alignment.rewards.evaluation.held_out_metrics.
     """
     settings = settings_of(config, training)
     files = (member_folder(run_dir, m) / HELD_OUT for m in range(training.num_members))
@@ -99,20 +98,18 @@ def write_figures(
         )
         for verdict in verdicts
     ]
-    held_out, train = held_out_of(data), data.train_rows
-    trajectories, ranks = data.select(train)
-    sizes = np.diff(data.first)[train].tolist()
-    prefers = preferred_length(trajectories.response_lengths.tolist(), ranks, sizes)
+    held_out = held_out_comparisons(data)
+    prefers = preferred_length(data.select(data.train_rows))
     figures = {
         "likelihood": settings.likelihood,
         "parameters": dict(settings.likelihood_parameters),
-        "answers": data.answers,
+        "answers": data.label_kind,
         "num_train": len(data.train_rows),
         "num_held_out": len(data.held_out_rows),
         "length_baseline": length_baseline(prefers, held_out),
-        **held_out_figures(held_out, verdicts, likelihoods),
+        **held_out_metrics(held_out, verdicts, likelihoods),
     }
-    write_atomically(run_dir / FIGURES, json.dumps(figures) + "\n")
+    write_atomically(run_dir / METRICS, json.dumps(figures) + "\n")
     return figures
 
 
@@ -147,5 +144,5 @@ def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:
             soft_wrap=True,
         )
     name = run_dir if len(figures["members"]) > 1 else member_folder(run_dir, 0)
-    console.print(f"Figures: {run_dir / FIGURES}", highlight=False, soft_wrap=True)
+    console.print(f"Figures: {run_dir / METRICS}", highlight=False, soft_wrap=True)
     console.print(f'To serve it: rewards: [{{model: "{name}"}}]', highlight=False, soft_wrap=True)

@@ -79,14 +79,13 @@ def _rows_of_rank(trajectories: Trajectories, rank: int, world_size: int) -> np.
 
 
 def _auxiliary_share(auxiliary: AuxiliaryBatch, rank: int, world_size: int) -> AuxiliaryBatch:
-    rows = _rows_of_rank(auxiliary.comparisons, rank, world_size)
+    rows = _rows_of_rank(auxiliary.comparisons.trajectories, rank, world_size)
 
     def part(trajectories: Trajectories) -> Trajectories:
         return trajectories.select(_rows_of_rank(trajectories, rank, world_size))
 
     return auxiliary._replace(
         comparisons=auxiliary.comparisons.select(rows),
-        ranks=auxiliary.ranks[rows],
         demonstrations=part(auxiliary.demonstrations),
         mismatched=part(auxiliary.mismatched),
     )

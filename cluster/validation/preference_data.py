@@ -5,27 +5,26 @@ import numpy as np
 from actors.config.preferences import TAKE_TIES, PreferencesConfig
 from actors.errors import InvalidInputError
 from alignment.data.tokenized import TokenizedComparisons
-from alignment.preferences.reward_model_loss import count_ties
+from alignment.mdp.trajectories import group_starts
 
 
 def check_answers(data: TokenizedComparisons, name: str) -> None:
-    """Refuse answers that a likelihood gives no probability.
+    """Refuse labels to which a likelihood gives no probability.
 
     Raises:
-        InvalidInputError: if there are single verdicts, or ties or preferences without strength
+        InvalidInputError: if there are single labels, or ties or preferences without strength
             that the likelihood cannot take, saying how many.
     """
     try:
-        kind = data.answers
+        kind = data.label_kind
     except ValueError as error:
         raise InvalidInputError(f"preferences.path: {error}") from error
-    if kind == "judgements":
+    if kind == "single labels":
         raise InvalidInputError(
-            "preferences.path holds verdicts on single responses, and a reward model learns from "
+            "preferences.path holds labels of single responses, and a reward model learns from "
             "comparisons; give pairs, ties or rankings"
         )
-    sizes = np.diff(data.first).tolist()
-    num_ties = count_ties(data.ranks, sizes)
+    num_ties = data.num_ties
     if num_ties and name not in ("rao_kupper", "davidson"):
         raise InvalidInputError(
             f"preferences.path holds {num_ties} ties, to which preferences.objective {name} gives "
@@ -41,17 +40,14 @@ def check_answers(data: TokenizedComparisons, name: str) -> None:
 
 
 def _check_answers(preferences: PreferencesConfig, data: "TokenizedComparisons") -> None:
-    """See that the objective knows what annotators were asked for, and all of what they said."""
-    from alignment.preferences.reward_model_loss import count_ties  # noqa: PLC0415
-
-    name, answers = preferences.objective, data.answers
-    takes_verdicts = name == "kahneman_tversky"
-    if answers == "judgements" and not takes_verdicts:
+    """Check that the objective takes labels of this kind, and ties if there are any."""
+    name = preferences.objective
+    if data.label_kind == "single labels" and name != "kahneman_tversky":
         raise InvalidInputError(
-            f"preferences.path holds verdicts on single responses, and preferences.objective is "
+            f"preferences.path holds labels of single responses, and preferences.objective is "
             f"{name}; choose kahneman_tversky, or give pairs"
         )
-    num_ties = count_ties(data.ranks, np.diff(data.first).tolist())
+    num_ties = data.num_ties
     if num_ties and name not in TAKE_TIES:
         raise InvalidInputError(
             f"preferences.path holds {num_ties} ties, to which preferences.objective {name} gives "
@@ -68,7 +64,7 @@ def check_microbatch(data: "TokenizedComparisons", limit: int) -> None:
     Raises:
         InvalidInputError: naming the longest row and its tokens, if it does not.
     """
-    trajectories, first = data.trajectories, data.first[:-1]
+    trajectories, first = data.trajectories, group_starts(data.trajectories)
     responses = np.add.reduceat(trajectories.response_lengths.astype(np.int64), first)
     needed = trajectories.prompt_lengths[first] + responses
     longest = int(needed.argmax())

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import concatenate, pack
 
 
@@ -16,11 +17,11 @@ class FakeComparisons:
 
     def select(self, rows):
         parts = [
-            pack([3 + row % 8], [token, 2], prompt_id=row)
-            for row in map(int, rows)
+            pack([3 + row % 8], [token, 2], prompt_id=number)
+            for number, row in enumerate(map(int, rows))
             for token in (4, 5)
         ]
-        return concatenate(parts), np.asarray([0.0, 1.0] * len(rows), np.float32)
+        return RankedResponses(concatenate(parts), np.asarray([0.0, 1.0] * len(rows), np.float32))
 
 
 class FakeData:

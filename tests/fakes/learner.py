@@ -81,7 +81,7 @@ class FakeWorkerGroup:
                 ids = task.trajectories.prompt_ids.tolist()
                 self._step(task, ids, min(versions))
             case PreferenceStep():
-                self._step(task, task.auxiliary.comparisons.token_ids.tolist(), 0)
+                self._step(task, task.auxiliary.comparisons.trajectories.token_ids.tolist(), 0)
             case SaveCheckpoint():
                 Path(task.folder, "learner.json").write_text(json.dumps(self.history))
         if getattr(task, "auxiliary", None):

@@ -5,7 +5,7 @@ import random
 from transformers import AutoTokenizer
 
 from alignment.data.comparisons import Comparison
-from alignment.data.tokenized import tokenize_comparisons
+from alignment.data.tokenized import TokenizedComparisons
 
 
 def liking(response):
@@ -39,7 +39,7 @@ def tiny_comparisons(num_rows, *, sizes=(2,), with_ties=False, seed=0):
 
 
 def tokenized(rows, model, *, seed=0):
-    return tokenize_comparisons(
+    return TokenizedComparisons.tokenize(
         rows,
         AutoTokenizer.from_pretrained(model),
         system_prompt=None,

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from alignment.bootstrap import with_interval
+from alignment.preferences.likelihood_loss import learned_likelihood
 from alignment.preferences.record import Comparisons, PreferenceLikelihood
-from alignment.preferences.reward_model_loss import learned_likelihood
 
 Evaluation = Mapping[str, Any]
 """The contents of reward_model.json."""

@@ -26,7 +26,7 @@ from alignment.report.reward_model.metrics import (
     evaluation_pairs,
 )
 from alignment.report.reward_model.plots import draw_accuracies, draw_noise, draw_reliability
-from alignment.rewards.evaluation import FEATURES, FIGURES
+from alignment.rewards.evaluation import FEATURES, METRICS
 from alignment.rewards.noise_sensitivity import RIDGE, SEEDS, Sensitivity, noise_sensitivity
 from alignment.rewards.noise_sensitivity import pairs_of as pairs_of_features
 
@@ -71,7 +71,7 @@ def write_reward_model_report(run_dir: Path) -> Path:
     Raises:
         ValueError: if reward_model.json is missing or was written by an older version.
     """
-    evaluation = _read_evaluation(run_dir / FIGURES)
+    evaluation = _read_evaluation(run_dir / METRICS)
     pairs = evaluation_pairs(evaluation)
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)

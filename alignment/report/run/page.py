@@ -24,7 +24,7 @@ from alignment.report.run.recovery import prompt_account, recoveries
 from alignment.report.run.setup import setup_rows
 from alignment.report.run.text_metrics import Share
 from alignment.report.run_files import Run, read_run
-from alignment.rewards.evaluation import FIGURES
+from alignment.rewards.evaluation import METRICS
 
 NUM_OPEN_PROMPTS = 12  # the other prompts are collapsed
 NOTHING = "\N{EN DASH}"
@@ -58,7 +58,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         ValueError: if run_dir is not a run directory.
     """
-    if (run_dir / FIGURES).is_file():
+    if (run_dir / METRICS).is_file():
         return write_reward_model_report(run_dir)
     run = read_run(run_dir)
     summary = summarize(run)

@@ -28,7 +28,7 @@ from alignment.data.comparisons import Comparison, read_comparisons
 from alignment.models.scalar_head import HEAD_RATE_FACTOR
 from alignment.report.formats import format_interval
 from alignment.report.reward_model.metrics import calibration, evaluation_pairs
-from alignment.rewards.evaluation import FIGURES
+from alignment.rewards.evaluation import METRICS
 from cluster.config.reward_model_options import Training
 from cluster.config.run_config import RunConfig
 from cluster.jobs.reward_model import train_reward_model
@@ -139,7 +139,7 @@ def train_on(
     run_dir = folder / "run"
     if not train_reward_model(make_job(arguments, name, path, limits), training, run_dir, console):
         sys.exit("stopped; repeat the same command to resume")
-    evaluation = json.loads((run_dir / FIGURES).read_text())
+    evaluation = json.loads((run_dir / METRICS).read_text())
     length, result = evaluation["length_baseline"], calibration(evaluation_pairs(evaluation))
     return (
         name,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from actors.config.preferences import PreferencesConfig
-from actors.messages import RankedResponses
 from alignment.mdp.packing import microbatches
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from tests.actors.discriminator.trials import batch, make_worker, set_head
 from tests.fakes.tiny_llama import save_tiny_llama

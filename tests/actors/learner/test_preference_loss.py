@@ -20,6 +20,7 @@ from actors.distributed import join_process_group
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
 from actors.messages import AuxiliaryBatch, PreferenceStep
+from alignment.mdp.ranked_responses import NO_COMPARISONS, RankedResponses
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.driver.preference_batches import mismatched
 from cluster.learner.task_queue import share
@@ -56,8 +57,7 @@ def auxiliary(config, seed=0, *, renews_reference=False):
     others = mismatched(compared) if group_size == 1 else EMPTY
     shown = responses(seed + 1, num=3, group_size=1) if config.parameters.sft_weight else EMPTY
     return AuxiliaryBatch(
-        comparisons=compared,
-        ranks=np.asarray(ranks, np.float32),
+        comparisons=RankedResponses(compared, np.asarray(ranks, np.float32)),
         num_comparisons=NUM_COMPARISONS,
         num_compared=len(compared),
         demonstrations=shown,
@@ -154,7 +154,7 @@ def test_the_second_step_is_that_of_a_plain_loop(folder, name, plain):
     for step in range(2):
         each = task(config, step)
         figures = ours.perform(each)
-        loss = plain(log_ratios(theirs, reference, each.auxiliary.comparisons))
+        loss = plain(log_ratios(theirs, reference, each.auxiliary.comparisons.trajectories))
         assert figures["learner/loss"] == pytest.approx(loss.item(), abs=1e-5)
         optimizer.zero_grad()
         loss.backward()
@@ -172,7 +172,7 @@ def test_kto_measures_the_distance_from_responses_to_other_prompts(folder):
     each = task(config, 1)
     with torch.no_grad():
         z = float(log_ratios(before, reference, each.auxiliary.mismatched).mean().clamp_min(0.0))
-        ratios = log_ratios(before, reference, each.auxiliary.comparisons)
+        ratios = log_ratios(before, reference, each.auxiliary.comparisons.trajectories)
         signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0])
         loss = (1.0 - torch.sigmoid(0.1 * signs * (ratios - z))).mean()
     assert abs(z) > 1e-3
@@ -209,7 +209,7 @@ def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name)
     before = weights(one.policy)
     given = task(config, 0)
     auxiliary = given.auxiliary._replace(
-        comparisons=EMPTY, ranks=NONE, mismatched=EMPTY, demonstrations=EMPTY
+        comparisons=NO_COMPARISONS, mismatched=EMPTY, demonstrations=EMPTY
     )
     assert one.perform(replace(given, auxiliary=auxiliary))["learner/loss"] == 0.0
     assert torch.equal(weights(one.policy), before)

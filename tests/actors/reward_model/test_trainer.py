@@ -19,13 +19,9 @@ from actors.reward_model.member import FEATURES, HELD_OUT, rows_of_steps, train_
 from actors.reward_model.trainer import RewardModelTrainer
 from actors.rewards.model_worker import RewardModelWorker
 from actors.rewards.sources import member_folder
+from alignment.preferences.labelled_pairs import pairs_of_responses, untied_accuracies
+from alignment.preferences.likelihood_loss import learned_likelihood, log_likelihoods
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
-from alignment.preferences.reward_model_loss import (
-    answers_on_rows,
-    learned_likelihood,
-    log_likelihoods,
-    rows_in_order,
-)
 from tests.fakes.tiny_comparisons import tiny_comparisons, tokenized
 from tests.fakes.tiny_job import save_tiny_model
 
@@ -85,8 +81,8 @@ def test_it_learns_what_annotators_like(model):
     assert figures[0]["accuracy"] == 0.5  # the head knows nothing yet
     assert figures[0]["loss"] == pytest.approx(np.log(2))
     outputs, _ = trainer.measure(data.held_out_rows, silent)
-    ranks = data.select(data.held_out_rows)[1]
-    order = rows_in_order(outputs[:, 0], ranks, [2] * len(data.held_out_rows))
+    pairs = pairs_of_responses(data.select(data.held_out_rows))
+    order = untied_accuracies(torch.from_numpy(outputs[:, 0]), pairs)
     assert len(order) > 60
     assert order.mean() > 0.95
 
@@ -95,7 +91,7 @@ def plain_outputs(model, data, rows, head):
     """[response, output] by the model as transformers runs it, one response alone."""
     backbone = AutoModel.from_pretrained(model)
     backbone.get_input_embeddings().requires_grad_(False)
-    trajectories, _ = data.select(rows)
+    trajectories = data.select(rows).trajectories
     states = []
     for index in range(len(trajectories)):
         tokens = [*trajectories.prompt(index), *trajectories.response(index)]
@@ -114,10 +110,12 @@ def test_a_step_follows_the_plain_likelihood_of_each_response_alone(model, likel
 
     outputs, parameters = plain_outputs(model, data, rows, head)
     record = learned_likelihood(likelihood, PARAMETERS.get(likelihood, {}), log_tie)
-    sizes = np.diff(data.first)[rows].tolist()
-    ranks = data.select(rows)[1]
-    answers = answers_on_rows(ranks, sizes, [data.rows[r].strength for r in rows])
-    loss = -log_likelihoods(outputs, answers, record).row_means().sum() / 7
+    sizes = data.sizes[rows].tolist()
+    pairs = pairs_of_responses(data.select(rows))
+    assert [pairs.strengths[pairs.comparisons == n][0] for n in range(7)] == [
+        data.rows[row].strength for row in rows
+    ]
+    loss = -log_likelihoods(outputs, pairs, record).means().sum() / 7
     if outputs.shape[1] == 2:
         weights = torch.tensor([1 / size for size in sizes for _ in range(size)])
         loss = loss + 0.01 * (weights * outputs[:, 1].square()).sum() / 7
@@ -125,8 +123,8 @@ def test_a_step_follows_the_plain_likelihood_of_each_response_alone(model, likel
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1e9)
     assert figures["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
-    order = rows_in_order(outputs[:, 0].detach().numpy(), ranks, sizes)
-    assert figures["accuracy"] == pytest.approx(np.nanmean(order))
+    order = untied_accuracies(outputs[:, 0], pairs)
+    assert figures["accuracy"] == pytest.approx(float(order.nanmean()))
     # Adam's first step has the size of the rate, against the gradient.
     moved = float(trainer.log_tie.detach() - log_tie.detach())
     rate = 30 * figures["learning_rate"]
@@ -141,7 +139,7 @@ def test_a_score_does_not_depend_on_padding_or_on_what_is_beside_it(model):
     np.testing.assert_allclose(trainer.measure(every, silent)[0], together, atol=1e-5)
     for row in (0, 2, 7):
         alone, _ = trainer.measure(np.asarray([row]), silent)
-        own = together[data.first[row] : data.first[row + 1]]
+        own = together[data.trajectories.prompt_ids == row]
         np.testing.assert_allclose(alone, own, atol=1e-5)
     with torch.no_grad():  # and each response without those beside it
         backbone = AutoModel.from_pretrained(model)
@@ -172,7 +170,7 @@ def test_the_size_of_microbatches_changes_nothing(model, likelihood):
 def test_a_row_that_is_drawn_twice_counts_twice(model):
     data = data_for(model, "bradley_terry")
     row, other = data.train_rows[:2]
-    (one, _), (two, _) = (data.select(data.train_rows[index : index + 1]) for index in (0, 1))
+    one, two = (data.select(np.asarray([each])).trajectories for each in (row, other))
     # A microbatch that holds either of them once, and none of them twice.
     limit = max(each.lengths.sum() - each.prompt_lengths[1:].sum() for each in (one, two))
     figures = []
@@ -216,7 +214,7 @@ def test_a_worker_serves_what_was_trained(model, tmp_path, tuning, likelihood):
     outputs, _ = trainer.measure(data.held_out_rows, silent)
     save_reward_model(tmp_path / "reward", trainer.model, source=str(model), rank=0)
     worker = RewardModelWorker(str(tmp_path / "reward"), str(model))
-    responses, _ = data.select(data.held_out_rows)
+    responses = data.select(data.held_out_rows).trajectories
     rewards = worker.score(responses, [""] * len(responses))
     np.testing.assert_allclose(rewards, outputs[:, 0], atol=1e-4)
     assert np.ptp(rewards) > 0.1
@@ -236,7 +234,7 @@ def test_a_policy_with_other_tokens_is_read_as_text(model, tmp_path):
     tokenizer.add_tokens(["e"])
     tokenizer.chat_template = None  # a base model, to which the prompt is its bare text
     tokenizer.save_pretrained(tmp_path / "policy")
-    responses, _ = tokenized(data.rows, tmp_path / "policy").select(np.arange(3))
+    responses = tokenized(data.rows, tmp_path / "policy").select(np.arange(3)).trajectories
     worker = RewardModelWorker(str(tmp_path / "reward"), str(tmp_path / "policy"))
     rewards = worker.score(responses, [""] * len(responses))
     np.testing.assert_allclose(rewards, outputs[:, 0], atol=1e-4)
@@ -269,7 +267,7 @@ def test_an_ensemble_serves_the_mean_of_its_members(model, tmp_path):
         own.append(trainer.measure(data.held_out_rows, silent)[0][:, 0])
     (tmp_path / "member-11.partial").mkdir()  # one that is being written
     worker = RewardModelWorker(str(tmp_path), str(model))
-    responses, _ = data.select(data.held_out_rows)
+    responses = data.select(data.held_out_rows).trajectories
     np.testing.assert_allclose(worker.member_scores(responses), own, rtol=1e-4, atol=1e-4)
     rewards = worker.score(responses, [""] * len(responses))
     np.testing.assert_allclose(rewards, np.mean(own, axis=0), rtol=1e-4, atol=1e-4)
@@ -292,7 +290,7 @@ def test_a_member_leaves_a_model_its_verdicts_and_features(model, tmp_path):
     head = scored.score.weight.detach().numpy()
     scores = columns["features"] @ head[0]
     np.testing.assert_allclose(scores[held_out], judged["scores"], atol=1e-5)
-    np.testing.assert_array_equal(columns["ranks"][held_out], data.select(data.held_out_rows)[1])
+    np.testing.assert_array_equal(columns["ranks"][held_out], data.select(data.held_out_rows).ranks)
     assert judged["log_scales"] is None
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.data.comparisons import Comparison, answers_of, best_responses, read_comparisons
+from alignment.data.comparisons import Comparison, best_responses, label_kind, read_comparisons
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
 from alignment.data.formats import detected_format
@@ -106,12 +106,12 @@ H, A = "\n\nHuman: ", "\n\nAssistant: "
         (
             f"{H}a{A}b{H}c{A}d",
             f"{H}a{A}e{H}c{A}d",
-            "part after 1 messages, and 3 and 3 follow; a pair must share all but the assistant's",
+            "differ after 1 messages, and 3 and 3 follow; a pair must share all but the",
         ),
-        (f"{H}a{A}b", f"{H}a{A}b{H}c{A}d", "part after 1 messages, and 1 and 3 follow"),
-        (f"{H}a{A}b{H}c", f"{H}a{A}b{H}d", "part after 2 messages, and 1 and 1 follow"),
+        (f"{H}a{A}b", f"{H}a{A}b{H}c{A}d", "differ after 1 messages, and 1 and 3 follow"),
+        (f"{H}a{A}b{H}c", f"{H}a{A}b{H}d", "differ after 2 messages, and 1 and 1 follow"),
         (f"{A}b", f"{A}c", "before the response is nothing"),
-        ("b", "c", r'"chosen" has no prompt beside it and is no transcript that begins with "Hum'),
+        ("b", "c", r'"chosen" is not a transcript that begins with "Hum'),
     ],
 )
 def test_transcripts_that_are_no_pair_are_named(tmp_path, chosen, rejected, message):
@@ -138,7 +138,7 @@ def test_a_ranking_is_put_best_first_with_ranks_from_0(ranks, expected):
 
 
 @pytest.mark.parametrize("key", ["label", "kto_tag"])
-def test_a_judgement_is_a_comparison_of_one(key):
+def test_a_single_label_is_a_comparison_of_one(key):
     chat = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")]
     for label, rank in [(True, 0), (False, 1)]:
         expected = Comparison("c", ("d",), (rank,), tuple(chat[:2]))
@@ -188,7 +188,7 @@ RANKING = {"prompt": "a", "responses": ["b", "c"]}
         ({**RANKING, "responses": ["b", 1]}, '"responses" holds int where a message should be'),
         (
             {"prompt": "a", "response": "b"},
-            r'demonstrations as "prompt" \(text\), "response" \(text\), and no comparisons; give '
+            r'demonstrations as "prompt" \(text\), "response" \(text\), not comparisons; give '
             r"them as data\.path, and comparisons as preferences\.path",
         ),
     ],
@@ -214,7 +214,9 @@ def test_the_detected_format_is_named(tmp_path):
     assert named(PAIR) == 'pairs as "prompt" (text), "chosen" (text), "rejected" (text)'
     transcripts = {"chosen": f"{H}a{A}b", "rejected": f"{H}a{A}c"}
     assert named(transcripts) == 'pairs as "chosen" (transcript), "rejected" (transcript)'
-    assert named({"messages": [], "label": True}) == 'judgements as "messages" (messages), "label"'
+    assert (
+        named({"messages": [], "label": True}) == 'single labels as "messages" (messages), "label"'
+    )
     assert named(RANKING) == 'rankings as "prompt" (text), "responses" (list)'
 
 
@@ -222,13 +224,13 @@ def of_ranks(*ranks):
     return [Comparison("a", ("b",) * len(each), each) for each in ranks]
 
 
-def test_what_annotators_were_asked_for_follows_from_what_they_said():
-    assert answers_of(of_ranks((0, 1), (0, 1))) == "pairs"
-    assert answers_of(of_ranks((0, 1), (0, 0))) == "ties"
-    assert answers_of(of_ranks((0, 1), (0, 0, 1))) == "rankings"
-    assert answers_of(of_ranks((0,), (1,))) == "judgements"
-    with pytest.raises(ValueError, match=r"some rows judge a single response and others compare"):
-        answers_of(of_ranks((0,), (0, 1)))
+def test_the_kind_of_labels_follows_from_the_rows():
+    assert label_kind(of_ranks((0, 1), (0, 1))) == "pairs"
+    assert label_kind(of_ranks((0, 1), (0, 0))) == "ties"
+    assert label_kind(of_ranks((0, 1), (0, 0, 1))) == "rankings"
+    assert label_kind(of_ranks((0,), (1,))) == "single labels"
+    with pytest.raises(ValueError, match=r"some rows label a single response and others compare"):
+        label_kind(of_ranks((0,), (0, 1)))
 
 
 def test_the_best_responses_stand_for_demonstrations():
@@ -239,5 +241,5 @@ def test_the_best_responses_stand_for_demonstrations():
         Comparison("g", ("h",), (1,)),
     ]
     assert best_responses(rows) == [Demonstration("a", "b", before), Demonstration("d", "e")]
-    with pytest.raises(ValueError, match=r"all 1 judgements are of undesirable responses"):
+    with pytest.raises(ValueError, match=r"all 1 labels are of undesirable responses"):
         best_responses(rows[2:])

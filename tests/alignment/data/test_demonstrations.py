@@ -93,10 +93,13 @@ def test_a_chat_beside_its_first_prompt_is_read_whole():
         ({"prompt": "a", "response": "b", "history": ["c"]}, r'line 2: "history" must be a list'),
         (
             {"prompt": "a", "response": "b", "label": False},
-            r'line 2: reads as judgements as "prompt" \(text\), "response" \(text\), "label", but '
-            r'the first row as demonstrations as "prompt" \(text\), "response" \(text\); give rows',
+            r'line 2: reads as single labels as "prompt" \(text\), "response" \(text\), "label", '
+            r'but the first row as demonstrations as "prompt" \(text\), "response" \(text\); give',
         ),
-        ({"prompt": "a", "response": "b", "label": 1}, r'"label" is 1; a verdict is true or false'),
+        (
+            {"prompt": "a", "response": "b", "label": 1},
+            r'"label" is 1; a label must be true or false',
+        ),
         ({"prompt": [], "response": "b"}, r'"prompt" \(messages\).*but the first row as'),
     ],
 )
@@ -155,7 +158,7 @@ def test_keys_that_mean_nothing_are_listed_beside_those_that_do():
     [
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"these are pairs as \"prompt\""),
         ({"prompt": "a", "responses": ["b", "c"]}, "these are rankings as"),
-        ({"prompt": "a", "completion": "b", "label": True}, "these are judgements as"),
+        ({"prompt": "a", "completion": "b", "label": True}, "these are single labels as"),
     ],
 )
 def test_comparisons_say_where_to_give_them(row, what):

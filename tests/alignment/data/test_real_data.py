@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.data.comparisons import answers_of, read_comparisons
+from alignment.data.comparisons import label_kind, read_comparisons
 from alignment.data.demonstrations import read_demonstrations
 
 DATA = Path(__file__).parents[4] / "shared/data"
@@ -41,7 +41,7 @@ def test_harmlessness_transcripts_can_be_written_again_from_what_was_read():
     names = {"user": "Human", "assistant": "Assistant"}
     rows = rows_of("hh_harmless/pairs.jsonl")
     read = read_comparisons(DATA / "hh_harmless/pairs.jsonl")
-    assert (len(read), answers_of(read)) == (1200, "pairs")
+    assert (len(read), label_kind(read)) == (1200, "pairs")
     for row, pair in zip(rows, read, strict=True):
         before = "".join(f"\n\n{names[turn.role]}: {turn.text}" for turn in pair.history)
         asked = f"{before}\n\nHuman: {pair.prompt}\n\nAssistant: "
@@ -50,17 +50,17 @@ def test_harmlessness_transcripts_can_be_written_again_from_what_was_read():
     assert all(pair.responses[1] for pair in read)
 
 
-def test_pairs_and_judgements_of_llama_factory_are_read():
+def test_pairs_and_single_labels_of_llama_factory_are_read():
     rows = rows_of("llama_factory_demo/dpo_en_demo.json")
     pairs = read_comparisons(DATA / "llama_factory_demo/dpo_en_demo.json")
-    assert (len(pairs), answers_of(pairs)) == (300, "pairs")
+    assert (len(pairs), label_kind(pairs)) == (300, "pairs")
     for row, pair in zip(rows, pairs, strict=True):
         turns = [*(turn.text for turn in pair.history), pair.prompt]
         assert turns == [message["value"] for message in row["conversations"]]
         assert pair.responses == (row["chosen"]["value"], row["rejected"]["value"])
     rows = rows_of("llama_factory_demo/kto_en_demo.json")
     judged = read_comparisons(DATA / "llama_factory_demo/kto_en_demo.json")
-    assert (len(judged), answers_of(judged)) == (300, "judgements")
+    assert (len(judged), label_kind(judged)) == (300, "single labels")
     for row, one in zip(rows, judged, strict=True):
         said = [*(turn.text for turn in one.history), one.prompt, *one.responses]
         assert said == [message["content"] for message in row["messages"]]

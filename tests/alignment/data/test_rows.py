@@ -87,8 +87,11 @@ def test_a_saved_data_set_is_read_and_of_several_splits_train(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.jsonl": "{}", "b.json": "[]"}, r"holds files of 2 kinds \(\.json, \.jsonl\)"),
-        ({"a.txt": "{}"}, r"holds no data file; a folder must hold files of one kind: \.jsonl"),
+        ({"a.jsonl": "{}", "b.json": "[]"}, r"contains files of 2 kinds \(\.json, \.jsonl\)"),
+        (
+            {"a.txt": "{}"},
+            r"contains no data file; a folder must contain files of one kind: \.jsonl",
+        ),
     ],
 )
 def test_a_folder_that_is_not_one_kind_of_data_is_an_error(tmp_path, files, message):

@@ -7,14 +7,14 @@ from alignment.data.comparisons import Comparison
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
 from alignment.data.splits import is_held_out
-from alignment.data.tokenized import tokenize_comparisons, tokenize_demonstrations
+from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 from tests.alignment.data.conftest import make_tokenizer
 
 BEFORE = (Turn("user", "d"), Turn("assistant", "e"))
 ROWS = [
     Comparison("a", ("b c", "d"), (0, 1)),
     Comparison("b", ("d", "", "e e e"), (0, 0, 1)),
-    Comparison("c", ("e", "a"), (0, 1), BEFORE),
+    Comparison("c", ("e", "a"), (0, 1), BEFORE, strength=2.5),
     Comparison("d e", ("a", "b"), (0, 0)),
 ]
 LIMITS = {"max_prompt_tokens": 11, "max_response_tokens": 4}
@@ -23,14 +23,13 @@ TOKENIZER = make_tokenizer(eos_token="</s>")
 
 
 def tokenized(rows=ROWS, **changes):
-    return tokenize_comparisons(rows, TOKENIZER, **{**USUAL, **changes})
+    return TokenizedComparisons.tokenize(rows, TOKENIZER, **{**USUAL, **changes})
 
 
 def test_the_responses_of_a_row_lie_beside_one_another_best_first():
     data = tokenized()
-    assert data.first.tolist() == [0, 2, 5, 7, 9]
-    assert data.ranks.tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 0]
-    assert data.ranks.dtype == np.float32
+    assert data.sizes.tolist() == [2, 3, 2, 2]
+    assert data.num_ties == 2
     assert data.trajectories.prompt_ids.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3]
     decoded = [TOKENIZER.decode(data.trajectories.response(i)) for i in range(9)]
     texts = [text for row in ROWS for text in row.responses]
@@ -41,18 +40,21 @@ def test_the_responses_of_a_row_lie_beside_one_another_best_first():
 
 
 @given(rows=st.lists(st.integers(0, 3), max_size=6))
-def test_rows_come_whole_in_the_order_asked_for(rows):
-    trajectories, ranks = tokenized().select(rows)
-    assert trajectories.prompt_ids.tolist() == [n for n in rows for _ in ROWS[n].responses]
+def test_rows_are_selected_whole_in_the_given_order_and_numbered_from_0(rows):
+    trajectories, ranks, strengths = tokenized().select(rows)
+    numbers = [number for number, n in enumerate(rows) for _ in ROWS[n].responses]
+    assert trajectories.prompt_ids.tolist() == numbers
+    assert strengths.tolist() == [2.5 if n == 2 else 0.0 for n in rows for _ in ROWS[n].responses]
+    assert (ranks.dtype, strengths.dtype) == (np.float32, np.float32)
     assert ranks.tolist() == [rank for n in rows for rank in ROWS[n].ranks]
-    said = [TOKENIZER.decode(trajectories.response(i)[:-1]) for i in range(len(trajectories))]
-    assert said == [text for n in rows for text in ROWS[n].responses]
+    texts = [TOKENIZER.decode(trajectories.response(i)[:-1]) for i in range(len(trajectories))]
+    assert texts == [text for n in rows for text in ROWS[n].responses]
 
 
 def test_a_prompt_lies_on_the_side_on_which_it_lies_as_a_demonstration():
     data = tokenized()
     demonstrations = [Demonstration(row.prompt, "a", row.history) for row in ROWS]
-    same = tokenize_demonstrations(demonstrations, TOKENIZER, **USUAL)
+    same = TokenizedDemonstrations.tokenize(demonstrations, TOKENIZER, **USUAL)
     assert data.held_out_rows.tolist() == same.held_out_rows.tolist()
     assert data.train_rows.tolist() == same.train_rows.tolist()
     held_out = [i for i, row in enumerate(ROWS) if is_held_out(row.prompt, 0.5, row.history)]
@@ -60,11 +62,11 @@ def test_a_prompt_lies_on_the_side_on_which_it_lies_as_a_demonstration():
     assert [data.row_of_draw(n) for n in range(9)] == [same.row_of_draw(n) for n in range(9)]
 
 
-def test_what_was_asked_is_told_by_the_rows():
-    assert tokenized().answers == "rankings"
-    assert tokenized([ROWS[0], ROWS[2], ROWS[3]]).answers == "ties"
+def test_the_kind_of_labels_follows_from_the_rows():
+    assert tokenized().label_kind == "rankings"
+    assert tokenized([ROWS[0], ROWS[2], ROWS[3]]).label_kind == "ties"
     # the second is held out, as in tests of the split
-    assert tokenized([ROWS[0], ROWS[3]._replace(ranks=(0, 1))]).answers == "pairs"
+    assert tokenized([ROWS[0], ROWS[3]._replace(ranks=(0, 1))]).label_kind == "pairs"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 
 from alignment.data.demonstrations import Demonstration
 from alignment.data.splits import is_held_out
-from alignment.data.tokenized import tokenize_demonstrations
+from alignment.data.tokenized import TokenizedDemonstrations
 
 ROWS = [Demonstration(p, r) for p, r in [("a", "b c"), ("b", "d"), ("c", "e e e"), ("d e", "a")]]
 LIMITS = {"max_prompt_tokens": 6, "max_response_tokens": 4}
@@ -11,7 +11,7 @@ USUAL = {"system_prompt": None, "held_out_fraction": 0.5, "seed": 0, **LIMITS}
 
 
 def test_a_row_is_a_prompt_id_everywhere(tokenizer):
-    data = tokenize_demonstrations(ROWS, tokenizer, **USUAL)
+    data = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
     assert data.trajectories.prompt_ids.tolist() == [0, 1, 2, 3]
     for row, (prompt, response, _) in enumerate(ROWS):
         assert data.texts(row) == (prompt, response)
@@ -21,14 +21,14 @@ def test_a_row_is_a_prompt_id_everywhere(tokenizer):
 
 
 def test_demonstrations_come_in_the_order_asked_for(tokenizer):
-    data = tokenize_demonstrations(ROWS, tokenizer, **USUAL)
+    data = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
     chosen = data.demonstrations(np.asarray([2, 0]))
     assert chosen.prompt_ids.tolist() == [2, 0]
     assert [data.decode(chosen.response(i)) for i in (0, 1)] == ["e e e", "b c"]
 
 
 def test_both_sides_together_are_all_rows_and_only_the_training_side_is_drawn(tokenizer):
-    data = tokenize_demonstrations(ROWS, tokenizer, **USUAL)
+    data = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
     held_out = [i for i, row in enumerate(ROWS) if is_held_out(row.prompt, 0.5)]
     train = [i for i in range(4) if i not in held_out]
     assert data.held_out_rows.tolist() == held_out
@@ -40,7 +40,7 @@ def test_both_sides_together_are_all_rows_and_only_the_training_side_is_drawn(to
 
 def test_rows_that_just_fit_are_whole(tokenizer):
     # "<s> user d e <turn> assistant" is 6 tokens, "e e e <turn>" 4
-    data = tokenize_demonstrations(ROWS, tokenizer, **USUAL)
+    data = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
     assert max(data.trajectories.prompt_lengths) == 6
     assert max(data.trajectories.response_lengths) == 4
 
@@ -61,4 +61,4 @@ def test_rows_that_just_fit_are_whole(tokenizer):
 )
 def test_a_row_that_does_not_fit_is_named_and_nothing_is_cut(tokenizer, limit, message):
     with pytest.raises(ValueError, match=message):
-        tokenize_demonstrations(ROWS, tokenizer, **{**USUAL, **limit})
+        TokenizedDemonstrations.tokenize(ROWS, tokenizer, **{**USUAL, **limit})

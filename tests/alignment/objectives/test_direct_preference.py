@@ -222,7 +222,7 @@ def test_shards_sum_to_the_whole_step(likelihood, log_ratios):
         ({"num_comparisons": 0}, "num_comparisons must be positive, got 0"),
         ({"beta": 0.0}, "beta must be positive and finite; it is 0.0"),
         ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\); it is 0.5"),
-        ({"label_smoothing": 0.1, "likelihood": PLACKETT_LUCE}, "a ranking has no one opposite"),
+        ({"label_smoothing": 0.1, "likelihood": PLACKETT_LUCE}, "a ranking has no single opposite"),
         ({"divergence": divergence("le_cam")}, "le_cam cannot be the divergence"),
         ({"likelihood": preference_likelihood("learned_variance")}, "needs log_scales"),
         ({"ranks": f64(0.0, 0.0)}, "1 ties among the answers, to which bradley_terry gives no"),

@@ -281,7 +281,7 @@ def test_scores_keep_their_precision(record):
         (
             "bradley_terry",
             Comparisons(torch.zeros(1, 3)),
-            "bradley_terry compares two responses; these comparisons have 3 places; take plackett",
+            "bradley_terry compares two responses; these comparisons have 3 places; choose ",
         ),
         ("classification", Comparisons(torch.zeros(2, 1)), "needs two responses or more; it has 1"),
         (
@@ -292,13 +292,13 @@ def test_scores_keep_their_precision(record):
         (
             "plackett_luce",
             Comparisons(torch.zeros(1, 2), is_tie=torch.tensor([False])),
-            "plackett_luce gives ties no probability; take rao_kupper or davidson",
+            "plackett_luce gives ties no probability; choose rao_kupper or davidson",
         ),
         ("margin", Comparisons(torch.zeros(1, 2)), "margin needs strengths"),
         ("learned_variance", Comparisons(torch.zeros(1, 2)), "learned_variance needs log_scales"),
     ],
 )
-def test_answers_that_have_no_probability_are_an_error(name, comparisons, message):
+def test_labels_without_a_probability_are_an_error(name, comparisons, message):
     parameters = {"margin": {"margin_per_strength": 1.0}, "thurstone": {"scale": 1.0}}
     record = preference_likelihood(name, **parameters.get(name, {}))
     with pytest.raises(ValueError, match=message):

@@ -1,29 +1,28 @@
-import numpy as np
 import pytest
 
-from alignment.rewards.evaluation import HeldOut, length_baseline, preferred_length
+from alignment.rewards.evaluation import HeldOutComparisons, length_baseline, preferred_length
+from tests.fakes.ranked import ranked_responses
 
-HELD_OUT = HeldOut(
-    rows=[0, 1, 2, 3],
-    sizes=[2, 2, 3, 2],
-    strengths=[0.0] * 4,
-    domains=[None] * 4,
-    ranks=np.asarray([0, 1, 0, 1, 0, 1, 2, 0, 0], np.float32),
-    response_tokens=[5, 3, 4, 4, 2, 3, 1, 1, 9],
+RANKED = ranked_responses(
+    [0, 1, 0, 1, 0, 1, 2, 0, 0], [2, 2, 3, 2], lengths=[5, 3, 4, 4, 2, 3, 1, 1, 9]
 )
+HELD_OUT = HeldOutComparisons([0, 1, 2, 3], [None] * 4, RANKED)
 
 
-def test_each_row_has_one_vote_on_which_length_is_preferred():
+def preferred(lengths, ranks, sizes):
+    return preferred_length(ranked_responses(ranks, sizes, lengths=lengths))
+
+
+def test_each_comparison_counts_the_same_for_the_preferred_length():
     # One ranking with six pairs for the longer, two pairs for the shorter.
-    ranks = np.asarray([0, 1, 2, 3, 0, 1, 0, 1], np.float32)
-    assert preferred_length([9, 7, 5, 3, 1, 2, 1, 2], ranks, [4, 2, 2]) == "shorter"
-    assert preferred_length([9, 7, 5, 3, 1, 2], ranks[:6], [4, 2]) == "longer"  # one each
+    ranks = [0, 1, 2, 3, 0, 1, 0, 1]
+    assert preferred([9, 7, 5, 3, 1, 2, 1, 2], ranks, [4, 2, 2]) == "shorter"
+    assert preferred([9, 7, 5, 3, 1, 2], ranks[:6], [4, 2]) == "longer"  # one each
 
 
-def test_ties_have_no_vote():
-    ranks = np.asarray([0, 0, 0, 1], np.float32)
-    assert preferred_length([1, 9, 3, 5], ranks, [2, 2]) == "shorter"
-    assert preferred_length([1, 9], ranks[:2], [2]) == "longer"
+def test_ties_do_not_count_for_the_preferred_length():
+    assert preferred([1, 9, 3, 5], [0, 0, 0, 1], [2, 2]) == "shorter"
+    assert preferred([1, 9], [0, 0], [2]) == "longer"
 
 
 def test_an_equal_length_is_half_right_and_a_tie_does_not_count():

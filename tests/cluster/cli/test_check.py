@@ -5,7 +5,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from alignment.data.comparisons import Comparison
-from alignment.data.tokenized import tokenize_comparisons
+from alignment.data.tokenized import TokenizedComparisons
 from cluster.cli.check import show, show_comparisons
 from cluster.config.job_file import load_job
 from cluster.validation import preflight
@@ -27,7 +27,7 @@ def tokenizer(tmp_path):
 def shown(rows, tokenizer, source=None):
     limits = {"max_prompt_tokens": 8, "max_response_tokens": 4}
     fixed = {"system_prompt": None, "held_out_fraction": 0.5, "seed": 0}
-    data = tokenize_comparisons(rows, tokenizer, **fixed, **limits)
+    data = TokenizedComparisons.tokenize(rows, tokenizer, **fixed, **limits)
     console = colored()
     show_comparisons(data, console, source)
     return data, console.file.getvalue()
@@ -45,12 +45,12 @@ def test_a_sample_shows_the_best_response_in_green_and_the_others_in_red(tokeniz
         assert remark in text
 
 
-def test_judgements_are_counted_by_verdict_and_their_format_is_named(tokenizer, tmp_path):
+def test_single_labels_are_counted_by_value_and_their_format_is_named(tokenizer, tmp_path):
     rows = [Comparison(prompt, ("b",), (int(prompt == "d"),)) for prompt in "abcd"]
     source = tmp_path / "judged.jsonl"
     source.write_text('{"prompt": "a", "completion": "b", "label": true}')
     _, text = shown(rows, tokenizer, source)
-    assert '4 judgements as "prompt" (text), "completion" (text), "label"' in text
+    assert '4 single labels as "prompt" (text), "completion" (text), "label"' in text
     assert "3 desirable, 1 undesirable" in text
 
 

@@ -359,7 +359,7 @@ def test_an_ensemble_is_trained_whatever_happens_to_its_ranks(tmp_path):
     figures = json.loads((run / "reward_model.json").read_text())
     assert figures["num_held_out"] == len(data.held_out_rows) == figures["accuracy"]["num_rows"]
     assert figures["accuracy"]["low"] > 0.9
-    responses, _ = data.select(data.held_out_rows)
+    responses = data.select(data.held_out_rows).trajectories
     worker = RewardModelWorker(str(run), str(tmp_path / "model"))
     scores = np.concatenate([row["scores"] for row in figures["comparisons"]], axis=1)
     np.testing.assert_allclose(worker.member_scores(responses), scores, atol=1e-4)

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from actors.messages import PreferenceStep
+from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import concatenate, pack
 from cluster.config.run_config import RunConfig
 from cluster.driver.preference_batches import PreferenceBatches, mismatched
@@ -35,24 +36,26 @@ def first_tokens(trajectories):
 
 def test_three_steps_of_four_take_every_pair_of_twelve_once():
     seen = [batches(PAIRS).auxiliary(index) for index in range(3)]
-    prompts = [first for each in seen for first in first_tokens(each.comparisons)[::2]]
+    prompts = [first for each in seen for first in first_tokens(each.comparisons.trajectories)[::2]]
     assert prompts == [3 + row % 8 for row in range(12)]
     assert [each.num_comparisons for each in seen] == [4, 4, 4]
     assert [each.num_compared for each in seen] == [8, 8, 8]
-    assert all(each.ranks.tolist() == [0.0, 1.0] * 4 for each in seen)
+    assert all(each.comparisons.ranks.tolist() == [0.0, 1.0] * 4 for each in seen)
 
 
 def test_a_pair_that_comes_twice_in_a_step_is_two_comparisons():
     auxiliary = batches(PAIRS, num_train=1).auxiliary(5)
     assert auxiliary.num_comparisons == 4
-    assert auxiliary.comparisons.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert auxiliary.comparisons.trajectories.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_step_depends_on_its_number_alone():
     one, other = batches(PAIRS), batches(PAIRS)
     one.auxiliary(0)
     for mine, theirs in zip(
-        one.auxiliary(2).comparisons, other.auxiliary(2).comparisons, strict=True
+        one.auxiliary(2).comparisons.trajectories,
+        other.auxiliary(2).comparisons.trajectories,
+        strict=True,
     ):
         assert np.array_equal(mine, theirs)
 
@@ -64,11 +67,13 @@ def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
     auxiliary = batches(SELF_PLAY, comparisons=False).auxiliary(1, rollouts)
     expert = FakeData().demonstrations([4, 1])
     assert auxiliary.num_comparisons == 2
-    assert auxiliary.ranks.tolist() == [0.0, 1.0, 1.0] * 2
+    assert auxiliary.comparisons.ranks.tolist() == [0.0, 1.0, 1.0] * 2
     for group, row in enumerate((0, 3)):
-        assert np.array_equal(auxiliary.comparisons.response(row), expert.response(group))
-        assert auxiliary.comparisons.response(row + 1).tolist() == [9, 5, 2]
-        assert auxiliary.comparisons.response(row + 2).tolist() == [9, 6, 2]
+        assert np.array_equal(
+            auxiliary.comparisons.trajectories.response(row), expert.response(group)
+        )
+        assert auxiliary.comparisons.trajectories.response(row + 1).tolist() == [9, 5, 2]
+        assert auxiliary.comparisons.trajectories.response(row + 2).tolist() == [9, 6, 2]
 
 
 def test_in_self_play_the_reference_is_renewed_once_an_epoch():
@@ -113,11 +118,15 @@ ROLLOUTS = rolled_out((5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16))
 )
 def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tokens, ranks):
     auxiliary = batches({"objective": objective}, comparisons=False).auxiliary(0, ROLLOUTS, REWARDS)
-    compared = [auxiliary.comparisons.response(row)[0] for row in range(len(auxiliary.comparisons))]
-    assert (compared, auxiliary.ranks.tolist()) == (tokens, ranks)
+    compared = [
+        auxiliary.comparisons.trajectories.response(row)[0] for row in range(auxiliary.num_compared)
+    ]
+    assert (compared, auxiliary.comparisons.ranks.tolist()) == (tokens, ranks)
     starts = [number for number, rank in enumerate(ranks) if rank == 0]
     assert auxiliary.num_compared == len(tokens)
-    assert auxiliary.num_comparisons == len(set(auxiliary.comparisons.prompt_ids.tolist()))
+    assert auxiliary.num_comparisons == len(
+        set(auxiliary.comparisons.trajectories.prompt_ids.tolist())
+    )
     assert auxiliary.num_comparisons == (2 if objective != "rao_kupper" else 3) <= len(starts)
     assert not auxiliary.renews_reference
 
@@ -137,7 +146,7 @@ def test_a_single_comparison_has_no_other_prompt_to_be_mismatched_with():
 
 
 def test_mismatched_responses_belong_to_the_next_prompt():
-    trajectories, _ = FakeComparisons().select([0, 1, 2])
+    trajectories = FakeComparisons().select([0, 1, 2]).trajectories
     numbered = concatenate(
         [pack([10 + n], [20 + n, token, 2], prompt_id=n) for n in range(3) for token in range(4, 6)]
     )
@@ -179,15 +188,18 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
 def test_ranks_share_whole_comparisons(world_size):
     auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 1.0}}).auxiliary(0)
     rising = np.arange(8, dtype=np.float32)
-    task = PreferenceStep(0, 0.1, auxiliary._replace(ranks=rising))
+    compared = RankedResponses(auxiliary.comparisons.trajectories, rising)
+    task = PreferenceStep(0, 0.1, auxiliary._replace(comparisons=compared))
     parts = [share(task, rank, world_size).auxiliary for rank in range(world_size)]
-    assert sorted(n for part in parts for n in part.comparisons.prompt_ids) == sorted(
-        auxiliary.comparisons.prompt_ids
+    assert sorted(n for part in parts for n in part.comparisons.trajectories.prompt_ids) == sorted(
+        auxiliary.comparisons.trajectories.prompt_ids
     )
     for part in parts:
-        of_row = dict(zip(auxiliary.comparisons.prompt_ids[::2], rising[::2], strict=True))
-        first = [of_row[number] for number in part.comparisons.prompt_ids]
-        assert part.ranks.tolist() == [rank + i % 2 for i, rank in enumerate(first)]
+        of_row = dict(
+            zip(auxiliary.comparisons.trajectories.prompt_ids[::2], rising[::2], strict=True)
+        )
+        first = [of_row[number] for number in part.comparisons.trajectories.prompt_ids]
+        assert part.comparisons.ranks.tolist() == [rank + i % 2 for i, rank in enumerate(first)]
     assert {part.num_comparisons for part in parts} == {4}
     assert sum(len(part.demonstrations) for part in parts) == 4
 
@@ -253,7 +265,8 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
     assert max(decided) == 1.0
     for auxiliary in found:
         sums = [
-            sum(auxiliary.comparisons.response(row)) for row in range(len(auxiliary.comparisons))
+            sum(auxiliary.comparisons.trajectories.response(row))
+            for row in range(len(auxiliary.comparisons))
         ]
         assert all(better > worse for better, worse in zip(sums[::2], sums[1::2], strict=True))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from actors.errors import RewardError, RunFailedError
 from alignment.data.demonstrations import Demonstration
-from alignment.data.tokenized import tokenize_demonstrations
+from alignment.data.tokenized import TokenizedDemonstrations
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import PolicyVersion, pack
 from alignment.models.policy import load_policy
@@ -144,7 +144,7 @@ async def test_silence_has_an_end():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_published_weights_are_the_policys_and_the_canary_is_what_a_learner_says(tmp_path, dtype):
     save_tiny_model(tmp_path / "policy", seed=5)
-    data = tokenize_demonstrations(
+    data = TokenizedDemonstrations.tokenize(
         [Demonstration(f"a {i}", "b c") for i in range(20)],
         AutoTokenizer.from_pretrained(tmp_path / "policy"),
         system_prompt=None,

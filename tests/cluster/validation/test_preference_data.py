@@ -48,7 +48,7 @@ def test_answers_that_the_objective_knows_pass(place, rows, objective):  # noqa:
         ),
         ([PAIR, TIE], "kahneman_tversky", "choose rao_kupper or davidson, or leave the ties out"),
         ([RANKING], "plackett_luce", "holds 8 ties, to which preferences.objective plackett_luce"),
-        ([VERDICT], "bradley_terry", "verdicts on single responses, and preferences.objective is"),
+        ([VERDICT], "bradley_terry", "labels of single responses, and preferences.objective is"),
     ],
 )
 def test_answers_that_it_does_not_know_are_refused(place, rows, objective, complaint):  # noqa: F811

@@ -97,7 +97,7 @@ def test_single_verdicts_are_no_comparisons(model, tmp_path):
     rows = [{"prompt": f"a {i}", "completion": "b c", "label": i % 2 == 0} for i in range(20)]
     path = tmp_path / "verdicts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "verdicts on single responses" in error_of(job(model, path), tmp_path / "run")
+    assert "labels of single responses" in error_of(job(model, path), tmp_path / "run")
 
 
 def test_a_row_must_fit_a_microbatch(model, pairs, tmp_path):
