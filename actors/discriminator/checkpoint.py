@@ -1,4 +1,4 @@
-"""A discriminator's trained weights and optimizer as files; what is not trained is in the model."""
+"""Files of a discriminator's trained weights and optimizer; other weights are the model's."""
 
 from pathlib import Path
 
@@ -12,12 +12,7 @@ Parameters = dict[str, nn.Parameter]
 
 
 def save_training(folder: Path, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
-    """Write the trained weights and the optimizer's moments, without pickle.
-
-    Args:
-        folder: made where there is none.
-        parameters: those that are trained, by name.
-    """
+    """Write the trained parameters, by name, and the optimizer's moments, without pickle."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: parameter.detach() for name, parameter in parameters.items()}
     moments = {
@@ -35,21 +30,20 @@ def load_training(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> None:
-    """Set weights and moments to what save_training wrote.
+    """Set the parameters and the optimizer's moments to those that save_training wrote.
 
     Args:
-        folder: written by a worker with the same arguments.
-        parameters: those that are trained, by name.
-        optimizer: of these; its rates stay as they are.
+        parameters: the trained ones, by name.
+        optimizer: of these; its learning rates stay as they are.
 
     Raises:
-        InvalidInputError: if other weights are trained here than in the folder.
+        InvalidInputError: if names or shapes are not those of the folder.
     """
     weights = load_file(folder / "weights.safetensors", device=str(device))
     shapes = {name: value.shape for name, value in weights.items()}
     if shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         raise InvalidInputError(
-            f"{folder} holds another discriminator; go on with the model, the "
+            f"{folder} holds another discriminator; continue with the model, the "
             f"discriminator.num_layers and the discriminator.tuning that it was trained with"
         )
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which costs train a discriminator, and which combinations of settings there are none for."""
+"""The loss that trains a discriminator, and the combinations of settings that have none."""
 
 from typing import assert_never
 
@@ -18,28 +18,26 @@ from alignment.divergences.record import Divergence
 
 
 def is_critic(divergence: Divergence) -> bool:
-    """Whether the logit is no log-ratio but Wasserstein's critic."""
+    """Whether the logit is Wasserstein's critic instead of a log-ratio."""
     return divergence.name == "wasserstein"
 
 
 def is_per_token(level: Level) -> bool:
-    """Whether there is a verdict on every prefix of a response."""
+    """Whether every prefix of a response has a logit of its own."""
     return level in ("token", "occupancy")
 
 
 def require_possible(config: DiscriminatorConfig, level: Level, divergence: Divergence) -> None:
-    """Refuse what cannot be trained.
+    """Raise InvalidInputError if no discriminator can be trained with these settings.
 
     Args:
-        divergence: whose reward the logit becomes.
-
-    Raises:
-        InvalidInputError: naming the setting and what to choose in its place.
+        divergence: whose reward is computed from the logit.
     """
     if level == "state":
         raise InvalidInputError(
-            "objective.level = state compares a teacher's vocabulary with the policy's and has no "
-            "discriminator; set teacher, or objective.level to trajectory, token or occupancy"
+            "objective.level = state compares a teacher's next-token distributions with the "
+            "policy's and has no discriminator; set teacher, or objective.level to trajectory, "
+            "token or occupancy"
         )
     if config.gradient_penalty and config.gpus_per_worker:
         raise InvalidInputError(
@@ -52,7 +50,7 @@ def require_possible(config: DiscriminatorConfig, level: Level, divergence: Dive
     elif config.loss == "pairwise" and is_per_token(level):
         raise InvalidInputError(
             f"discriminator.loss = pairwise compares whole responses, but objective.level = "
-            f"{level} needs verdicts on prefixes, which have no counterpart of the other class; "
+            f"{level} needs logits of prefixes, which have no counterpart of the other class; "
             f"set the loss to cross_entropy, or the level to trajectory"
         )
     elif config.loss == "variational":
@@ -63,11 +61,11 @@ def require_possible(config: DiscriminatorConfig, level: Level, divergence: Dive
 
 
 def _require_possible_critic(config: DiscriminatorConfig, level: Level) -> None:
-    """Refuse what leaves a Wasserstein critic without a bound."""
+    """Raise InvalidInputError for settings that leave a Wasserstein critic without a bound."""
     if config.loss != "cross_entropy":
         raise InvalidInputError(
             f"discriminator.loss = {config.loss} trains a log-ratio, but objective.divergence = "
-            f"wasserstein has a critic with a loss of its own, E_policy[T] - E_expert[T]; leave "
+            f"wasserstein trains a critic with a loss of its own, E_policy[T] - E_expert[T]; leave "
             f"discriminator.loss out"
         )
     if not config.gradient_penalty:
@@ -78,27 +76,24 @@ def _require_possible_critic(config: DiscriminatorConfig, level: Level) -> None:
     if is_per_token(level):
         raise InvalidInputError(
             f"objective.divergence = wasserstein has no objective.level = {level}: expert and "
-            f"policy have different numbers of prefixes, so a critic's level alone would make its "
-            f"loss as low as it likes; set the level to trajectory"
+            f"policy have different numbers of prefixes, so adding a constant to the critic would "
+            f"lower its loss without bound; set the level to trajectory"
         )
 
 
-def verdict_costs(
+def logit_costs(
     logits: Tensor, is_expert: Tensor, config: DiscriminatorConfig, divergence: Divergence
 ) -> Tensor:
-    """Return the cost of each verdict by itself.
+    """Return the cost [logit] of each logit by itself, differentiable.
 
     Args:
-        logits: [verdict], expert-positive.
-        is_expert: [verdict]
-        config: chooses the costs, unless the divergence has costs of its own.
-        divergence: whose reward the logit becomes.
-
-    Returns:
-        [verdict], differentiable by the logits.
+        logits: [logit] high for expert.
+        is_expert: [logit]
+        config: chooses the loss, unless the divergence has one of its own.
+        divergence: whose reward is computed from the logit.
 
     Raises:
-        ValueError: for the pairwise loss, which has no costs of single verdicts.
+        ValueError: for the pairwise loss, which has no costs of single logits.
     """
     smoothing = config.label_smoothing
     if is_critic(divergence):
@@ -112,7 +107,7 @@ def verdict_costs(
             return variational_costs(logits, is_expert, divergence, label_smoothing=smoothing)
         case "pairwise":
             raise ValueError(
-                "the pairwise loss is of pairs: alignment.discriminator.losses.pairwise_loss"
+                "the pairwise loss has no costs of single logits; use pairwise_expansion"
             )
         case _:
             assert_never(config.loss)

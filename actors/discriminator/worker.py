@@ -1,4 +1,4 @@
-"""Trains and serves the discriminator: the logit that the on-policy stage turns into a reward."""
+"""The worker that trains and serves the discriminator, whose logits become rewards."""
 
 import json
 from pathlib import Path
@@ -34,19 +34,19 @@ from alignment.mdp.trajectories import Trajectories
 from alignment.models.scalar_head import ScalarModel, load_backbone, scalar_optimizer
 
 WARM_UP_UPDATES = 5
-"""The learning rate rises linearly over them, while Adam's second moments are still noisy."""
+"""Updates of linear learning-rate warm-up, while Adam's second moments are still noisy."""
 MAX_GRAD_NORM = 1.0
-"""Gradients are clipped to it: one odd batch must not undo the discriminator."""
+"""Global norm to which gradients are clipped, so that one bad batch does little damage."""
 MAX_REPLAYED_GROUPS = 1024
-"""Prompts kept for replay: some ten to a hundred steps, a few MiB of tokens."""
+"""Prompts kept for replay: ten to a hundred steps, a few MiB of tokens."""
 
 
 class DiscriminatorWorker:
-    """Holds the discriminator, its optimizer and its replay; the port of actors/messages.py.
+    """Holds the discriminator, its optimizer and its replay; the port of actors.messages.
 
-    It promises that two workers with equal arguments and equal calls hold equal weights, that one
-    which was saved and loaded goes on bit for bit, and that the size of a microbatch changes
-    memory and not the gradient.
+    Workers with equal arguments and equal calls hold equal weights, and a worker that was saved and
+    loaded continues bit for bit. The size of a microbatch changes the memory used and not the
+    gradient.
     """
 
     def __init__(
@@ -61,21 +61,20 @@ class DiscriminatorWorker:
         seed: int,
         preferences: PreferencesConfig | None = None,
     ) -> None:
-        """Load the policy's first weights under a head that knows nothing yet.
+        """Load the policy's initial weights under a head of zeros.
 
         Args:
             model: folder or hub name of the policy.
-            config: how the discriminator is built and trained.
-            level: trajectory for a verdict on each response; token and occupancy for one on each
-                of its prefixes.
-            divergence: whose reward the logit becomes; the variational loss is a bound of it.
-            max_tokens_per_microbatch: what fits in memory at once.
+            level: trajectory gives each response a logit; token and occupancy each of its prefixes.
+            divergence: whose reward is computed from the logit; the variational loss is a bound of
+                the divergence.
+            max_tokens_per_microbatch: most tokens in a forward pass.
             autocast: precision of the backbone's matrix products.
-            seed: of the adapters' beginning, of the prompts replayed and of the tokens hidden.
-            preferences: how the logit learns those that update is given.
+            seed: of the adapters' initial weights, the replayed prompts and the hidden tokens.
+            preferences: the likelihood of the comparisons that update is given.
 
         Raises:
-            InvalidInputError: if these exclude one another; discriminator_choice says which do.
+            InvalidInputError: if the settings exclude one another; see require_possible.
         """
         require_possible(config, level, divergence)
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
@@ -83,7 +82,7 @@ class DiscriminatorWorker:
         device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         backbone = load_backbone(model, config.num_layers)
         self._model = ScalarModel(backbone, config.tuning, autocast, seed).to(device)
-        self._verdicts = DiscriminatorModel(
+        self._discriminator = DiscriminatorModel(
             self._model,
             config,
             level=level,
@@ -110,58 +109,56 @@ class DiscriminatorWorker:
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
-        Every key begins with "discriminator/". Before training: what
-        alignment.discriminator.metrics.fresh_figures says, and the control_accuracies of
-        alignment.discriminator.control_classifiers; none of the three has trained on what is
-        measured. At every level these are verdicts on whole responses. With Wasserstein's
-        critic, whose level is arbitrary, only its differences mean something: no accuracy, no
-        calibration, no estimate.
-        With the pairwise loss each group's mean of e^logit is 1, so that at least one rollout of k
-        is on the wrong side of 0, and accuracy is at most 1 - 1 / (2 k).
+        Every metric's name begins with "discriminator/". Measured before training, on data that no
+        classifier was trained on: fresh_figures of alignment.discriminator.metrics and the
+        control_accuracies of alignment.discriminator.control_classifiers, at every level of the
+        logits of whole responses. Of Wasserstein's critic, which is determined up to a constant,
+        only differences mean something: not accuracy, calibration or estimates. With the pairwise
+        loss each group's mean of e^logit is 1, so that at least one of k rollouts has a logit of at
+        least 0, and accuracy is at most 1 - 1 / (2 k).
 
-        Then skipped: 1 if the accuracy (accuracy_held_out, or accuracy_fresh without demonstrations
-        held out) was above max_accuracy and no update was taken; else 0, and of the last update its
-        loss and grad_norm (before clipping), accuracy_trained (on all its rows, by its forward
-        pass) and replayed (its rollouts of earlier steps). Where preferences are learned in the
-        same updates, also preference_loss and preference_accuracy, of the first before its step.
+        Then skipped: 1 if the accuracy (accuracy_held_out, or accuracy_fresh without held-out
+        demonstrations) was above max_accuracy and no update was taken. Otherwise 0, and of the last
+        update: loss, grad_norm (before clipping), accuracy_trained (on its batch, in the forward
+        pass) and replayed (rollouts of earlier steps). With preferences, also preference_loss and
+        preference_accuracy of the first update, before its step.
 
         Args:
-            rollouts: responses of the policy, a group a prompt.
-            demonstrations: one a prompt, of the same prompts.
+            rollouts: responses of the policy, a group for each prompt.
+            demonstrations: one for each of the same prompts.
             held_out: demonstrations of prompts that are never trained on, possibly none.
-
-        Returns:
-            The figures above.
+            ranked: comparisons that every update is also trained on.
         """
         fresh = pair_by_prompt(rollouts, demonstrations)
-        figures = fresh_figures(self._judged(labelled(fresh), held_out))
+        metrics = fresh_figures(self._measured(labelled(fresh), held_out))
         unseen = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
         seen = self._recent.draw(NUM_CONTROL_GROUPS, self._num_updates)
-        figures |= control_accuracies(join_groups(seen), unseen)
-        accuracy = figures.get("accuracy_held_out", figures["accuracy_fresh"])
+        metrics |= control_accuracies(join_groups(seen), unseen)
+        accuracy = metrics.get("accuracy_held_out", metrics["accuracy_fresh"])
         is_skipped = accuracy > self._config.max_accuracy
-        figures["skipped"] = float(is_skipped)
+        metrics["skipped"] = float(is_skipped)
         if not is_skipped:
-            figures |= self._train(fresh, ranked)
+            metrics |= self._train(fresh, ranked)
         self._replay.add(fresh)
         self._recent.add(fresh)
-        return {f"discriminator/{name}": value for name, value in figures.items()}
+        return {f"discriminator/{name}": value for name, value in metrics.items()}
 
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
         """Return logits, high for expert.
 
         Both classes weigh the same in the loss whatever their counts, so the logit has no offset
-        for the class ratio. The pairwise loss leaves an offset for each prompt, which is taken away
-        by its group here: give all responses of the policy to a prompt at once, at least two.
+        for the class ratio. The pairwise loss leaves an offset for each prompt, which is estimated
+        from the prompt's group and subtracted here: give all responses of the policy to a prompt in
+        one call, at least two.
 
         Returns:
-            [trajectory], or at levels token and occupancy [response token]: on the response up to
+            [trajectory], or at levels token and occupancy [response token]: of the response up to
             and including each of its tokens.
 
         Raises:
-            InvalidInputError: if a prompt has one response only and the loss is pairwise.
+            InvalidInputError: if a prompt has only one response and the loss is pairwise.
         """
-        logits = self._verdicts.verdicts(trajectories)
+        logits = self._discriminator.logits(trajectories)
         if self._config.loss != "pairwise" or not len(trajectories):
             return logits.numpy()
         prompts, groups, sizes = np.unique(
@@ -170,35 +167,34 @@ class DiscriminatorWorker:
         if sizes.min() < 2:
             raise InvalidInputError(
                 f"prompt {prompts[sizes.argmin()]} has one response; discriminator.loss = pairwise "
-                f"finds a prompt's offset from a group of at least 2"
+                f"estimates a prompt's offset from a group of at least 2"
             )
         index = torch.from_numpy(groups)
         return (logits - group_levels(logits, index)[index]).numpy()
 
     def save(self, folder: Path) -> None:
-        """Write the trained weights, optimizer, replay and counters; the rest is in the model."""
+        """Write the trained weights, optimizer, replay and counters."""
         save_training(folder, self._parameters, self._optimizer)
         np.savez(folder / "replay.npz", **self._replay.state())  # type: ignore[arg-type]
         np.savez(folder / "recent.npz", **self._recent.state())  # type: ignore[arg-type]
         (folder / "counters.json").write_text(json.dumps({"num_updates": self._num_updates}))
 
     def load(self, folder: Path) -> None:
-        """Go on from what save wrote.
-
-        Args:
-            folder: written by a worker with the same arguments; others raise InvalidInputError.
-        """
-        load_training(folder, self._parameters, self._optimizer, self._verdicts.device)
+        """Continue from what save wrote; raise InvalidInputError if the settings were others."""
+        load_training(folder, self._parameters, self._optimizer, self._discriminator.device)
         for name, replay in (("replay", self._replay), ("recent", self._recent)):
             with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
                 replay.restore(dict(arrays))
         counters = json.loads((folder / "counters.json").read_text())
         self._num_updates = int(counters["num_updates"])
 
-    def _judged(self, fresh: LabelledBatch, held_out: Trajectories) -> Judged:
-        """Judge whole responses. Prompts held out have no group: all rollouts stand in for one."""
-        logits = self._verdicts.final(fresh.trajectories)
-        held_out_logits = self._verdicts.final(held_out)
+    def _measured(self, fresh: LabelledBatch, held_out: Trajectories) -> Judged:
+        """Compute the logits of whole responses.
+
+        With the pairwise loss, held-out prompts have no group, so all rollouts serve as theirs.
+        """
+        logits = self._discriminator.response_logits(fresh.trajectories)
+        held_out_logits = self._discriminator.response_logits(held_out)
         if self._config.loss == "pairwise":
             policy, groups = logits[~fresh.is_expert], fresh.group_index[~fresh.is_expert]
             held_out_logits = held_out_logits - group_levels(policy, torch.zeros_like(groups))
@@ -206,25 +202,26 @@ class DiscriminatorWorker:
         return Judged(fresh, logits, held_out_logits)
 
     def _train(self, fresh: list[PromptGroup], ranked: RankedResponses | None) -> dict[str, float]:
-        """Take the updates of a step; return the figures of the last."""
+        """Take the updates of a step; return the metrics of the last one."""
         num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
-        figures: dict[str, float] = {}
-        answers: dict[str, float] = {}
+        metrics: dict[str, float] = {}
+        preferences: dict[str, float] = {}
         for _ in range(self._config.updates_per_step):
             replayed = self._replay.draw(num_replayed, self._num_updates)
             batch = labelled([*fresh, *replayed])
             self._optimizer.zero_grad(set_to_none=True)
-            loss, logits = self._verdicts.accumulate(batch, self._num_updates)
+            loss, logits = self._discriminator.accumulate(batch, self._num_updates)
             if ranked and self._preferences:
-                answers = self._verdicts.accumulate_answers(ranked, self._preferences) | answers
+                now = self._discriminator.accumulate_preferences(ranked, self._preferences)
+                preferences = now | preferences  # those of the first update stay
             trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
-            figures = {
+            metrics = {
                 "loss": loss,
                 "grad_norm": self._step(),
                 "accuracy_trained": float(trained["accuracy"]),
                 "replayed": float(sum(len(group.rollouts) for group in replayed)),
             }
-        return figures | answers
+        return metrics | preferences
 
     def _step(self) -> float:
         """Take one optimizer step; return the norm of its gradient before clipping."""

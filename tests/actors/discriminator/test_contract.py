@@ -120,7 +120,7 @@ def test_figures_of_a_fresh_batch_are_those_of_the_scores_before_it(make_worker)
         assert math.isclose(actual, value, rel_tol=1e-3, abs_tol=1e-6), name
 
 
-def test_demonstrations_held_out_are_measured_and_not_learnt(make_worker):
+def test_demonstrations_held_out_are_measured_and_not_trained_on(make_worker):
     worker, other = make_worker(), make_worker()
     for step in range(2):
         worker.update(*batch(6 * step), EMPTY)

@@ -89,7 +89,7 @@ def test_wasserstein_trains_on_the_difference_of_means(folder):
 
 
 @pytest.mark.parametrize("level", ["token", "occupancy"])
-def test_verdicts_on_prefixes_are_flat_in_the_order_of_the_trajectories(folder, level):
+def test_logits_of_prefixes_are_flat_in_the_order_of_the_trajectories(folder, level):
     worker = make_worker(folder, level=level, max_tokens=30)
     worker.update(*batch(0), EMPTY)
     rollouts, _ = batch(1)
@@ -97,14 +97,14 @@ def test_verdicts_on_prefixes_are_flat_in_the_order_of_the_trajectories(folder, 
     assert together.shape == (rollouts.action_mask.sum(),)
     alone = [worker.score(rollouts.select([row])) for row in range(len(rollouts))]
     np.testing.assert_allclose(np.concatenate(alone), together, atol=1e-5)
-    # A prefix is judged without regard to what follows.
+    # The logit of a prefix does not depend on what follows.
     prompt, response = rollouts.prompt(0).tolist(), rollouts.response(0).tolist()
     cut = worker.score(pack(prompt, response[:2], prompt_id=0))
     np.testing.assert_allclose(cut, together[:2], atol=1e-5)
     assert worker.score(EMPTY).shape == (0,)
 
 
-def test_figures_at_the_level_of_tokens_are_of_whole_responses(folder):
+def test_metrics_at_level_token_are_of_whole_responses(folder):
     worker = make_worker(folder, level="token")
     worker.update(*batch(0), EMPTY)
     rollouts, demonstrations = batch(1)
@@ -137,7 +137,7 @@ def test_a_pairwise_discriminator_is_calibrated_by_each_group(folder):
     for step in range(3):
         worker.update(*batch(step), EMPTY)
     rollouts, demonstrations = batch(9)
-    raw = worker._verdicts.verdicts(rollouts).numpy().reshape(4, 2)
+    raw = worker._discriminator.logits(rollouts).numpy().reshape(4, 2)
     scores = worker.score(rollouts)
     levels = np.log(np.exp(raw).mean(1))
     np.testing.assert_allclose(scores.reshape(4, 2), raw - levels[:, None], atol=1e-5)
@@ -145,8 +145,8 @@ def test_a_pairwise_discriminator_is_calibrated_by_each_group(folder):
     # Its figures take each demonstration against its own prompt's level, and those held out, whose
     # prompts have no group, against that of all rollouts.
     held_out = batch(30)[1]
-    expert = worker._verdicts.verdicts(demonstrations).numpy() - levels
-    unseen = worker._verdicts.verdicts(held_out).numpy() - np.log(np.exp(raw).mean())
+    expert = worker._discriminator.logits(demonstrations).numpy() - levels
+    unseen = worker._discriminator.logits(held_out).numpy() - np.log(np.exp(raw).mean())
     figures = worker.update(rollouts, demonstrations, held_out)
     assert math.isclose(figures["discriminator/logit_policy"], scores.mean(), rel_tol=1e-4)
     assert math.isclose(figures["discriminator/logit_expert"], expert.mean(), rel_tol=1e-4)
@@ -167,8 +167,8 @@ def test_every_loss_learns_to_tell_the_classes_apart(folder, loss):
     for step in range(6):
         worker.update(*batch(step), EMPTY)
     rollouts, demonstrations = batch(100, num_prompts=16)
-    expert = worker._verdicts.verdicts(demonstrations)
-    policy = worker._verdicts.verdicts(rollouts).reshape(16, 2)
+    expert = worker._discriminator.logits(demonstrations)
+    policy = worker._discriminator.logits(rollouts).reshape(16, 2)
     assert (expert[:, None] > policy).float().mean() > 0.9
 
 
@@ -180,7 +180,7 @@ def test_every_loss_learns_to_tell_the_classes_apart(folder, loss):
         ({"loss": "pairwise", "level": "token"}, "pairwise compares whole responses"),
         (
             {"loss": "pairwise", "level": "occupancy"},
-            "level = occupancy needs verdicts on prefixes",
+            "level = occupancy needs logits of prefixes",
         ),
         ({"loss": "variational", "name": "fairl"}, "loss = variational: fairl"),
         ({"loss": "variational", "name": "total_variation"}, "piecewise linear"),
@@ -201,15 +201,15 @@ def test_what_cannot_be_trained_is_refused(folder, settings, message):
 def test_an_update_hides_its_own_tokens_and_its_loss_is_that_of_what_it_saw(folder, loss):
     worker = make_worker(folder, loss=loss, token_dropout=0.5, label_smoothing=0.0)
     set_head(worker)
-    learnt = labelled(pair_by_prompt(*batch(0)))
-    runs = [worker._verdicts.accumulate(learnt, number) for number in (3, 3, 4)]
+    trained_on = labelled(pair_by_prompt(*batch(0)))
+    runs = [worker._discriminator.accumulate(trained_on, number) for number in (3, 3, 4)]
     assert torch.equal(runs[0][1], runs[1][1])
     assert (runs[0][1] - runs[2][1]).abs().max() > 1e-3
     value, logits = runs[0]
-    costs = cross_entropy_costs(logits, learnt.is_expert, label_smoothing=0.0)
+    costs = cross_entropy_costs(logits, trained_on.is_expert, label_smoothing=0.0)
     by_hand = {
-        "cross_entropy": costs[learnt.is_expert].mean() + costs[~learnt.is_expert].mean(),
-        "pairwise": pairwise_loss(logits, learnt.is_expert, learnt.group_index),
+        "cross_entropy": costs[trained_on.is_expert].mean() + costs[~trained_on.is_expert].mean(),
+        "pairwise": pairwise_loss(logits, trained_on.is_expert, trained_on.group_index),
     }
     assert math.isclose(value, by_hand[loss], rel_tol=1e-5)
 

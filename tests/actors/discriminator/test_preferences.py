@@ -39,14 +39,14 @@ def worker_of(folder, **more):
 
 
 @pytest.mark.parametrize("max_tokens", [512, 24])
-def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_answers(folder, max_tokens):
+def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_preferences(folder, max_tokens):
     preferences = PreferencesConfig(
         path="pairs.jsonl", teaches="discriminator", parameters={"weight": 2.0}
     )
     worker = make_worker(folder, preferences=preferences, max_tokens=max_tokens)
     set_head(worker)
     given = ranked(0)
-    figures = worker._verdicts.accumulate_answers(given, preferences)
+    figures = worker._discriminator.accumulate_preferences(given, preferences)
     found = gradient(worker)
     worker._optimizer.zero_grad()
     model = worker._model
@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_answers(folder, 
     assert torch.allclose(found, gradient(worker), atol=1e-5)
 
 
-def test_both_are_taken_up_by_one_logit(folder):
+def test_one_logit_learns_demonstrations_and_preferences(folder):
     worker, _ = worker_of(folder)
     for step in range(20):
         figures = worker.update(*batch(step, num_prompts=8), EMPTY, ranked(step))
@@ -74,7 +74,7 @@ def test_both_are_taken_up_by_one_logit(folder):
     assert (logits[0::2] > logits[1::2] + 0.5).all()
 
 
-def test_without_preferences_nothing_of_them_is_learned_or_said(folder):
+def test_without_preferences_they_are_neither_trained_on_nor_reported(folder):
     with_them, without = worker_of(folder)[0], make_worker(folder)
     figures = with_them.update(*batch(0), EMPTY)
     assert figures == without.update(*batch(0), EMPTY)
