@@ -34,5 +34,9 @@ class CheckpointFailedError(RuntimeError):
     """A checkpoint could not be written; the one before it is whole."""
 
 
+class TrainingDivergedError(RuntimeError):
+    """Several steps in a row could not be applied to the weights; the message says why."""
+
+
 class RunFailedError(RuntimeError):
     """The run ended with an error; the message says which."""

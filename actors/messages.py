@@ -247,6 +247,11 @@ class Stop:
     """End the rank; there are no more tasks."""
 
 
+SKIPPED = {
+    "learner/skipped_not_finite": "its loss or gradient is not finite",
+    "learner/skipped_rejected": "objective.max_mean_log_ratio rejected every response",
+}
+"""Metrics of a step that changed no weights, each 1, and why it was skipped."""
 OptimizerStep = SftStep | OnPolicyStep | PreferenceStep
 
 

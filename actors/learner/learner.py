@@ -18,7 +18,7 @@ from actors.learner.policy_loss import Scored, policy_loss
 from actors.learner.preference_loss import auxiliary_loss
 from actors.learner.reference_policy import ReferencePolicy
 from actors.learner.settings import LearnerSettings
-from actors.learner.step_metrics import accepted_scale, step_counts, step_metrics
+from actors.learner.step_metrics import accepted_scale, reason_to_skip, step_counts, step_metrics
 from actors.messages import (
     AuxiliaryBatch,
     Evaluate,
@@ -114,7 +114,8 @@ class Learner:
             Metrics of the whole task, equal on all ranks. learner/...: loss; grad_norm before
             clipping; learning_rate; entropy, nll_per_token, reference_kl (k1) and behavior_kl (k3),
             in nats per response token; rewards, in reward units; fractions of sequences or tokens;
-            counts; step_s. Or eval/held_out_nll, in nats per response token.
+            counts; step_s. A skipped step changes no weights and has one of SKIPPED instead of
+            metrics that are not finite. Or eval/held_out_nll, in nats per response token.
 
         Raises:
             RuntimeError: if the task belongs to another step than the weights.
@@ -187,16 +188,29 @@ class Learner:
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + microbatch.weight * value
         sums = sum_over_ranks(totals, self._device, self._world_size)
-        norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
-        for group in self.optimizer.param_groups:
-            group["lr"] = task.learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        norm, skipped = self._apply_gradients(task, sums)
         if microbatches[-1].part == "comparisons" and not (auxiliary and auxiliary.num_comparisons):
             # All were padding, which has no diagnostics.
             sums = {name: sums[name] for name in ("loss", "trained_tokens")}
-        return step_metrics(task, sums, norm, time.perf_counter() - began)
+        return step_metrics(task, sums, norm, time.perf_counter() - began) | skipped
+
+    def _apply_gradients(
+        self, task: OptimizerStep, sums: dict[str, float]
+    ) -> tuple[float, dict[str, float]]:
+        """Step the optimizer, unless the step has to be skipped.
+
+        Returns:
+            The norm of the gradient before clipping; and 1 by the key of SKIPPED, if it was.
+        """
+        norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
+        skipped = reason_to_skip(task, sums, norm)
+        if skipped is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = task.learning_rate
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return norm, {} if skipped is None else {skipped: 1.0}
 
     def _loss(
         self, task: OptimizerStep, microbatch: Microbatch, scored: Scored, distance: float

@@ -2,8 +2,26 @@
 
 import math
 
-from actors.messages import OptimizerStep, PreferenceStep
+from actors.messages import OnPolicyStep, OptimizerStep, PreferenceStep
 from alignment.credit.importance import effective_sample_fraction
+
+
+def reason_to_skip(task: OptimizerStep, sums: dict[str, float], norm: float) -> str | None:
+    """Return the key of SKIPPED if a step must not change the weights, else None.
+
+    Adam's moments move the weights even where the gradient is 0, so a step that has learned nothing
+    is skipped too.
+
+    Args:
+        sums: of the diagnostics of all microbatches and ranks.
+        norm: of the gradient.
+    """
+    if not (math.isfinite(norm) and math.isfinite(sums["loss"])):
+        return "learner/skipped_not_finite"
+    is_alone = isinstance(task, OnPolicyStep) and task.auxiliary is None
+    if is_alone and sums.get("rejected_sequences") == step_counts(task)[0]:
+        return "learner/skipped_rejected"
+    return None
 
 
 def step_metrics(
@@ -35,7 +53,8 @@ def step_metrics(
         "step_s": step_s,
         "tokens_per_s": sums["trained_tokens"] / step_s,
     }
-    return {f"learner/{name}": value for name, value in metrics.items()}
+    # Of a step that was skipped, some are not finite; JSON has no such numbers.
+    return {f"learner/{name}": each for name, each in metrics.items() if math.isfinite(each)}
 
 
 def accepted_scale(task: OptimizerStep, sums: dict[str, float]) -> float:

@@ -140,9 +140,9 @@ def effective_sample_fraction(mean: float, second_moment: float) -> float:
         second_moment: E[w^2], importance_second_moment.
 
     Returns:
-        E[w]^2 / E[w^2], in (0, 1], and 1 when on-policy.
+        E[w]^2 / E[w^2], in (0, 1], and 1 when on-policy; 0 where every weight is 0.
     """
-    return mean * mean / second_moment
+    return mean * mean / second_moment if second_moment else 0.0
 
 
 def staleness_correction(

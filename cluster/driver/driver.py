@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.messages import Evaluate, Publish, Published, SaveCheckpoint, SftStep
+from actors.errors import TrainingDivergedError
+from actors.messages import SKIPPED, Evaluate, Publish, Published, SaveCheckpoint, SftStep
 from alignment.data.dataset_protocols import Data
 from alignment.learning_rate import cosine_rate
 from cluster.config.run_config import RunConfig
@@ -30,6 +31,9 @@ from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedErr
 from cluster.run_state.journal import Journal
 from cluster.run_state.manifest import Manifest, Position
 from cluster.run_state.status import Progress, Stage
+
+MAX_SKIPPED_STEPS = 3
+"""Steps in a row that may leave the weights as they are before the run ends."""
 
 
 class Workforce(NamedTuple):
@@ -62,6 +66,7 @@ class Driver:
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
         self._stop_requested = False
+        self._num_skipped = 0
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress(num_iterations=self._num_iterations)
         self._take_position()
@@ -229,10 +234,27 @@ class Driver:
             metrics |= await self._evaluate()
         self._journal.metrics(metrics, step=self._iteration, stage=stage)
         self.on_step(metrics)
+        self._count_skipped(metrics)
         every = self._config.learner.checkpoint_every_steps
         if ends_stage or self._iteration % every == 0:
             await self._checkpoint()
         self._iteration_began = time.monotonic()
+
+    def _count_skipped(self, metrics: dict[str, float]) -> None:
+        """Make a skipped step an event, and end the run at the last of several in a row."""
+        reasons = [reason for name, reason in SKIPPED.items() if name in metrics]
+        if not reasons:
+            self._num_skipped = 0
+            return
+        self._num_skipped += 1
+        self.event(f"step {self._iteration} was skipped: {reasons[0]}")
+        if self._num_skipped == MAX_SKIPPED_STEPS:
+            raise TrainingDivergedError(
+                f"{MAX_SKIPPED_STEPS} steps in a row, up to step {self._iteration}, changed no "
+                f"weights: in the last one {reasons[0]}; look at learner/ and the rewards in "
+                "metrics.jsonl, and lower the learning rate or the rewards, or raise "
+                "objective.max_mean_log_ratio if responses were rejected"
+            )
 
     async def _evaluate(self) -> dict[str, float]:
         batch = self._evaluator.demonstrations()

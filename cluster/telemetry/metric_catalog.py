@@ -76,6 +76,8 @@ STEP_METRICS = {
     "learner/staleness_clipped_fraction": "Share of staleness corrections clipped.",
     "learner/state_divergence": "Divergence between teacher and policy, nats a state.",
     "learner/tangent_fraction": "Share of log-ratios outside the divergence's safe range.",
+    "learner/skipped_not_finite": "1 if the step was skipped for a loss or gradient not finite.",
+    "learner/skipped_rejected": "1 if the step was skipped since every response was rejected.",
     "learner/step_s": "Seconds of the learner's step.",
     "learner/td_error": "Mean square of the reward that the logits imply for a token.",
     "learner/tokens_per_s": "Tokens learned a second.",

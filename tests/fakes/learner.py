@@ -33,6 +33,7 @@ class FakeWorkerGroup:
         self.auxiliary = []
         self.rewards = []
         self.rates = []
+        self.skips = set()  # which optimizer steps, from 1, say that they were skipped
         self._ranks = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -92,6 +93,8 @@ class FakeWorkerGroup:
             version = PolicyVersion(attempt, len(self.history))
             self._published(Published(version, "", "", Canary((), ())))
         metrics = {"learner/loss": float(len(self.history))}
+        if len(self.history) in self.skips:
+            metrics["learner/skipped_not_finite"] = 1.0
         await self._task_queue.finished(attempt, index, metrics)
 
     def _step(self, task, ids, oldest):

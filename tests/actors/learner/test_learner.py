@@ -373,6 +373,46 @@ def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
     assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
+def state_of(learner):
+    weights = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
+    moments = {
+        f"{index}.{key}": value.clone()
+        for index, of_parameter in learner.optimizer.state_dict()["state"].items()
+        for key, value in of_parameter.items()
+    }
+    return weights | moments
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes", "reason"),
+    [
+        (None, {"rewards": 3e38}, "learner/skipped_not_finite"),
+        (None, {"discriminator_logits": np.nan}, "learner/skipped_not_finite"),
+        (1e-9, {}, "learner/skipped_rejected"),
+    ],
+)
+def test_a_step_that_cannot_be_learned_from_changes_neither_weights_nor_moments(
+    model_folder, limit, changes, reason
+):
+    settings = settings_for(model_folder)
+    if limit:
+        objective = settings.objective.model_copy(update={"max_mean_log_ratio": limit})
+        settings = settings._replace(objective=objective)
+    learner = Learner(settings, device=CPU, rank=0, world_size=1)
+    learner.perform(sft(0, publish=False))
+    before = state_of(learner)
+    task = on_policy(1)
+    full = {name: np.full(9, value, np.float32) for name, value in changes.items()}
+    metrics = learner.perform(replace(task, **full))
+    assert {name for name in metrics if "skipped" in name} == {reason}
+    assert all(map(math.isfinite, metrics.values()))
+    after = state_of(learner)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert learner.step == 2
+    assert not [name for name in learner.perform(sft(2, publish=False)) if "skipped" in name]
+
+
 def test_evaluation_measures_and_changes_nothing(model_folder):
     t = evaluation(0)
     port = run(ListPort([t, evaluation(0)]), settings_for(model_folder, max_tokens=20))

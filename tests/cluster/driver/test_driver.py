@@ -12,7 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.errors import CheckpointFailedError, DamagedCheckpointError, RewardError
+from actors.errors import (
+    CheckpointFailedError,
+    DamagedCheckpointError,
+    RewardError,
+    TrainingDivergedError,
+)
 from actors.messages import Canary, OnPolicyStep, SaveCheckpoint
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
@@ -81,6 +86,23 @@ async def test_learning_rates_follow_the_stages(tmp_path):
         await world.driver.run()
         np.testing.assert_allclose(world.worker_group.rates[:3], [0.1, 0.2, 0.3])
         np.testing.assert_allclose(world.worker_group.rates[3:], [0.4, 0.8, 1.2, 1.6])
+
+
+async def test_skipped_steps_are_events_and_three_in_a_row_end_the_run(tmp_path):
+    apart, in_a_row = tmp_path / "apart", tmp_path / "in a row"
+    apart.mkdir()
+    in_a_row.mkdir()
+    async with World(make_config(), apart) as world:
+        world.worker_group.skips = {1, 2, 4, 5, 7}
+        assert await world.driver.run()
+        events = [event.what for event in world.driver.record.manifest.events]
+        told = [what for what in events if "was skipped: its loss or gradient is not" in what]
+        assert [int(what.split()[1]) for what in told] == [1, 2, 4, 5, 7]
+    async with World(make_config(), in_a_row) as world:
+        world.worker_group.skips = {3, 4, 5}
+        with pytest.raises(TrainingDivergedError, match="^3 steps in a row, up to step 5, changed"):
+            await world.driver.run()
+        assert load_manifest(in_a_row, "test").step < 5  # no checkpoint of it
 
 
 async def test_ranks_share_whole_groups(tmp_path):
