@@ -100,7 +100,7 @@ async def test_skipped_steps_are_events_and_three_in_a_row_end_the_run(tmp_path)
         assert [int(what.split()[1]) for what in told] == [1, 2, 4, 5, 7]
     async with World(make_config(), in_a_row) as world:
         world.worker_group.skips = {3, 4, 5}
-        with pytest.raises(TrainingDivergedError, match="^3 steps in a row, up to step 5, changed"):
+        with pytest.raises(TrainingDivergedError, match=r"^3 steps in a row, up to step 5"):
             await world.driver.run()
         assert load_manifest(in_a_row, "test").step < 5  # no checkpoint of it
 
