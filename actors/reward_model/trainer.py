@@ -50,7 +50,7 @@ Report = Callable[[Mapping[str, float]], None]
 """Is told the figures of each step, and nothing while a microbatch is measured: a sign of life."""
 
 
-class Share(NamedTuple):
+class LabelledMicrobatch(NamedTuple):
     """A microbatch and its labels, on the trainer's device."""
 
     batch: PackedBatch
@@ -128,16 +128,18 @@ class RewardModelTrainer:
             RuntimeError: if the gradient is not finite.
         """
         totals: dict[str, Tensor | float] = {"loss": 0.0, "in_order": 0.0, "untied": 0.0}
-        for share in self._shares(self._data.select(rows[self._rank :: self._world_size])):
+        for microbatch in self._microbatches(
+            self._data.select(rows[self._rank :: self._world_size])
+        ):
             likelihood = self._likelihood_with(self.log_tie)
-            outputs = self._outputs(share.batch)
-            loss = likelihood_loss(outputs, share.pairs, likelihood, num_comparisons=len(rows))
+            outputs = self._outputs(microbatch.batch)
+            loss = likelihood_loss(outputs, microbatch.pairs, likelihood, num_comparisons=len(rows))
             # FSDP averages the gradients of the ranks; but losses are shares, which add up.
-            (loss * (share.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
-            totals["loss"] += share.weight * loss.detach()
-            accuracies = untied_accuracies(outputs[:, 0], share.pairs)
-            totals["in_order"] += share.weight * accuracies.nansum()
-            totals["untied"] += share.weight * accuracies.isfinite().sum()
+            (loss * (microbatch.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
+            totals["loss"] += microbatch.weight * loss.detach()
+            accuracies = untied_accuracies(outputs[:, 0], microbatch.pairs)
+            totals["in_order"] += microbatch.weight * accuracies.nansum()
+            totals["untied"] += microbatch.weight * accuracies.isfinite().sum()
         sums = self._summed(totals)
         return {
             "loss": sums["loss"],
@@ -165,14 +167,14 @@ class RewardModelTrainer:
         seen: list[Tensor] = []
         handle = self.model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         found: Tensor | None = None
-        for share in self._shares(mine):
-            outputs = self._outputs(share.batch)
+        for microbatch in self._microbatches(mine):
+            outputs = self._outputs(microbatch.batch)
             state = seen.pop()
             columns = torch.cat([outputs, state], dim=1) if with_features else outputs
             if found is None:
                 found = columns.new_zeros(len(is_mine), columns.shape[1])
-            if share.weight:
-                found[place[share.batch.trajectory_indices.cpu()].to(found.device)] = columns
+            if microbatch.weight:
+                found[place[microbatch.batch.trajectory_indices.cpu()].to(found.device)] = columns
             report({})
         handle.remove()
         assert found is not None  # there is a stand-in at least
@@ -189,16 +191,16 @@ class RewardModelTrainer:
         outputs: Tensor = self.model(batch)
         return outputs if outputs.ndim == 2 else outputs[:, None]
 
-    def _shares(self, rows: RankedResponses) -> list[Share]:
+    def _microbatches(self, rows: RankedResponses) -> list[LabelledMicrobatch]:
         """Cut this rank's comparisons into microbatches; all ranks get equally many, at least 1."""
         limit = self._settings.learner.max_tokens_per_microbatch
-        shares = [
-            Share(moved, pairs_of_batch(part, moved), weight)
+        made = [
+            LabelledMicrobatch(moved, pairs_of_batch(part, moved), weight)
             for part, weight in ((rows, 1.0), (_PADDING, 0.0))
             for batch in microbatches(part.trajectories, limit)
             for moved in [batch.to(self._device)]
         ]
-        *real, padding = shares
+        *real, padding = made
         most = largest_over_ranks(len(real), self._device, self._world_size)
         return real + [padding] * (max(most, 1) - len(real))
 

@@ -64,7 +64,7 @@ class Bin(NamedTuple):
     predicted: float
     """Mean predicted probability."""
     observed: float
-    """Share of the pairs in which the drawn response was the preferred one."""
+    """MatchCount of the pairs in which the drawn response was the preferred one."""
     num_pairs: int
 
 

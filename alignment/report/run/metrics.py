@@ -8,10 +8,10 @@ from alignment.data.samples import Sample
 from alignment.report.formats import format_duration
 from alignment.report.run.text_metrics import (
     MAX_ORDER,
-    Share,
-    copied_share,
+    MatchCount,
+    copied_count,
     distinct_n,
-    matching_share,
+    matching_count,
     mean_chrf,
     self_bleu,
     words,
@@ -38,11 +38,11 @@ class TextMetrics(NamedTuple):
     self_bleu: float | None
     similarity: float | None
     """Mean chrF to the expert's responses; None for the expert itself."""
-    copied: Share | None
+    copied: MatchCount | None
     """Responses that repeat the prompt; None for the prompts."""
-    truncated: Share | None
+    truncated: MatchCount | None
     """Responses truncated at the length limit; None for prompts and expert."""
-    patterns: dict[str, Share]
+    patterns: dict[str, MatchCount]
     """Texts that match each pattern of evaluation.patterns."""
 
 
@@ -210,18 +210,18 @@ def _metrics_of(
     experts: Sequence[str] = (),
     prompts: Sequence[str] = (),
 ) -> TextMetrics:
-    shares = {name: matching_share(texts, pattern) for name, pattern in run.patterns.items()}
+    shares = {name: matching_count(texts, pattern) for name, pattern in run.patterns.items()}
     return TextMetrics(
         num_texts=len(texts),
         mean_words=fmean(len(words(text)) for text in texts),
         distinct=tuple(distinct_n(texts, n) for n in range(1, MAX_ORDER + 1)),
         self_bleu=self_bleu(texts),
         similarity=mean_chrf(texts, experts) if experts else None,
-        copied=copied_share(prompts, texts) if prompts else None,
+        copied=copied_count(prompts, texts) if prompts else None,
         truncated=None,
         patterns={name: share for name, share in shares.items() if share},
     )
 
 
-def _truncated_share(samples: list[Sample]) -> Share:
-    return Share(sum(sample.finish_reason == "LENGTH" for sample in samples), len(samples))
+def _truncated_share(samples: list[Sample]) -> MatchCount:
+    return MatchCount(sum(sample.finish_reason == "LENGTH" for sample in samples), len(samples))

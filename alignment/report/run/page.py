@@ -22,7 +22,7 @@ from alignment.report.run.metrics import FINAL_VALUES, RunSummary, TextMetrics, 
 from alignment.report.run.plots import write_plots
 from alignment.report.run.recovery import prompt_account, recoveries
 from alignment.report.run.setup import setup_rows
-from alignment.report.run.text_metrics import Share
+from alignment.report.run.text_metrics import MatchCount
 from alignment.report.run_files import Run, read_run
 from alignment.rewards.evaluation import METRICS
 
@@ -211,7 +211,7 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
-def _share(share: Share | None) -> str:
+def _share(share: MatchCount | None) -> str:
     if share is None:
         return NOTHING
     low, high = (round(100 * end) for end in share.interval)

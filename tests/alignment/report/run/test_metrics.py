@@ -1,7 +1,7 @@
 import pytest
 
 from alignment.report.run.metrics import Measurement, headline, summarize
-from alignment.report.run.text_metrics import Share
+from alignment.report.run.text_metrics import MatchCount
 from alignment.report.run_files import GROUPS, read_run
 from tests.alignment.report.small_run import CONFIG, METRICS
 
@@ -29,11 +29,17 @@ def test_groups_of_texts_are_compared(write_run):
     texts = summarize_run(write_run()).texts
     assert tuple(texts) == GROUPS
     shares = [text.patterns["archaic"] for text in texts.values()]
-    assert shares == [Share(0, 2), Share(0, 2), Share(1, 2), Share(2, 2), Share(2, 2)]
-    assert texts["before"].copied == Share(1, 2)
+    assert shares == [
+        MatchCount(0, 2),
+        MatchCount(0, 2),
+        MatchCount(1, 2),
+        MatchCount(2, 2),
+        MatchCount(2, 2),
+    ]
+    assert texts["before"].copied == MatchCount(1, 2)
     assert texts["prompts"].copied is None
-    assert texts["before"].truncated == Share(1, 2)
-    assert texts["after"].truncated == Share(0, 2)
+    assert texts["before"].truncated == MatchCount(1, 2)
+    assert texts["after"].truncated == MatchCount(0, 2)
     assert texts["expert"].truncated is None
     # i see thee thou see me: 5 of 6 words are distinct, all 4 pairs
     assert texts["after"].distinct[:2] == (5 / 6, 1.0)
