@@ -1,8 +1,8 @@
-"""The driver as an actor: builds fleets and learner around a Driver, and answers for it.
+"""The driver as a Ray actor: starts the fleets and the learner, and is the run's remote interface.
 
-It is named and detached and restarts for ever: whoever knows the run's name can attach to it, and
-after a death it takes the run up again from its manifest. Fleets and learner are its children and
-die with it, so nothing is left behind.
+The actor is named and detached, and restarts without limit: any process that knows the run's name
+can connect to it, and when its process dies, the next one resumes the run from its manifest. Fleets
+and learner are its children and end with it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from alignment.data.dataset_protocols import ComparisonData, Data
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 from cluster.config.worker_counts import resized
-from cluster.driver.driver import Driver, Workforce
+from cluster.driver.driver import Driver, RunWorkers
 from cluster.driver.metrics_export import RunExporter
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
@@ -38,18 +38,19 @@ logger = logging.getLogger(__name__)
 
 CONCURRENT_CALLS = 1000
 EVENTS_SHOWN = 5
-WATCH_S = 2.0
-UNWATCHED_S = 60.0
-"""Whoever follows a run asks far more often; a driver at its end waits so long to be asked."""
+EXPORT_EVERY_S = 2.0
+LINGER_S = 60.0
+"""The actor of a run that is over exits when no status was requested for this long. Processes that
+follow a run request its status more often."""
 
 
-def _heavy(config: RunConfig) -> tuple[type, Data, ComparisonData | None]:
-    """Import torch and its like, and read the data: seconds in which the workers start already.
+def _import_and_load(config: RunConfig) -> tuple[type, Data, ComparisonData | None]:
+    """Import what needs torch, and load the data, while the workers are starting.
 
-    Whoever asks an actor imports its module too, so this is not imported with it.
+    These imports are not at the top, since every process that calls the actor imports this module.
 
     Returns:
-        The learner's class, and the data: demonstrations and preferences.
+        The class of the learner's host, the demonstrations, and the comparisons if there are some.
     """
     from cluster.config.datasets import load_comparisons, load_data  # noqa: PLC0415
     from cluster.learner.ray_train_host import RayTrainHost  # noqa: PLC0415
@@ -58,10 +59,10 @@ def _heavy(config: RunConfig) -> tuple[type, Data, ComparisonData | None]:
 
 
 class DriverActor:
-    """The actor around a Driver. Its methods are the run's remote interface."""
+    """The actor that runs a Driver. Its methods are the run's remote interface."""
 
     def __init__(self, config_json: str, run_dir: str) -> None:
-        """Take the run up at once; what goes wrong later is told by status."""
+        """Start or resume the run; status reports an error that occurs later."""
         self._config = RunConfig.model_validate_json(config_json)
         self._run_dir = Path(run_dir)
         label_logs(self._config.name, DRIVER)
@@ -70,7 +71,7 @@ class DriverActor:
         self._scaler: FleetScaler | None = None
         self._error: str | None = None
         self._is_stopping = False
-        self._asked_at = time.monotonic()
+        self._status_requested_at = time.monotonic()
         self._last_step: Mapping[str, float] = {}
         self._exporter = RunExporter(self._config.name)
         self._loop = asyncio.get_event_loop()
@@ -82,7 +83,7 @@ class DriverActor:
         self._watching = asyncio.get_event_loop().create_task(self._watch())
 
     def __repr__(self) -> str:
-        """Return the name that the dashboard and the logs show."""
+        """Return the name that Ray's dashboard and logs show."""
         return f"driver of {self._config.name}"
 
     async def _run(self) -> None:
@@ -91,7 +92,9 @@ class DriverActor:
             self._fleets = start_fleets(
                 resized(self._config, requested), self._run_dir, self._event, self._repair_weights
             )
-            learner_host, data, comparisons = await asyncio.to_thread(_heavy, self._config)
+            learner_host, data, comparisons = await asyncio.to_thread(
+                _import_and_load, self._config
+            )
             learner: Any = ray.remote(learner_host).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(
                 self._config, self._run_dir, DRIVER, namespace(self._config.name)
@@ -103,8 +106,8 @@ class DriverActor:
                 self._run_dir / "discriminator",
             )
             batches = PreferenceBatches(self._config, data, comparisons)
-            workforce = Workforce(self._fleets.rollout, scorer, self._task_queue, batches)
-            self._driver = Driver(self._config, self._run_dir, data, workforce, self._manifest)
+            workers = RunWorkers(self._fleets.rollout, scorer, self._task_queue, batches)
+            self._driver = Driver(self._config, self._run_dir, data, workers, self._manifest)
             self._scaler = FleetScaler(
                 self._fleets.all(),
                 scorer.share_weights,
@@ -116,7 +119,7 @@ class DriverActor:
             self._trackers.open(
                 self._config.trackers, self._config, self._run_dir, self._manifest.iteration
             )
-            if self._is_stopping:  # asked for while there was no driver
+            if self._is_stopping:  # stop was called while there was no driver yet
                 await self.stop()
             await self._driver.run()
         except RunTakenOverError as error:
@@ -125,43 +128,46 @@ class DriverActor:
             logger.exception("the run failed")
             self._error = f"{type(error).__name__}: {error}"
         finally:
-            await self._dismiss()
+            await self._close()
 
-    async def _dismiss(self) -> None:
-        self._scaler = None  # a run that ends is not paused
+    async def _close(self) -> None:
+        self._scaler = None  # a run that is over is not paused
         await self._task_queue.close()
         fleets = self._fleets.all() if self._fleets else []
         closing = [fleet.close() for fleet in fleets]
         await asyncio.gather(*closing, asyncio.to_thread(self._trackers.close))
 
     async def _watch(self) -> None:
-        """Export where the run stands; stop it if its lease runs out; leave once it is over.
+        """Export the status; stop the run when its lease ends; exit once the run is over.
 
-        A job process that follows the run ends this actor itself; one that was killed cannot.
+        A job process that follows the run ends this actor itself, unless it was killed.
         """
         lease_s = self._config.placement.lease_s
-        while not self._running.done() or time.monotonic() - self._asked_at < UNWATCHED_S:
-            await asyncio.sleep(WATCH_S)
-            self._export_standing()
-            silence_s = time.monotonic() - self._asked_at
+        while not self._running.done() or time.monotonic() - self._status_requested_at < LINGER_S:
+            await asyncio.sleep(EXPORT_EVERY_S)
+            self._export_status()
+            silence_s = time.monotonic() - self._status_requested_at
             if lease_s is not None and silence_s > lease_s and not self._is_stopping:
-                self._event(f"nobody has asked after the run for {silence_s:.0f} s; it stops")
+                self._event(
+                    f"the run stops: its status was not requested for {silence_s:.0f} s, more than "
+                    f"placement.lease_s = {lease_s:g}"
+                )
                 await self.stop()
         ray.kill(ray.get_actor(DRIVER, namespace=namespace(self._config.name)))
 
-    def _export_standing(self) -> None:
+    def _export_status(self) -> None:
         if self._driver and self._fleets:
             progress = self._driver.progress
-            self._exporter.standing(
+            self._exporter.status(
                 step=(progress.iteration, progress.num_iterations),
                 fleets=self._fleets.all(),
-                prompts=self._driver.prompts(),
+                prompts=self._driver.draw_counts(),
                 num_events=len(self._driver.record.manifest.events),
                 is_paused=self._scaler is not None and self._scaler.is_paused,
             )
 
     def _end(self, error: RunTakenOverError) -> None:
-        """End this process: it was thought dead, and has come back too late."""
+        """End this process, since another driver has claimed the run meanwhile."""
         logger.error("%s", error)
         os._exit(1)
 
@@ -192,16 +198,16 @@ class DriverActor:
         if self._scaler and self._driver and self._driver.progress.stage == "on_policy":
             self._scaler.after_step(metrics)
 
-    # ---- for people
+    # ---- called by the commands
 
     async def status(self) -> Status:
-        """Say what the run is doing."""
-        self._asked_at = time.monotonic()
+        """Return the status of the run."""
+        self._status_requested_at = time.monotonic()
         fleets = self._fleets.all() if self._fleets else []
         workers = [worker for fleet in fleets for worker in fleet.status()]
         is_over = self._running.done()
         if self._driver is None:
-            phase = "reading the data"
+            phase = "loading the data"
             return Status("starting", phase, 0.0, 0, 0, workers, is_over, self._error, {}, ())
         progress = self._driver.progress
         is_paused = self._scaler is not None and self._scaler.is_paused and not is_over
@@ -222,60 +228,59 @@ class DriverActor:
         )
 
     async def stop(self) -> None:
-        """Finish the step under way, write a checkpoint, and end."""
+        """Finish the current step, write a checkpoint, and end the run."""
         self._is_stopping = True
         if self._driver and self._scaler:
             self._driver.request_stop()
             self._scaler.resume_to_stop()
 
-    async def scale(self, wanted: dict[str, int]) -> list[str]:
-        """Give fleets these sizes, now and after a restart; 0 rollout workers pause the run.
+    async def scale(self, target_sizes: dict[str, int]) -> list[str]:
+        """Give fleets these target sizes, now and after a restart; return a sentence for each.
+
+        0 rollout workers pause the run.
 
         Args:
-            wanted: workers by kind, checked against the kinds that the run has.
-
-        Returns:
-            A sentence for each kind.
+            target_sizes: by kind; the caller checks that the run has these kinds.
 
         Raises:
-            InvalidInputError: if the run is not there yet, is ending, or lost a fleet.
+            InvalidInputError: if the run is still starting, is ending, or if a fleet has failed.
         """
         if self._scaler is None:
-            raise InvalidInputError("the run still reads its data; try again in a moment")
+            raise InvalidInputError("the run is still loading its data; try again in a moment")
         if self._is_stopping or self._running.done():
             raise InvalidInputError("the run is ending, so it cannot be scaled")
         try:
-            return await self._scaler.scale(wanted)
+            return await self._scaler.scale(target_sizes)
         except FleetFailedError as error:
-            raise InvalidInputError(f"it cannot be scaled, since {error}") from error
+            raise InvalidInputError(f"the run cannot be scaled: {error}") from error
 
     # ---- for the learner's ranks and their host
 
     async def learner_start(self, rank: int, world_size: int) -> LearnerStart:
-        """Take a rank into the current worker group."""
+        """Add a rank to the current worker group."""
         return await self._task_queue.start(rank, world_size)
 
     async def learner_task(
         self, attempt: int, rank: int, world_size: int, index: int
     ) -> LearnerTask | None:
-        """Give a rank its share of a task, or None if there is none yet."""
+        """Return a rank's share of a task, or None if there is no such task yet."""
         return await self._task_queue.next_task(attempt, rank, world_size, index)
 
     async def learner_finished(
         self, attempt: int, index: int, metrics: Mapping[str, float]
     ) -> None:
-        """Take note that a task is done."""
+        """Set the metrics of a task that is done."""
         await self._task_queue.finished(attempt, index, metrics)
 
     async def published(self, published: Published) -> None:
-        """Take note of new weights."""
+        """Announce new weights to the rollout workers."""
         if self._driver:
             self._driver.published(published)
 
     async def learner_progress(self) -> int:
-        """Return how many optimizer steps the learner has taken, over all its worker groups."""
+        """Return the number of optimizer steps taken so far, over all worker groups."""
         return self._task_queue.num_steps
 
     async def learner_failed(self, reason: str) -> None:
-        """Take note that the learner was given up."""
+        """End the run with this error of the learner."""
         await self._task_queue.fail(reason)

@@ -1,4 +1,4 @@
-"""What of a run outlives its processes, and how it is gone back to after whatever happened."""
+"""The manifest and the checkpoints of a run: writing them, and returning to them."""
 
 import asyncio
 import logging
@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecord:
-    """Owns a run's manifest and its checkpoints.
+    """Owns the manifest and the checkpoints of a run.
 
         record = RunRecord(run_dir, manifest, journal)
         folder = await record.restore({"before": 0, "after": 100})
         record.event("something happened")
         folder = await record.checkpoint(position, learner_saves, discriminator)
 
-    A checkpoint is written beside the others and counts from the moment the manifest names it, so
-    whatever fails on the way, the one before is whole.
+    A checkpoint is written to a folder of its own and counts once the manifest names it, so the
+    checkpoint before stays complete whatever fails meanwhile.
     """
 
     def __init__(self, run_dir: Path, manifest: Manifest, journal: Journal) -> None:
@@ -49,24 +49,24 @@ class RunRecord:
 
     @property
     def folder(self) -> Path | None:
-        """The newest checkpoint's folder, or None at the beginning of the run."""
+        """Folder of the newest checkpoint; None before the first."""
         return checkpoint_folder(self._run_dir, self.manifest)
 
     def is_at(self, iteration: int) -> bool:
-        """Whether the newest checkpoint stands at this iteration."""
+        """Whether the newest checkpoint is of this iteration."""
         return self.folder is not None and self.manifest.iteration == iteration
 
-    def take_up(self) -> None:
-        """Say on disk that this driver has the run now, and no earlier one."""
+    def claim(self) -> None:
+        """Claim the run for this driver, on disk: an earlier driver can write no more."""
         self.save(num_starts=self.manifest.num_starts + 1)
 
     def save(self, **changes: object) -> None:
-        """Change the manifest, here and on disk."""
+        """Change fields of the manifest, in memory and on disk."""
         self.manifest = self.manifest.model_copy(update=changes)
         save_manifest(self._run_dir, self.manifest)
 
     def event(self, what: str, **changes: object) -> None:
-        """Note something that happened, in manifest and report, with what it changes there."""
+        """Add an event to the manifest, and change fields of the manifest with it."""
         event = Event(time_s=round(self._journal.elapsed_s, 1), what=what)
         try:
             self.save(events=[*self.manifest.events, event], **changes)
@@ -74,34 +74,34 @@ class RunRecord:
             logger.warning("%s; not saved yet: %s", what, error)
 
     async def restore(self, phase_ends: Mapping[str, int]) -> Path | None:
-        """Go to the newest checkpoint whose files are whole, and take back what was noted since.
+        """Return to the newest undamaged checkpoint, and remove the records of later steps.
 
-        Steps that will be repeated leave metrics.jsonl, and phases that will be sampled again leave
-        samples.jsonl, so that both hold everything once.
+        Steps that will be repeated are removed from metrics.jsonl, and phases that will be sampled
+        again from samples.jsonl, so that both files hold every step and phase once.
 
         Args:
-            phase_ends: after which iteration each phase of samples.jsonl is sampled.
+            phase_ends: the iteration after which each phase of samples.jsonl is sampled.
 
         Returns:
-            The checkpoint's folder, or None at the beginning of the run.
+            The folder of the checkpoint; None before the first.
 
         Raises:
-            DamagedCheckpointError: if no checkpoint is whole. What else is raised, is passed on.
+            DamagedCheckpointError: if every checkpoint is damaged.
         """
         while self.folder and (damage := await asyncio.to_thread(damage_of, self.folder)):
             logger.error("%s", damage)
             self.manifest = gone_back(self.manifest, damage)
-            self.event(f"{damage}; the run goes back to step {self.manifest.step}")
+            self.event(f"{damage}; the run returns to step {self.manifest.step}")
         end = self.manifest.iteration
         phases = [phase for phase in self.manifest.phases_sampled if phase_ends[phase] <= end]
         is_finished = self.manifest.is_finished and "after" in phases
-        # First the manifest: what the files then hold in excess is taken out the next time.
+        # The manifest first: lines that a crash leaves in the files are removed at the next start.
         self.save(phases_sampled=phases, is_finished=is_finished)
 
-        def is_behind(row: dict[str, Any]) -> bool:
+        def is_kept(row: dict[str, Any]) -> bool:
             return bool(row["step"] <= end and (row["step"] or "before" in phases))
 
-        keep_lines(self._run_dir / METRICS, is_behind)
+        keep_lines(self._run_dir / METRICS, is_kept)
         keep_lines(self._run_dir / SAMPLES, lambda row: row["phase"] in phases)
         return self.folder
 
@@ -111,18 +111,18 @@ class RunRecord:
         learner_saves: Callable[[Path], Awaitable[object]],
         discriminator: Fleet | None,
     ) -> Path | None:
-        """Have all who hold state write it, then make it the newest checkpoint.
+        """Write a checkpoint and make it the newest one.
 
         Args:
-            learner_saves: has the learner write into a folder.
-            discriminator: writes weights, optimizer and replay, if there is one.
+            learner_saves: has the learner write its state to a folder.
+            discriminator: writes its weights, optimizer and replay buffer, if there is one.
 
         Returns:
-            Its folder, or None if it could not be written, which is an event.
+            The folder, or None if the checkpoint could not be written, which adds an event.
 
         Raises:
-            CheckpointFailedError: if too many in a row could not be written. What the learner and
-                the discriminator's fleet raise otherwise is passed on.
+            CheckpointFailedError: if MAX_FAILED_CHECKPOINTS in a row could not be written. Other
+                errors of the learner and of the discriminator's fleet are passed on.
         """
         partial = partial_folder(self._run_dir, position.iteration)
         try:
@@ -151,7 +151,7 @@ async def _fill(
     learner_saves: Callable[[Path], Awaitable[object]],
     discriminator: Fleet | None,
 ) -> None:
-    """Have everything written that a checkpoint holds, and its checksums last."""
+    """Write the state of the learner and the discriminator, and the checksums last."""
     await learner_saves(folder)
     if not (folder / LEARNER_IS_WHOLE).exists():
         note = folder / LEARNER_FAILED

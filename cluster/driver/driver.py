@@ -1,9 +1,9 @@
-"""The run: sample, score, learn, sync, from a manifest on. Knows neither Ray nor torch.
+"""The training loop of a run, from its manifest on. Imports neither Ray nor torch.
 
-Three stages follow one another. In sft the learner clones demonstrations; in
-discriminator_warm_up the discriminator alone learns, from the policy's samples; in on_policy every
-step samples, trains the discriminator, scores, and updates the policy. An iteration is one loop of
-any of them, so iterations count optimizer steps and the discriminator's warm-up together.
+A run has three stages. In sft the policy is trained on demonstrations; in discriminator_warm_up
+only the discriminator is trained, on samples of the policy; in on_policy every step samples, trains
+the discriminator, scores, and updates the policy. An iteration is one step of any stage, so
+iterations count the discriminator's warm-up as well as optimizer steps.
 """
 
 import time
@@ -20,7 +20,7 @@ from alignment.learning_rate import cosine_rate
 from cluster.config.run_config import RunConfig
 from cluster.driver.checkpoints import RunRecord
 from cluster.driver.evaluation import Evaluator
-from cluster.driver.pipeline import Imitation
+from cluster.driver.pipeline import OnPolicyPipeline
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.prompt_ledger import DrawTotals
 from cluster.driver.rollout_metrics import with_step_time
@@ -36,8 +36,8 @@ MAX_SKIPPED_STEPS = 3
 """Steps in a row that may leave the weights as they are before the run ends."""
 
 
-class Workforce(NamedTuple):
-    """All that the driver commands, and what it has them learn beside rollouts."""
+class RunWorkers(NamedTuple):
+    """The workers that the driver directs, and the preference batches that it trains them on."""
 
     rollout: Fleet
     scorer: Scorer
@@ -49,17 +49,16 @@ class Driver:
     """Owns the run: its position, its manifest, and what the workers do next."""
 
     def __init__(
-        self, config: RunConfig, run_dir: Path, data: Data, workforce: Workforce, manifest: Manifest
+        self, config: RunConfig, run_dir: Path, data: Data, workers: RunWorkers, manifest: Manifest
     ) -> None:
-        """Take up a run where its manifest says.
+        """Load the position of the run from its manifest; a new manifest is the start of a run.
 
         Args:
             run_dir: exists already and holds config.yaml.
-            workforce: fleets of the wanted sizes, and the learner's task queue.
-            manifest: of the newest checkpoint, or a new one.
+            workers: fleets that have been scaled to their target sizes.
         """
         self._config, self._data = config, data
-        self._rollout, self._scorer, self._task_queue, self._batches = workforce
+        self._rollout, self._scorer, self._task_queue, self._batches = workers
         self._journal = Journal(run_dir, manifest.newest_s)
         self.record = RunRecord(run_dir, manifest, self._journal)
         self._evaluator = Evaluator(
@@ -69,7 +68,7 @@ class Driver:
         self._num_skipped = 0
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress(num_iterations=self._num_iterations)
-        self._take_position()
+        self._load_position()
 
     @property
     def _warm_up_end(self) -> int:
@@ -82,45 +81,45 @@ class Driver:
         return self._warm_up_end + self._config.objective.steps
 
     def request_stop(self) -> None:
-        """Finish the step under way, write a checkpoint, and return from run."""
+        """Finish the current step, write a checkpoint, and return from run."""
         self._stop_requested = True
 
     def event(self, what: str, **changes: object) -> None:
-        """Note something that happened, in manifest and report, with what it changes there."""
+        """Add an event to the manifest, and change fields of the manifest with it."""
         self.record.event(what, **changes)
 
-    def prompts(self) -> dict[str, int]:
-        """Return how many prompts are running and sampled, and were trained on, by the ledger."""
+    def draw_counts(self) -> dict[str, int]:
+        """Return the number of draws of the on-policy stage in each state."""
         return self._sampler.ledger.counts() if self._sampler else {}
 
     def published(self, published: Published) -> None:
-        """Have every rollout worker fetch these weights before it samples again."""
+        """Announce these weights to the rollout workers."""
         self._rollout.announce(published)
 
     async def run(self) -> bool:
-        """Run to the end, or until a stop is requested; a restarted learner sends it back.
+        """Run to the end, or until a stop is requested; return whether the run is finished.
 
-        Returns:
-            Whether the run is finished. Either way a checkpoint holds where it stands.
+        When the learner restarts, the run returns to the newest checkpoint. A checkpoint of the
+        last step is written in either case.
         """
-        self.record.take_up()
+        self.record.claim()
         await self._restore()
         if self.record.folder:
-            self.event(f"the run is taken up at step {self._step}")
+            self.event(f"the run resumed at step {self._step}")
         while True:
             try:
                 return await self._run()
             except WorkerGroupRestartedError:
                 lost = f"the learner was restarted at step {self._step}"
                 await self._restore()
-                self.event(f"{lost}; the run goes on from step {self._step}")
+                self.event(f"{lost}; the run continues from step {self._step}")
 
-    def _take_position(self) -> None:
+    def _load_position(self) -> None:
         saved, folder = self.record.manifest, self.record.folder
         self._step, self._iteration = saved.step, saved.iteration
         self.progress.iteration = self._iteration
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
-        self._settled = DrawTotals(saved.trained_draws, saved.dropped_draws)
+        self._draw_totals = DrawTotals(saved.trained_draws, saved.dropped_draws)
         self._scorer.scales = saved.reward_scales
         self._sampler: Sampler | None = None
         self._task_queue.set_checkpoint(str(folder) if folder else None)
@@ -128,7 +127,7 @@ class Driver:
     async def _restore(self) -> None:
         ends = {"before": 0, "after_sft": self._config.sft.steps}
         folder = await self.record.restore(ends | {"after": self._num_iterations})
-        self._take_position()
+        self._load_position()
         discriminator = self._scorer.discriminator
         if discriminator and folder and (folder / "discriminator").exists():
             discriminator.announce((self._step, self._task_queue.attempt, folder / "discriminator"))
@@ -137,22 +136,22 @@ class Driver:
         self.progress.enter("starting", "starting workers")
         self.record.save(attempt=await self._task_queue.wait_for_worker_group())
         await self._task_queue.submit(Publish())
-        await self._observe("before")
-        await self._clone()
+        await self._sample_phase("before")
+        await self._run_sft()
         if not self._stop_requested:
-            await self._observe("after_sft")
-            await self._imitate()
+            await self._sample_phase("after_sft")
+            await self._run_on_policy()
         while not self.record.is_at(self._iteration):
             await self._checkpoint()
         if self._stop_requested:
             return False
-        await self._observe("after")
+        await self._sample_phase("after")
         self.record.save(is_finished=True)
         self.progress.enter("finished", "")
         self.progress.is_finished = True
         return True
 
-    async def _clone(self) -> None:
+    async def _run_sft(self) -> None:
         stage = self._config.sft
         if self._iteration < stage.steps:
             self.progress.enter("sft", "learning")
@@ -174,16 +173,18 @@ class Driver:
             metrics = await self._task_queue.submit(task)
             metrics["time/learning_s"] = time.monotonic() - self._iteration_began
             self._step += 1
-            self._settled = self._settled._replace(trained=self._settled.trained + len(draws))
+            self._draw_totals = self._draw_totals._replace(
+                trained=self._draw_totals.trained + len(draws)
+            )
             await self._end_iteration("sft", metrics, ends_stage=is_last)
 
-    async def _imitate(self) -> None:
+    async def _run_on_policy(self) -> None:
         if self._iteration >= self._num_iterations:
             return
         self._sampler = self._new_sampler()
-        if self.record.folder is None:  # there must be one to set a discriminator back to
+        if self.record.folder is None:  # the checkpoint that a discriminator returns to
             await self._checkpoint()
-        stage = Imitation(
+        pipeline = OnPolicyPipeline(
             self._config,
             (self._sampler, self._scorer, self._task_queue),
             self._batches,
@@ -195,11 +196,11 @@ class Driver:
             while self._iteration < self._warm_up_end and not self._stop_requested:
                 self.progress.enter("discriminator_warm_up", "sampling")
                 index = self._iteration - self._config.sft.steps
-                metrics = await stage.warm_up_step(index)
+                metrics = await pipeline.warm_up_step(index)
                 await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
             if not self._stop_requested:
                 self.progress.enter("on_policy", "sampling")
-                await stage.steps(
+                await pipeline.steps(
                     first_version=self._step,
                     first=self._iteration - self._warm_up_end,
                     count=self._num_iterations - self._iteration,
@@ -207,7 +208,7 @@ class Driver:
                     end_step=self._end_on_policy_step,
                 )
         finally:
-            stage.close()
+            pipeline.close()
 
     def _new_sampler(self) -> Sampler:
         return Sampler(
@@ -261,22 +262,23 @@ class Driver:
         num_tokens = int(batch.response_lengths.sum())
         return await self._task_queue.submit(Evaluate(self._step, batch, num_tokens))
 
-    async def _observe(self, phase: str) -> None:
-        """Answer the held-out prompts, once a phase, for the report."""
+    async def _sample_phase(self, phase: str) -> None:
+        """Sample responses to the held-out prompts for the report, unless this phase has them."""
         if phase in self.record.manifest.phases_sampled:
             return
         if phase == "before":
             self.progress.show("evaluating")
             metrics = await self._evaluate()
             self._journal.metrics(metrics, step=0, stage="sft")
-        self.progress.show("answering held-out prompts")
-        self._journal.samples(phase, answers := await self._evaluator.responses(), self._data)
+        self.progress.show("sampling responses to held-out prompts")
+        responses = await self._evaluator.responses()
+        self._journal.samples(phase, responses, self._data)
         if phase == "after_sft":
-            self.record.save(reward_scales=await self._scorer.measure_scales(answers))
+            self.record.save(reward_scales=await self._scorer.measure_scales(responses))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
 
     async def _checkpoint(self) -> None:
-        """Write a checkpoint; one that cannot be written is an event, and the run goes on."""
+        """Write a checkpoint. If it cannot be written, that is an event and the run continues."""
         self.progress.show("writing a checkpoint")
 
         async def learner_saves(folder: Path) -> None:
@@ -292,17 +294,17 @@ class Driver:
             )
 
     def _position(self) -> Position:
-        """Return where the run stands, every draw of it accounted for."""
-        settled, unfinished = self._settled, self._draws.unfinished()
+        """Return the position of the run, which accounts for every draw."""
+        totals, unfinished = self._draw_totals, self._draws.unfinished()
         if self._sampler:
-            settled = settled.plus(self._sampler.ledger)
+            totals = totals.plus(self._sampler.ledger)
             unfinished += self._sampler.ledger.unfinished()
         return Position(
             step=self._step,
             iteration=self._iteration,
             num_draws=self._draws.next_number,
             unfinished_draws=sorted(unfinished),
-            trained_draws=settled.trained,
-            dropped_draws=dict(settled.dropped),
+            trained_draws=totals.trained,
+            dropped_draws=dict(totals.dropped),
             elapsed_s=self._journal.elapsed_s,
         )

@@ -1,4 +1,4 @@
-"""Exports the state of the driver's run to Ray's metrics."""
+"""Exports the metrics and the status of a run to Ray's metrics."""
 
 import time
 from collections import Counter
@@ -12,26 +12,25 @@ WORKER_STATES = ("waiting", "starting", "syncing", "serving", "draining")
 
 
 class RunExporter:
-    """Exports what the driver knows of its run."""
+    """Exports the metrics of each step, and the status between steps."""
 
     def __init__(self, run: str, classes: MetricClasses = RAYS) -> None:
         self._exporter = Exporter(run, classes)
         self._rollout_busy_s, self._step_ended = 0.0, time.monotonic()
 
     def step(self, metrics: Mapping[str, float], rollout: Fleet) -> None:
-        """Export a step's figures, and how well its phases overlapped.
+        """Export the metrics of a step, and how far its phases overlapped.
 
         Args:
-            metrics: of the step, as in metrics.jsonl; names that the catalog lacks are not
-                exported.
+            metrics: as in metrics.jsonl; those that are not in the catalog are not exported.
         """
         for name, value in metrics.items():
             if name in STEP_METRICS:
                 self._exporter.put(name, value)
             elif name.startswith(REWARD):
                 source = name.removeprefix(REWARD)
-                figure = "irlign_reward_errors" if source.endswith("_errors") else "irlign_reward"
-                self._exporter.put(figure, value, source=source.removesuffix("_errors"))
+                metric = "irlign_reward_errors" if source.endswith("_errors") else "irlign_reward"
+                self._exporter.put(metric, value, source=source.removesuffix("_errors"))
         now, busy_s = time.monotonic(), rollout.busy_s
         worked_s, lasted_s = busy_s - self._rollout_busy_s, now - self._step_ended
         self._rollout_busy_s, self._step_ended = busy_s, now
@@ -44,7 +43,7 @@ class RunExporter:
                 share = worked_s / (rollout.target_size * lasted_s)
                 self._exporter.put("irlign_rollout_efficiency", min(share, 1.0))
 
-    def standing(
+    def status(
         self,
         *,
         step: tuple[int, int],
@@ -53,12 +52,11 @@ class RunExporter:
         num_events: int,
         is_paused: bool,
     ) -> None:
-        """Export where the run stands now.
+        """Export the status of the run.
 
         Args:
-            step: iterations done, and how many there will be.
-            prompts: how many are running and sampled, as the ledger counts them.
-            is_paused: whether there shall be no rollout workers.
+            step: iterations done, and planned.
+            prompts: number of draws by state, as the ledger counts them.
         """
         put = self._exporter.put
         put("irlign_step", step[0])

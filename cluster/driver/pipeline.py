@@ -1,8 +1,8 @@
-"""Stage 2 as a pipeline of two coroutines: one samples and scores steps, the other learns them.
+"""The on-policy stage as two coroutines: one samples and scores steps, the other trains on them.
 
-How far the first may run ahead is the ledger's to say. With max_staleness_steps = 0 nothing leaves
-before the step before is learned, so the two take turns: the strictly on-policy loop is not another
-loop, only a shorter leash.
+The prompt ledger bounds how far the first runs ahead of the second. With max_staleness_steps = 0 no
+prompt of a step is handed out before the step before is trained on, so the two alternate: strictly
+on-policy training is the same code with a bound of 0.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ from cluster.fleet.failure_policy import reaches_power_of_ten
 from cluster.learner.task_queue import LearnerTaskQueue
 
 EndStep = Callable[[dict[str, float]], Awaitable[bool]]
-"""Is told a step's metrics; False ends the stage early."""
+"""Called with the metrics of each step; returns False to end the stage early."""
 
 
 class ScoredStep(NamedTuple):
-    """A step that waits to be learned."""
+    """A step that is ready to be trained on."""
 
     sampled: SampledStep
     scores: Scores
 
 
-class Imitation:
-    """Runs the discriminator's warm-up and the policy's steps of stage 2.
+class OnPolicyPipeline:
+    """Runs the discriminator's warm-up and the policy steps of the on-policy stage.
 
-    stage = Imitation(config, (sampler, scorer, task queue), batches, show_phase, on_event)
-    metrics = await stage.warm_up_step(0)
-    await stage.steps(first_version=60, first=0, count=100, end_step=note)
-    stage.close()
+    pipeline = OnPolicyPipeline(config, (sampler, scorer, queue), batches, show_phase, on_event)
+    metrics = await pipeline.warm_up_step(0)
+    await pipeline.steps(first_version=60, first=0, count=100, end_step=end_step)
+    pipeline.close()
     """
 
     def __init__(
@@ -53,33 +53,34 @@ class Imitation:
         on_event: Callable[[str], None],
     ) -> None:
         self._objective, self._batches = config.objective, batches
-        self._samples, self._is_rewarded = config.has_rollouts, config.has_policy_gradient
+        self._has_rollouts = config.has_rollouts
+        self._has_policy_gradient = config.has_policy_gradient
         self._ranks_rollouts = config.ranks_rollouts
         self._sampler, self._scorer, self._task_queue = workers
         self._show_phase, self._on_event = show_phase, on_event
         self._steps_done = 0
-        self._no_step_ends = asyncio.Event()
-        self._no_step_ends.set()
-        self._preparing = "sampling"
+        self._may_update = asyncio.Event()
+        self._may_update.set()
+        self._preparation_phase = "sampling"
         self._producer: asyncio.Future[None] | None = None
 
     def close(self) -> None:
-        """Forget what is under way."""
+        """Cancel the preparation of the next steps."""
         if self._producer:
             self._producer.cancel()
         self._sampler.close()
 
-    def _settle(self, sampled: SampledStep) -> None:
-        self._sampler.trained(sampled.draws)
+    def _finish_step(self, sampled: SampledStep) -> None:
+        self._sampler.mark_trained(sampled.draws)
         self._steps_done += 1
 
-    def _prepares(self, phase: str) -> None:
-        """Show what is being done for the next step, now and after the learner's turns."""
-        self._preparing = phase
+    def _show_preparation(self, phase: str) -> None:
+        """Show the phase of the next step's preparation, now and whenever the learner is idle."""
+        self._preparation_phase = phase
         self._show_phase(phase)
 
     async def _sample(self, step: int) -> tuple[SampledStep, dict[str, float]]:
-        self._prepares("sampling")
+        self._show_preparation("sampling")
         self._sampler.advance(self._steps_done)
         began = time.monotonic()
         sampled = await self._sampler.step()
@@ -93,7 +94,7 @@ class Imitation:
         self._show_phase("training the discriminator")
         ranked = self._batches.for_discriminator(index)
         metrics |= await self._scorer.update(sampled.trajectories, ranked)
-        self._settle(sampled)
+        self._finish_step(sampled)
         return metrics
 
     async def _prepare(
@@ -103,21 +104,23 @@ class Imitation:
             for step in range(first, first + count):
                 ranked = self._batches.for_discriminator(update + step - first)
                 sampled, metrics = await self._sample(step)
-                await self._no_step_ends.wait()  # a checkpoint of a step knows nothing of the next
-                self._prepares("training the discriminator")
+                await (
+                    self._may_update.wait()
+                )  # a checkpoint must not hold a discriminator of the next step
+                self._show_preparation("training the discriminator")
                 metrics |= await self._scorer.update(sampled.trajectories, ranked)
-                self._prepares("scoring")
+                self._show_preparation("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
                 scores = scores._replace(metrics=metrics | scores.metrics)
-                await out.put(self._without_failures(ScoredStep(sampled, scores)))
-        except Exception as error:  # handed to whoever waits for the step
+                await out.put(self._drop_failures(ScoredStep(sampled, scores)))
+        except Exception as error:  # raised by steps()
             await out.put(error)
 
-    def _without_failures(self, prepared: ScoredStep) -> ScoredStep:
-        """Drop prompts without a reward; the discriminator, which needs none, has learned them."""
-        (draws, batch, sampling_s), scores = prepared
+    def _drop_failures(self, scored: ScoredStep) -> ScoredStep:
+        """Drop the prompts without a reward, on which the discriminator has trained already."""
+        (draws, batch, sampling_s), scores = scored
         if not scores.failures:
-            return prepared
+            return scored
         dropped = [draw for draw in draws if draw.prompt_id in scores.failures]
         ledger = self._sampler.ledger
         before = ledger.counts()[DrawState.DROPPED.value]
@@ -125,7 +128,9 @@ class Imitation:
         count = before + len(dropped)
         if reaches_power_of_ten(before, count):
             last = scores.failures[dropped[-1].prompt_id]
-            self._on_event(f"dropped for want of a reward so far: {count}; the last: {last}")
+            self._on_event(
+                f"prompts dropped because their reward failed, so far: {count}; last error: {last}"
+            )
         rows = np.flatnonzero(~np.isin(batch.prompt_ids, list(scores.failures)))
         kept = [draw for draw in draws if draw.prompt_id not in scores.failures]
         sampled = SampledStep(kept, batch.select(rows), sampling_s)
@@ -140,47 +145,44 @@ class Imitation:
         num_warm_ups: int,
         end_step: EndStep,
     ) -> None:
-        """Take this many policy steps.
+        """Take count policy steps, or fewer if end_step returns False.
 
         Args:
             first_version: optimizer steps done so far.
-            first: steps of this stage done so far, for the learning rate.
-            num_warm_ups: updates of the discriminator before the first of this stage.
-            end_step: told the metrics of each step; returns False to stop early.
+            first: steps of this stage done so far; the learning rate depends on it.
+            num_warm_ups: updates of the discriminator in its warm-up.
 
         Raises:
-            WorkerGroupRestartedError: if the learner had to begin again.
+            WorkerGroupRestartedError: if the learner's worker group was replaced.
         """
         queue: asyncio.Queue[ScoredStep | Exception] = asyncio.Queue(maxsize=1)
-        if self._samples:
+        if self._has_rollouts:
             self._producer = asyncio.ensure_future(
                 self._prepare(first_version, count, num_warm_ups + first, queue)
             )
         for index in range(count):
-            prepared = await queue.get() if self._samples else None
-            if isinstance(prepared, Exception):
-                raise prepared
-            metrics = await self._learn(prepared, first_version + index, first + index)
-            if prepared:
-                self._settle(prepared.sampled)
+            scored = await queue.get() if self._has_rollouts else None
+            if isinstance(scored, Exception):
+                raise scored
+            metrics = await self._learn(scored, first_version + index, first + index)
+            if scored:
+                self._finish_step(scored.sampled)
                 self._sampler.advance(self._steps_done)
-            self._no_step_ends.clear()
+            self._may_update.clear()
             if not await end_step(metrics):
                 return
-            self._no_step_ends.set()
-            self._show_phase(self._preparing)
+            self._may_update.set()
+            self._show_phase(self._preparation_phase)
 
-    async def _learn(
-        self, prepared: ScoredStep | None, version: int, index: int
-    ) -> dict[str, float]:
-        """Take one policy step; without anything sampled it learns only what is beside."""
-        rollouts = prepared.sampled.trajectories if prepared else EMPTY
-        rewards = prepared.scores.rewards if prepared else None
+    async def _learn(self, scored: ScoredStep | None, version: int, index: int) -> dict[str, float]:
+        """Take one policy step: on a scored step, on the auxiliary batch, or on both."""
+        rollouts = scored.sampled.trajectories if scored else EMPTY
+        rewards = scored.scores.rewards if scored else None
         auxiliary = self._batches.auxiliary(index, rollouts, rewards)
         learning_rate = constant_rate(self._objective.learning_rate, index)
         task: OptimizerStep
-        if prepared and self._is_rewarded:
-            scores = prepared.scores
+        if scored and self._has_policy_gradient:
+            scores = scored.scores
             task = OnPolicyStep(
                 step=version,
                 learning_rate=learning_rate,
@@ -199,7 +201,7 @@ class Imitation:
         began = time.monotonic()
         metrics = await self._task_queue.submit(task)
         learning_s = time.monotonic() - began
-        sampled = prepared.scores.metrics if prepared else {}
+        sampled = scored.scores.metrics if scored else {}
         if auxiliary and self._ranks_rollouts:
             num_prompts = len(group_starts(rollouts))
             num_decided = len(auxiliary.comparisons)

@@ -1,4 +1,4 @@
-"""Metrics of sampled trajectories, and of the time that a step took."""
+"""Metrics of sampled trajectories, and of the time of a step."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,12 @@ from cluster.telemetry.metric_catalog import PHASES
 
 
 def rollout_metrics(sampled: SampledStep, waited_s: float, step: int) -> dict[str, float]:
-    """Describe what the policy sampled of a step: speed, lengths, truncation, staleness.
+    """Return metrics of a step's rollouts: speed, response length, truncation and staleness.
 
     Args:
-        waited_s: how long the driver waited for it; what no worker was sampling of it went into
-            bringing workers up to date.
-        step: optimizer steps done when it is learned from.
-
-    Returns:
-        Metrics by name.
+        waited_s: how long the driver waited for the step. The part in which no worker was sampling
+            is the time for syncing weights.
+        step: optimizer steps done when the policy is trained on it.
     """
     is_rollout = sampled.trajectories.policy_versions[:, 0] >= 0
     batch = sampled.trajectories.select(np.flatnonzero(is_rollout))
@@ -37,6 +34,6 @@ def rollout_metrics(sampled: SampledStep, waited_s: float, step: int) -> dict[st
 
 
 def with_step_time(metrics: Mapping[str, float], step_s: float) -> dict[str, float]:
-    """Add the whole step's time, and what of it no phase accounts for."""
+    """Add the time of the whole step, and the part of it that no phase accounts for."""
     named = sum(metrics.get(f"time/{phase}_s", 0.0) for phase in PHASES)
     return {**metrics, "time/step_s": step_s, "time/waiting_s": max(step_s - named, 0.0)}

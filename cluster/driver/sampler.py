@@ -1,8 +1,8 @@
-"""The online environment: prompts go out to the rollout fleet, groups of trajectories come back.
+"""Hands out prompts to the rollout fleet and collects the groups of trajectories of each step.
 
-Whole episodes of the token MDP are played by the workers; here is decided only which prompt is
-drawn next and whether it may leave yet. Steps are filled in the order in which prompts left: what
-overtakes waits, for a late group that slipped to a later step would be staler than allowed.
+The workers sample whole episodes of the token MDP; the sampler decides which prompt is drawn next
+and when it is handed out. Groups enter steps in the order in which their prompts were handed out: a
+group that came back late and slipped into a later step would be staler than allowed.
 """
 
 import asyncio
@@ -25,28 +25,28 @@ from cluster.fleet.rollout_requests import (
 
 
 class Draws:
-    """Numbers the draws of a run and says which prompt each one is.
+    """Numbers the draws of a run; the number of a draw determines its prompt.
 
-    On resuming, draws that were handed out but never trained on come again, before any new one.
+    A resumed run first repeats the draws that were handed out but not trained on.
     """
 
     def __init__(
-        self, row_of: Callable[[int], int], next_number: int, again: Sequence[int]
+        self, row_of: Callable[[int], int], next_number: int, unfinished: Sequence[int]
     ) -> None:
-        self._row_of, self.next_number, self._again = row_of, next_number, list(again)
+        self._row_of, self.next_number, self._unfinished = row_of, next_number, list(unfinished)
 
     def take(self, count: int) -> list[PromptDraw]:
-        """Draw this many prompts."""
-        numbers = self._again[:count]
-        self._again = self._again[count:]
+        """Return the next draws."""
+        numbers = self._unfinished[:count]
+        self._unfinished = self._unfinished[count:]
         new = count - len(numbers)
         numbers += range(self.next_number, self.next_number + new)
         self.next_number += new
         return [PromptDraw(number, self._row_of(number)) for number in numbers]
 
     def unfinished(self) -> list[int]:
-        """Return the numbers that wait to be drawn again."""
-        return list(self._again)
+        """Return the numbers of the draws that are still to be repeated."""
+        return list(self._unfinished)
 
 
 class SampledStep(NamedTuple):
@@ -55,11 +55,11 @@ class SampledStep(NamedTuple):
     draws: list[PromptDraw]
     trajectories: Trajectories
     sampling_s: float
-    """Longest time a worker took for one of the requests."""
+    """Longest time that a worker took for one of the requests."""
 
 
 class Sampler:
-    """Keeps the rollout fleet busy, as far as the ledger allows, and fills steps in order."""
+    """Hands out prompts as far as the ledger allows, and returns steps in order."""
 
     def __init__(
         self,
@@ -72,14 +72,13 @@ class Sampler:
         max_sequences: int,
         seed: int,
     ) -> None:
-        """Begin with nothing handed out.
+        """Start without any prompt handed out.
 
         Args:
-            data: the prompts, and the demonstrations that stand in for rollouts where the
-                objective wants some.
-            objective: how many prompts a step has, responses a prompt, and steps of staleness.
-            num_steps: how many steps will be asked for.
-            max_sequences: responses that one worker extends at once.
+            data: the prompts, and the demonstrations that replace rollouts if on_policy_fraction is
+                less than 1.
+            num_steps: how many steps the caller will take.
+            max_sequences: responses that one worker samples at the same time.
         """
         self._prompts_per_step, self._group_size = objective.prompts_per_step, objective.group_size
         self._on_policy_prompts = round(objective.on_policy_fraction * objective.prompts_per_step)
@@ -88,15 +87,15 @@ class Sampler:
         self._max_sequences, self._seed = max_sequences, seed
         self._order: list[int] = []
         self._ready: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
-        self._shown: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
+        self._demonstrations: dict[int, tuple[PromptDraw, Trajectories, float]] = {}
         self._requests: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self.advanced_at = time.monotonic()
-        """When prompts last left, on the monotonic clock."""
+        """When prompts were last handed out, on the monotonic clock."""
 
     def advance(self, steps_done: int) -> None:
-        """Hand out what is allowed after this many steps."""
+        """Hand out the prompts that the ledger allows after this many steps."""
         size = prompts_per_request(
             self._prompts_per_step,
             group_size=self._group_size,
@@ -110,40 +109,40 @@ class Sampler:
             draws = self._draws.take(min(size, allowed))
             allowed -= len(draws)
             self.ledger.hand_out(draws)
-            draws = self._demonstrated(draws)
+            draws = self._hand_out_demonstrations(draws)
             if not draws:
                 continue
             self._order.extend(draw.number for draw in draws)
             request = asyncio.ensure_future(self._sample(draws))
             self._requests.add(request)
-            request.add_done_callback(self._ended)
+            request.add_done_callback(self._end_request)
 
-    def _ended(self, request: asyncio.Task[None]) -> None:
+    def _end_request(self, request: asyncio.Task[None]) -> None:
         self._requests.discard(request)
         if not request.cancelled():
             self._failure = self._failure or request.exception()
         self._changed.set()
 
-    def _demonstrated(self, draws: list[PromptDraw]) -> list[PromptDraw]:
-        """Answer by demonstrations as many of each step's draws as shall be; return the others."""
+    def _hand_out_demonstrations(self, draws: list[PromptDraw]) -> list[PromptDraw]:
+        """Give the step's share of draws their demonstrations; return those to be sampled."""
         others = []
         for draw in draws:
             if draw.number % self._prompts_per_step < self._on_policy_prompts:
                 others.append(draw)
                 continue
-            shown = self._data.demonstrations(np.asarray([draw.prompt_id]))
+            demonstration = self._data.demonstrations(np.asarray([draw.prompt_id]))
             self.ledger.move([draw], DrawState.SAMPLED)
-            self._shown[draw.number] = (draw, shown, 0.0)
+            self._demonstrations[draw.number] = (draw, demonstration, 0.0)
         self._changed.set()
         return others
 
     def _has_step(self) -> bool:
-        """Whether there are as many of each kind as a step has."""
-        num_shown = self._prompts_per_step - self._on_policy_prompts
+        """Whether the oldest step has all its rollouts and all its demonstrations."""
+        num_demonstrations = self._prompts_per_step - self._on_policy_prompts
         oldest = self._order[: self._on_policy_prompts]
         is_full = len(oldest) == self._on_policy_prompts
         has_rollouts = is_full and all(number in self._ready for number in oldest)
-        return has_rollouts and len(self._shown) >= num_shown
+        return has_rollouts and len(self._demonstrations) >= num_demonstrations
 
     async def _sample(self, draws: list[PromptDraw]) -> None:
         request = rollout_request(
@@ -161,29 +160,31 @@ class Sampler:
             self._ready[draw.number] = (draw, group, result.sampling_s)
 
     async def step(self) -> SampledStep:
-        """Wait for a whole step's trajectories. Raises what a request raised."""
+        """Wait for all trajectories of the next step. Raises the error of a failed request."""
         while not self._has_step():
             if self._failure:
                 raise self._failure
             self._changed.clear()
             await self._changed.wait()
-        # Demonstrations are there at once, and would else crowd out rollouts on their way.
+        # By number, as rollouts come later than demonstrations: both of one step belong together.
         numbers = self._order[: self._on_policy_prompts]
         del self._order[: self._on_policy_prompts]
         parts = [self._ready.pop(number) for number in numbers]
-        for number in sorted(self._shown)[: self._prompts_per_step - self._on_policy_prompts]:
-            parts.append(self._shown.pop(number))
+        for number in sorted(self._demonstrations)[
+            : self._prompts_per_step - self._on_policy_prompts
+        ]:
+            parts.append(self._demonstrations.pop(number))
         return SampledStep(
             [draw for draw, _, _ in parts],
             concatenate([group for _, group, _ in parts]),
             max(sampling_s for _, _, sampling_s in parts),
         )
 
-    def trained(self, draws: Sequence[PromptDraw]) -> None:
-        """Note that a step was learned."""
+    def mark_trained(self, draws: Sequence[PromptDraw]) -> None:
+        """Note in the ledger that a step was trained on."""
         self.ledger.move(draws, DrawState.TRAINED)
 
     def close(self) -> None:
-        """Forget what is under way."""
+        """Cancel the requests that are not done."""
         for request in list(self._requests):
             request.cancel()

@@ -1,6 +1,6 @@
-"""Scores of a step's trajectories: expert-positive logits and the reward sources' sum.
+"""Scores of a step's trajectories: logits, high for the expert, and the sum of the rewards.
 
-The logits are a discriminator's estimates or, where the expert is a model, exact: the teacher's
+The logits are a discriminator's estimates. If the expert is a model they are exact: the teacher's
 log-probabilities minus those recorded at sampling.
 """
 
@@ -21,20 +21,20 @@ from cluster.fleet.score_requests import Scorers, request_rewards, request_score
 
 
 class Scores(NamedTuple):
-    """What a step's trajectories are worth."""
+    """The scores of a step's trajectories."""
 
     discriminator_logits: NDArray[np.float32]
-    """[trajectory] or [response token], high for expert: as the task for the learner has them."""
+    """[trajectory] or [response token], high for the expert; see actors.messages.OnPolicyStep."""
     rewards: NDArray[np.float32]
-    """[trajectory] weighted sum of the reward sources; zeros without any; NaN for a failure."""
+    """[trajectory] weighted sum of the reward sources, 0 without any; NaN where one failed."""
     metrics: dict[str, float]
     teacher_states: NDArray[np.float32] | None = None
     """[response token, hidden] at level state."""
     failures: Mapping[int, str] = {}
-    """Which prompts have no reward and are to be dropped, and why."""
+    """The error of each prompt without a reward; these prompts are to be dropped."""
 
     def select(self, trajectories: Trajectories, rows: NDArray[np.int64]) -> "Scores":
-        """Return the scores of these of the trajectories; the metrics stay those of all."""
+        """Return the scores of these rows; the metrics stay those of all trajectories."""
         logits, states = self.discriminator_logits, self.teacher_states
         return self._replace(
             discriminator_logits=trajectories.select_values(logits, rows),
@@ -51,7 +51,7 @@ def exact_logits(
     Args:
         teacher_logprobs: [response token] in nats.
         trajectories: with the log-probabilities recorded at sampling.
-        level: trajectory for one logit a response; token and occupancy for one a prefix.
+        level: trajectory for one logit per response; token and occupancy for one per prefix.
 
     Returns:
         [trajectory] or [response token].
@@ -65,40 +65,35 @@ def exact_logits(
 
 
 class Scorer:
-    """Trains the discriminator on each step, then has everything scored."""
+    """Trains the discriminator on each step, then scores the step with every source."""
 
     def __init__(self, scorers: Scorers, data: Data, level: Level, shared_folder: Path) -> None:
         """Bind the fleets.
 
         Args:
-            level: on which the expert is matched.
-            shared_folder: where the training worker leaves its weights for the others.
+            level: on which the policy is compared with the expert.
+            shared_folder: where the discriminator that is trained saves its weights for the others.
         """
         self.discriminator, self._teacher, self._rewards = scorers
         self._data, self._level = data, level
         self._shared_folder = shared_folder
         self._num_updates = 0
         self.scales: dict[str, float] = {}
-        """By which reward sources are divided; one that is not here by 1."""
+        """The divisor of each reward source by name; 1 if it is not here."""
 
-    async def measure_scales(self, answers: Trajectories) -> dict[str, float]:
-        """Fix the unit of each reward source that stands beside a divergence.
+    async def measure_scales(self, responses: Trajectories) -> dict[str, float]:
+        """Measure and set the scale of each reward source that is combined with a divergence.
 
-        It is the source's standard deviation on the policy's answers to held-out prompts, measured
-        once and never by batch: a unit that moved with the batch would be another objective at
-        every step. Where all answers are worth the same it is 1.
-
-        Args:
-            answers: of the policy that enters stage 2.
-
-        Returns:
-            The units, which are used from now on; none where there is no divergence.
+        The scale is the standard deviation of the source's rewards of the policy's responses to
+        held-out prompts, before the on-policy stage; 1 if all rewards are equal. It is measured
+        once, not per batch: a scale that changes with the batch would change the objective at every
+        step. Without a divergence there are no scales.
         """
         has_divergence = self.discriminator is not None or self._teacher is not None
-        expert = [self._data.texts(int(row))[1] for row in answers.prompt_ids]
+        expert = [self._data.texts(int(row))[1] for row in responses.prompt_ids]
         self.scales = {}
         for name, source in self._rewards.items() if has_divergence else ():
-            values, _ = await request_rewards(source, answers, expert)
+            values, _ = await request_rewards(source, responses, expert)
             deviation = float(np.nanstd(values.astype(np.float64)))
             self.scales[name] = deviation if deviation > 0.0 else 1.0
         return self.scales
@@ -106,7 +101,7 @@ class Scorer:
     async def update(
         self, trajectories: Trajectories, ranked: RankedResponses | None = None
     ) -> dict[str, float]:
-        """Train the discriminator on fresh rollouts, their prompts' demonstrations, preferences."""
+        """Train the discriminator on rollouts, demonstrations of their prompts, and preferences."""
         if self.discriminator is None:
             return {}
         began = time.monotonic()
@@ -115,7 +110,7 @@ class Scorer:
             "update",
             trajectories,
             self._data.demonstrations(rows),
-            self._held_out(rows),
+            self._held_out_demonstrations(rows),
             ranked,
             lead_only=True,
         )
@@ -123,18 +118,18 @@ class Scorer:
             await self.share_weights()
         return metrics | {"time/discriminator_s": time.monotonic() - began}
 
-    def _held_out(self, rows: NDArray[np.int64]) -> Trajectories:
-        """As many demonstrations, never trained on: others for other rows, and the same again."""
-        known = self._data.held_out_rows
-        if not len(known):
+    def _held_out_demonstrations(self, rows: NDArray[np.int64]) -> Trajectories:
+        """Return as many held-out demonstrations as rows, at random with the rows as the seed."""
+        held_out = self._data.held_out_rows
+        if not len(held_out):
             return EMPTY
         chosen = np.random.default_rng(rows.tolist()).choice(
-            known, size=min(len(rows), len(known)), replace=False
+            held_out, size=min(len(rows), len(held_out)), replace=False
         )
         return self._data.demonstrations(chosen)
 
     async def share_weights(self) -> None:
-        """Give the training worker's weights to those that only score."""
+        """Announce the weights of the discriminator that is trained to those that only score."""
         if self.discriminator is None:
             return
         self._num_updates += 1
@@ -143,13 +138,11 @@ class Scorer:
         self.discriminator.announce_from_lead((self._num_updates, folder))
 
     async def score(self, trajectories: Trajectories) -> Scores:
-        """Score a step's trajectories by every source there is.
-
-        Returns:
-            The logits, the total of the rewards, each source's mean, and which prompts failed.
+        """Score trajectories with the discriminator or the teacher, and with every reward source.
 
         Raises:
-            RewardError: if a reward could not be computed and failure_policy says to stop.
+            RewardError: if a reward failed and failure_policy decides to stop, or if no prompt has
+                all its rewards.
         """
         began = time.monotonic()
         scores = await self._expert_scores(trajectories)
@@ -165,12 +158,14 @@ class Scorer:
             failures |= failed
         if failures and set(trajectories.prompt_ids.tolist()) <= set(failures):
             first = next(iter(failures.values()))
-            raise RewardError(f"no prompt of the step has all its rewards; the first: {first}")
+            raise RewardError(
+                f"no prompt of the step has all its rewards; the first error: {first}"
+            )
         metrics["time/scoring_s"] = time.monotonic() - began
         return scores._replace(rewards=total, metrics=metrics, failures=failures)
 
     async def _expert_scores(self, trajectories: Trajectories) -> Scores:
-        """What discriminator or teacher says, the rewards still 0."""
+        """Return the scores of the discriminator or the teacher, with rewards of 0."""
         zeros = np.zeros(len(trajectories), np.float32)
         if self.discriminator is not None:
             logits = await request_scores(self.discriminator, "score", trajectories)

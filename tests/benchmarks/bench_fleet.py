@@ -51,7 +51,7 @@ async def step_on(fleet, sampler):
     while True:
         sampler.advance(num_steps)
         sampled = await sampler.step()
-        sampler.trained(sampled.draws)
+        sampler.mark_trained(sampled.draws)
         num_steps += 1
         fleet.announce(weights(num_steps))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from actors.errors import RewardError
 from cluster.config.run_config import RunConfig
-from cluster.driver.driver import Driver, Workforce
+from cluster.driver.driver import Driver, RunWorkers
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import Fleet
@@ -21,7 +21,7 @@ from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
 class SumReward:
-    """The sum of a response's token ids; fails on some prompts, and may say on which."""
+    """The sum of a response's token ids; fails on some prompts, and may name them."""
 
     def __init__(self):
         self.fails_on = ()
@@ -56,7 +56,7 @@ def make_config(**sections):
 
 
 class World:
-    """Everything of a run; start it with `async with`, and the learner with it."""
+    """All parts of a run; `async with` starts the worker group."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class World:
         data = FakeData()
         scorers = Scorers(self.discriminator, None, rewards)
         scorer = self.scorer = Scorer(scorers, data, config.objective.level, run_dir / "shared")
-        workforce = Workforce(
+        workers = RunWorkers(
             self.rollout, scorer, self.task_queue, PreferenceBatches(config, data, comparisons)
         )
-        self.driver = Driver(config, run_dir, data, workforce, manifest)
+        self.driver = Driver(config, run_dir, data, workers, manifest)
         self.worker_group = worker_group(
             self.task_queue, self.driver.published, world_size=world_size
         )
@@ -135,15 +135,15 @@ class World:
             await fleet.close()
 
     def at(self, *iterations, do):
-        """Do something once each of these iterations has been learned, the first time it has."""
+        """Call a function once at the end of each of these iterations."""
         left = set(iterations)
 
-        def look(_metrics):
+        def call(_metrics):
             if self.driver.progress.iteration in left:
                 left.remove(self.driver.progress.iteration)
                 do()
 
-        self.driver.on_step = look
+        self.driver.on_step = call
 
     def lines(self, name):
         return [json.loads(line) for line in (self.run_dir / name).read_text().splitlines()]
@@ -153,7 +153,7 @@ class World:
 
 
 def draws(history, group_size=2):
-    """Every prompt a history was trained on, in order, once a group."""
+    """Return the prompts that a history was trained on, in order, once per group."""
     ids = []
     for kind, prompt_ids, _ in history:
         ids += prompt_ids[:: group_size if kind == "OnPolicyStep" else 1]

@@ -58,7 +58,7 @@ def test_every_figure_is_that_of_a_run_to_which_nothing_happened(story):
 
 def test_what_happened_is_told(story):
     told = " ".join(event["what"] for event in story["manifest"]["events"])
-    assert "the run is taken up at step" in told
+    assert "the run resumed at step" in told
     assert "the file is damaged; the learner publishes them again" in told
 
 

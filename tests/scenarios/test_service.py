@@ -182,7 +182,7 @@ def test_submitted_again_it_goes_on_and_its_lease_ends_what_nobody_follows(site)
     site.wait_until(lambda: not processes_of_runs(site), "the end of all processes")
     manifest = json.loads((run_dir(site) / "manifest.json").read_text())
     told = [event["what"] for event in manifest["events"]]
-    assert any(what.startswith("the run is taken up at step") for what in told)
+    assert any(what.startswith("the run resumed at step") for what in told)
     assert manifest["num_starts"] == 2
     assert manifest["iteration"] >= done
     assert "tiny-2 is over: FAILED" in site.irlign("status", "tiny", ok=False)

@@ -74,7 +74,7 @@ def test_a_run_gives_policy_prompts_and_rewards(run):
     assert request.policy == run / "checkpoints" / "step-000010" / "policy"
     assert [(each.function, each.weight) for each in request.config.rewards] == [(REWARD, 0.5)]
     assert request.scales == {"counts_b": 4.0}
-    measured = Evaluator(None, request.data, 2, max_sequences=8).batch().prompt_ids
+    measured = Evaluator(None, request.data, 2, max_sequences=8).demonstrations().prompt_ids
     np.testing.assert_array_equal(request.rows, measured)
     assert not request.config.has_discriminator
     given = prepared(run, reward=REWARD)

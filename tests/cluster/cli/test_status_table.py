@@ -46,7 +46,7 @@ def test_a_status_says_where_the_run_is_who_works_and_what_happened():
 
 
 def test_a_run_that_has_hardly_begun_or_failed_can_be_shown_too():
-    begun = Status("starting", "reading the data", 0.0, 0, 0, [], False, None, {}, ())
+    begun = Status("starting", "loading the data", 0.0, 0, 0, [], False, None, {}, ())
     assert printed(begun)[2] == "none yet"
     assert printed(begun._replace(error="no [room]"))[-1] == "no [room]"
 

@@ -135,7 +135,7 @@ async def test_staleness_never_exceeds_its_bound(tmp_path, num_workers, interrup
         )
 
 
-async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+async def test_a_run_stopped_and_resumed_is_the_same_as_one_that_was_not_stopped(tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     whole.mkdir()
     halves.mkdir()
@@ -154,7 +154,7 @@ async def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     assert world.worker_group.attempt == 3
 
 
-async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path):
+async def test_when_the_learner_restarts_the_run_returns_to_its_checkpoint(tmp_path):
     config = make_config(objective={"steps": 8})
     async with World(config, tmp_path) as world:
         world.at(7, do=world.worker_group.start)
@@ -164,14 +164,14 @@ async def test_a_restarted_learner_sends_the_run_back_to_its_checkpoint(tmp_path
         manifest = load_manifest(tmp_path, "test")
         assert manifest.attempt == 1
         assert [e.what for e in manifest.events] == [
-            "the learner was restarted at step 7; the run goes on from step 5"
+            "the learner was restarted at step 7; the run continues from step 5"
         ]
-        # Steps 6 and 7 were taken twice, and are noted once.
+        # Steps 6 and 7 were taken twice, and each has one line.
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(12))
 
 
-async def test_a_discriminator_forgets_the_steps_that_are_repeated(tmp_path):
-    # Without cloning there is no checkpoint but the one at the beginning.
+async def test_the_discriminator_returns_to_the_checkpoint_with_the_learner(tmp_path):
+    # Without SFT the only checkpoint is the first one.
     config = make_config(
         sft={"steps": 0},
         objective={"divergence_weight": 1.0},
@@ -187,7 +187,7 @@ async def test_a_discriminator_forgets_the_steps_that_are_repeated(tmp_path):
         assert world.manifest().trained_draws == 28
 
 
-async def test_the_units_of_rewards_are_measured_once_and_kept(tmp_path):
+async def test_reward_scales_are_measured_once_and_kept(tmp_path):
     config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 1})
     more = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
     async with World(config, tmp_path, **more) as world:
@@ -201,7 +201,7 @@ async def test_the_units_of_rewards_are_measured_once_and_kept(tmp_path):
         assert world.manifest().reward_scales == measured
 
 
-async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
+async def test_killed_rollout_workers_change_no_result(tmp_path):
     async with World(make_config(), tmp_path, num_rollout_workers=2) as world:
 
         def kill():
@@ -214,7 +214,7 @@ async def test_killed_rollout_workers_cost_nothing_but_time(tmp_path):
         assert [oldest for _, _, oldest in world.worker_group.history[3:]] == [3, 4, 5, 6]
 
 
-async def test_a_learner_that_was_given_up_ends_the_run_with_its_error(tmp_path):
+async def test_a_learner_that_keeps_failing_ends_the_run_with_its_error(tmp_path):
     async with World(make_config(), tmp_path) as world:
         world.worker_group.hold.clear()
         run = asyncio.ensure_future(world.driver.run())
@@ -228,7 +228,7 @@ async def test_a_learner_that_was_given_up_ends_the_run_with_its_error(tmp_path)
 
 @pytest.mark.parametrize("on_error", ["stop", "drop"])
 async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error):
-    # Set to stop, or to drop where the error does not say what: either way the run ends.
+    # on_error is stop, or drop but the error does not name the prompts: in both cases the run ends.
     config = make_config(rewards=[{"function": "tests:sum", "on_error": on_error}])
     async with World(config, tmp_path) as world:
         world.reward.fails_on = {7}
@@ -243,7 +243,7 @@ async def test_an_error_of_a_reward_is_never_a_reward_of_zero(tmp_path, on_error
 DROPPING = {"rewards": [{"function": "tests:sum", "on_error": "drop"}]}
 
 
-async def test_a_prompt_without_a_reward_is_dropped_and_accounted_for(tmp_path):
+async def test_a_prompt_without_a_reward_is_dropped_and_counted(tmp_path):
     async with World(make_config(objective={"steps": 6}, **DROPPING), tmp_path) as world:
         world.reward.fails_on = {1, 7}
         assert await world.driver.run()
@@ -257,11 +257,11 @@ async def test_a_prompt_without_a_reward_is_dropped_and_accounted_for(tmp_path):
         assert manifest.dropped_draws == {"its reward failed": 4}
         errors = [row.get("reward/sum_errors") for row in world.lines("metrics.jsonl")[4:]]
         assert errors == [1, 1, 0, 1, 1, 0]
-        first = "dropped for want of a reward so far: 1; the last: prompt 1 has no reward"
-        assert [event.what for event in manifest.events] == [first]
+        text = "prompts dropped because their reward failed, so far: 1; last error: prompt 1"
+        assert [event.what for event in manifest.events] == [f"{text} has no reward"]
 
 
-async def test_a_reward_that_no_prompt_of_a_step_has_ends_the_run(tmp_path):
+async def test_a_step_in_which_every_reward_fails_ends_the_run(tmp_path):
     async with World(make_config(**DROPPING), tmp_path) as world:
         world.reward.fails_on = {4, 5, 6, 7}
         with pytest.raises(RewardError, match="prompt 4 has no reward"):
@@ -270,7 +270,7 @@ async def test_a_reward_that_no_prompt_of_a_step_has_ends_the_run(tmp_path):
 
 
 class WorkerGroupOnFullDisk(FakeWorkerGroup):
-    """Cannot write these of its checkpoints, counted from 0."""
+    """Fails to write the checkpoints of these numbers, counted from 0."""
 
     failing = ()
     num_saved = 0
@@ -285,14 +285,14 @@ class WorkerGroupOnFullDisk(FakeWorkerGroup):
         await super()._do(task, attempt, index)
 
 
-async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
+async def test_a_checkpoint_that_fails_on_a_full_disk_does_not_end_the_run(tmp_path):
     config = make_config(objective={"steps": 18})
     async with World(config, tmp_path, worker_group=WorkerGroupOnFullDisk) as world:
         world.worker_group.failing = {1, 2, 4}  # of those at steps 3, 5, 10, 15, 20 and 21
         kept = []
         world.at(10, 11, 21, do=lambda: kept.append(os.listdir(tmp_path / "checkpoints")))
         assert await world.driver.run()
-        assert kept[:2] == [["step-000003"]] * 2  # what was written in vain makes room
+        assert kept[:2] == [["step-000003"]] * 2  # failed checkpoints are removed
         assert set(kept[2]) == {"step-000003", "step-000015"}
         manifest = world.manifest()
         assert (manifest.checkpoint, manifest.is_finished) == ("step-000021", True)
@@ -304,7 +304,7 @@ async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path):
         assert folders == ["step-000015", "step-000021"]
 
 
-async def test_a_disk_that_stays_full_ends_the_run_with_the_last_checkpoint_whole(tmp_path):
+async def test_a_disk_that_stays_full_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
     async with World(
         make_config(objective={"steps": 20}), tmp_path, worker_group=WorkerGroupOnFullDisk
     ) as world:
@@ -329,7 +329,7 @@ class DiscriminatorOnFullDisk(LogisticDiscriminatorWorker):
         super().save(folder)
 
 
-async def test_a_discriminator_that_cannot_be_saved_costs_the_checkpoint(tmp_path):
+async def test_a_discriminator_that_cannot_be_saved_fails_the_checkpoint(tmp_path):
     config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 2})
     discriminator = DiscriminatorOnFullDisk(16)
     async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
@@ -341,13 +341,13 @@ async def test_a_discriminator_that_cannot_be_saved_costs_the_checkpoint(tmp_pat
 
 
 class HostedWorkerGroup(FakeWorkerGroup):
-    """Starts again when it cannot read the checkpoint that it was named, as its host has it."""
+    """Restarts when it cannot read its checkpoint, as Ray Train's host restarts it."""
 
     async def _guard(self, rank):
         try:
             await self._rank(rank)
         except json.JSONDecodeError:
-            await asyncio.to_thread(int)  # whoever checks the files gets his turn
+            await asyncio.to_thread(int)  # let the driver check the files
             self.start()
 
 
@@ -359,7 +359,7 @@ def damage(run_dir, *folders):
         path.write_bytes(content)
 
 
-async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_path):
+async def test_a_run_with_a_damaged_checkpoint_returns_to_the_one_before(tmp_path):
     async with World(make_config(objective={"steps": 9}), tmp_path) as world:
         await world.driver.run()
         expected = world.worker_group.history
@@ -373,16 +373,16 @@ async def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(tmp_pat
         manifest = world.manifest()
         event = manifest.events[0]
         assert "step-000012/learner.json is damaged (checksum" in event.what
-        assert "the run goes back to step 10" in event.what
+        assert "the run returns to step 10" in event.what
         assert (manifest.checkpoint, manifest.is_finished) == ("step-000012", True)
         assert manifest.previous.checkpoint == "step-000010"
-        # What was noted after step 10 is noted again, in place of what there was.
+        # The lines after step 10 are replaced.
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
         assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
 
-async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_needed(tmp_path):
+async def test_a_checkpoint_damaged_during_the_run_is_detected_when_it_is_restored(tmp_path):
     async with World(
         make_config(objective={"steps": 9}), tmp_path, worker_group=HostedWorkerGroup
     ) as world:
@@ -390,12 +390,12 @@ async def test_a_checkpoint_damaged_while_the_run_goes_on_is_noticed_when_it_is_
         assert await world.driver.run()
         assert draws(world.worker_group.history) == [number % 12 for number in range(48)]
         events = world.manifest().events
-        assert "the run goes back to step 5" in events[0].what
-        assert "restarted at step 11; the run goes on from step 5" in events[1].what
+        assert "the run returns to step 5" in events[0].what
+        assert "restarted at step 11; the run continues from step 5" in events[1].what
         assert [row["step"] for row in world.lines("metrics.jsonl")] == list(range(13))
 
 
-async def test_without_a_whole_checkpoint_the_run_stops_and_says_so(tmp_path):
+async def test_without_an_undamaged_checkpoint_the_run_stops_with_an_error(tmp_path):
     async with World(make_config(), tmp_path) as world:
         await world.driver.run()
     damage(tmp_path, "step-000005")
@@ -405,7 +405,7 @@ async def test_without_a_whole_checkpoint_the_run_stops_and_says_so(tmp_path):
             await world.driver.run()
 
 
-async def test_torn_and_excess_lines_are_taken_out_when_a_run_is_taken_up(tmp_path):
+async def test_torn_and_excess_lines_are_removed_when_a_run_resumes(tmp_path):
     async with World(make_config(), tmp_path) as world:
         world.at(5, do=world.driver.request_stop)
         await world.driver.run()
@@ -422,13 +422,13 @@ async def test_torn_and_excess_lines_are_taken_out_when_a_run_is_taken_up(tmp_pa
         assert phases == {"before": 4, "after_sft": 4, "after": 4}
 
 
-async def test_a_longer_job_goes_on_from_the_end_of_the_shorter(tmp_path):
+async def test_a_longer_job_continues_from_the_end_of_the_shorter(tmp_path):
     async with World(make_config(), tmp_path) as world:
         await world.driver.run()
-        answers = world.lines("samples.jsonl")[8:]
+        samples = world.lines("samples.jsonl")[8:]
     async with World(make_config(objective={"steps": 6}), tmp_path) as world:
         assert await world.driver.run()
-        assert world.lines("samples.jsonl")[8:] != answers  # by the policy of the new end
+        assert world.lines("samples.jsonl")[8:] != samples  # of the final policy
         assert draws(world.worker_group.history) == [number % 12 for number in range(36)]
         phases = Counter(row["phase"] for row in world.lines("samples.jsonl"))
         assert phases == {"before": 4, "after_sft": 4, "after": 4}
@@ -462,14 +462,14 @@ async def test_damaged_published_weights_end_the_run_after_a_bounded_number_of_t
     staleness=st.integers(0, 2),
     interrupt=st.sampled_from(["finish", "keep"]),
     num_workers=st.integers(1, 3),
-    happenings=st.lists(
+    incidents=st.lists(
         st.tuples(st.integers(1, 13), st.sampled_from(["stop", "learner", "rollout", "damage"])),
         max_size=4,
-        unique_by=lambda happening: happening[0],
+        unique_by=lambda incident: incident[0],
     ),
 )
-def test_every_draw_is_trained_on_once_or_accounted_for(
-    fails_on, staleness, interrupt, num_workers, happenings
+def test_every_draw_is_trained_on_once_or_dropped(
+    fails_on, staleness, interrupt, num_workers, incidents
 ):
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(
@@ -478,8 +478,8 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
             rollout={"interrupt": interrupt},
             **DROPPING,
         )
-        story = live_through(config, Path(folder), fails_on, num_workers, sorted(happenings))
-        history, manifest, rows = asyncio.run(story)
+        whole_run = run_through(config, Path(folder), fails_on, num_workers, sorted(incidents))
+        history, manifest, rows = asyncio.run(whole_run)
     drawn = Counter(number % 12 for number in range(manifest.num_draws))
     trained = Counter(draws(history))
     assert manifest.num_draws == 52
@@ -487,9 +487,9 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     assert manifest.trained_draws == trained.total()
     dropped = drawn - trained
     assert manifest.dropped_draws == ({"its reward failed": dropped.total()} if dropped else {})
-    # Every loss is of a prompt that fails, and each of those in stage 2 is lost.
-    in_warm_start = Counter(range(12))
-    assert dropped == Counter({row: drawn[row] - in_warm_start[row] for row in fails_on})
+    # Exactly the draws of failing prompts in the on-policy stage are dropped.
+    in_sft = Counter(range(12))
+    assert dropped == Counter({row: drawn[row] - in_sft[row] for row in fails_on})
     assert [row["step"] for row in rows] == list(range(14))
     lags = [
         step - oldest for step, (kind, _, oldest) in enumerate(history) if kind == "OnPolicyStep"
@@ -497,23 +497,27 @@ def test_every_draw_is_trained_on_once_or_accounted_for(
     assert max(lags) <= staleness
 
 
-async def live_through(config, run_dir, fails_on, num_workers, happenings):
-    """Run to the end, whatever happens; each thing happens once, at its iteration."""
-    left = dict(happenings)
+async def run_through(config, run_dir, fails_on, num_workers, incidents):
+    """Run to the end; each incident occurs once, at its iteration."""
+    left = dict(incidents)
     while True:
         async with World(
             config, run_dir, num_rollout_workers=num_workers, worker_group=HostedWorkerGroup
         ) as world:
             world.reward.fails_on = fails_on
-            world.driver.on_step = lambda _: happen(world, left)
+            world.driver.on_step = lambda _: cause_incident(world, left)
             if await world.driver.run():
-                return world.worker_group.history, world.manifest(), world.lines("metrics.jsonl")
+                return (
+                    world.worker_group.history,
+                    world.manifest(),
+                    world.lines("metrics.jsonl"),
+                )
         manifest = world.manifest()
         if left.pop("damage", None) and manifest.previous:
             damage(run_dir, manifest.checkpoint)
 
 
-def happen(world, left):
+def cause_incident(world, left):
     what = left.pop(world.driver.progress.iteration, None)
     if what == "learner":
         world.worker_group.start()
@@ -524,7 +528,7 @@ def happen(world, left):
         world.driver.request_stop()
 
 
-async def test_a_driver_that_comes_back_after_another_took_the_run_up_writes_nothing(tmp_path):
+async def test_a_driver_that_returns_after_another_has_claimed_the_run_writes_nothing(tmp_path):
     async with World(make_config(), tmp_path) as old:
         old.at(5, do=old.driver.request_stop)
         assert not await old.driver.run()

@@ -49,7 +49,7 @@ async def test_the_share_of_demonstrated_prompts_is_exact_in_every_step(fraction
         assert len(shown) == 4 - rollout_prompts
         expected = data.demonstrations(shown.prompt_ids)
         np.testing.assert_array_equal(shown.token_ids, expected.token_ids)
-        sampler.trained(sampled.draws)
+        sampler.mark_trained(sampled.draws)
     assert sampler.ledger.counts()["trained"] == 12
     assert sampler.ledger.unfinished() == []
     await fleet.close()

@@ -69,7 +69,7 @@ def make_scorer(folder, discriminators, num_discriminators, **rewards):
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), count=st.integers(1, 5))
-def test_chunks_are_whole_groups_in_order(sizes, count):
+def test_parts_are_whole_groups_in_order(sizes, count):
     ids = [number for number, size in enumerate(sizes) for _ in range(size)]
     parts = split_by_group(batch_of(ids), count)
     assert np.concatenate(parts).tolist() == list(range(len(ids)))
@@ -105,7 +105,7 @@ async def test_rewards_are_weighted_summed_and_reported_by_name(tmp_path):
         await source.fleet.close()
 
 
-async def test_beside_a_divergence_a_reward_is_in_units_measured_once(tmp_path):
+async def test_with_a_divergence_a_reward_is_divided_by_its_measured_scale(tmp_path):
     discriminators = WorkerFactory(lambda _: Discriminator())
     source = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
     scorer = make_scorer(tmp_path, discriminators, 1, prompt=source)
@@ -113,13 +113,13 @@ async def test_beside_a_divergence_a_reward_is_in_units_measured_once(tmp_path):
     assert await scorer.measure_scales(batch_of([1, 5, 9, 13])) == {"prompt": 20**0.5}
     scores = await scorer.score(batch_of([2, 20]))
     assert scores.rewards == pytest.approx([1.0 / 20**0.5, 10.0 / 20**0.5])
-    assert scores.metrics["reward/prompt"] == 11.0  # told as the source gives it
+    assert scores.metrics["reward/prompt"] == 11.0  # without the scale
     assert await scorer.measure_scales(batch_of([7, 7])) == {"prompt": 1.0}
     for fleet in (source.fleet, scorer.discriminator):
         await fleet.close()
 
 
-async def test_alone_a_reward_keeps_its_own_unit(tmp_path):
+async def test_without_a_divergence_a_reward_has_no_scale(tmp_path):
     source = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
     scorer = make_scorer(tmp_path, None, 0, prompt=source)
     assert await scorer.measure_scales(batch_of([1, 9])) == {}

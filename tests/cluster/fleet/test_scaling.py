@@ -185,7 +185,7 @@ async def test_no_prompt_is_lost_or_sampled_twice_while_the_fleet_grows_shrinks_
                 await run.scaler.scale({"rollout": 1})
             sampled = await step
             trained += [draw.number for draw in sampled.draws]
-            sampler.trained(sampled.draws)
+            sampler.mark_trained(sampled.draws)
         assert sorted(trained) == list(range(12 * num_steps))
         assert sampler.ledger.counts()["trained"] == 12 * num_steps
         assert sampler.ledger.unfinished() == []

@@ -102,7 +102,7 @@ class Load:
             self.step_s.append(time.monotonic() - began)
             assert (sampled.trajectories.policy_versions == NEWEST.version).all()
             self.trained += [draw.number for draw in sampled.draws]
-            self.sampler.trained(sampled.draws)
+            self.sampler.mark_trained(sampled.draws)
 
 
 async def scaled_under_load(fleet, load, size):

@@ -175,7 +175,7 @@ async def test_where_a_run_stands_and_its_workers_by_kind_and_state():
     requests = [asyncio.ensure_future(fleet.request("double", n)) for n in range(3)]
     await turns()
     fleet.scale(2)  # the third finishes its request first
-    RunExporter("demo", classes).standing(
+    RunExporter("demo", classes).status(
         step=(7, 300),
         fleets=[fleet, waiting],
         prompts={"running": 5, "trained": 9},
