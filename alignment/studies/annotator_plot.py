@@ -1,18 +1,30 @@
-"""The plot of the annotator study: which likelihood keeps the order, whoever meets."""
+"""Plot of the annotator study."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure
 
-from alignment.report.plot_style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SKY
-from alignment.studies.annotator_study import BEST_OF, Figure, Outcome
+from alignment.report.plot_style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    add_legend,
+    style_axes,
+)
+from alignment.studies.annotator_study import BEST_OF, LikelihoodResult, MeanEstimate
 
 SIZE_INCHES = (11.0, 7.4)
 TITLE = (
-    "When like meets like, a classifier of chosen and rejected loses the order; models of pairs "
-    "keep it.\nA learned variance helps where noise differs by domain, a model of ties where ties "
-    "are allowed."
+    "If similar responses are compared, a classifier of chosen and rejected loses the order; models"
+    " of pairs keep it.\nA learned variance helps if noise differs by domain, a model of ties if "
+    "there are ties."
 )
 SERIES = {
     "bradley_terry": ("o", INK, "Bradley-Terry"),
@@ -24,49 +36,41 @@ SERIES = {
     "davidson": ("P", PINK, "Davidson"),
     "plackett_luce": ("*", FAINT, "Plackett-Luce"),
 }
-"""Marker, color and label by name of the likelihood."""
-PAIRING_LABELS = {"uniform": "all meet alike", "skewed": "nine in ten among near equals"}
+"""Marker, color and label of each likelihood."""
+PAIRING_LABELS = {"uniform": "all pairs alike", "skewed": "nine in ten of similar scores"}
 HEADING_ROWS = 0.6
-"""Height of a pairing's heading, where a crowd's row has 1."""
+"""Height of the heading of a pairing, in rows."""
 ROW_SHARE = 0.74
-"""Of a row's height, over which its markers are spread."""
+"""Share of the height of a row over which its markers are spread."""
 
-Row = tuple[str, str]
+RowKey = tuple[str, str]
 """Pairing and annotators."""
 
 
-def draw_annotators(outcomes: Sequence[Outcome]) -> Picture:
-    """Draw rank correlation and best-of-N regret, a row for each pairing and crowd.
-
-    Args:
-        outcomes: of the study, in the order of the rows.
-
-    Returns:
-        The figure, made without pyplot.
-    """
-    places = _row_places(outcomes)
-    picture = Picture(figsize=SIZE_INCHES, layout="constrained")
-    left, right = picture.subplots(1, 2, sharey=True)
-    _draw_points(left, places, outcomes, lambda each: each.rank_correlation)
-    _draw_points(right, places, outcomes, lambda each: each.regret)
-    _style(left, "Rank correlation with the truth (Kendall's tau): right is better")
-    _style(right, f"Regret of the best of {BEST_OF}, in true score: left is better")
+def draw_annotators(results: Sequence[LikelihoodResult]) -> Figure:
+    """Draw rank correlation and best-of-N regret, a row for each pairing and group, in order."""
+    places = _row_places(results)
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_points(left, places, results, lambda each: each.rank_correlation)
+    _draw_points(right, places, results, lambda each: each.regret)
+    style_axes(left, "Rank correlation with the truth (Kendall's tau): higher is better", grid="x")
+    style_axes(right, f"Regret of the best of {BEST_OF}, in true score: lower is better", grid="x")
     left.set_xlim(min(0.0, left.get_xlim()[0]), 1.0)
     left.set_yticks(list(places.values()), [annotators for _, annotators in places])
     left.set_ylim(max(places.values()) + 0.5, min(places.values()) - 0.5 - HEADING_ROWS)
     for axes in (left, right):
         _separate_pairings(axes, places)
-    handles, labels = left.get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower left", ncols=8, frameon=False, fontsize=9)
-    picture.suptitle(TITLE, fontsize=11.5, color=INK, x=0.01, ha="left")
-    return picture
+    add_legend(figure, left, ncols=8)
+    figure.suptitle(TITLE, fontsize=11.5, color=INK, x=0.01, ha="left")
+    return figure
 
 
-def _row_places(outcomes: Sequence[Outcome]) -> dict[Row, float]:
-    """Return the height of each row, with room for a heading above each pairing."""
-    places: dict[Row, float] = {}
+def _row_places(results: Sequence[LikelihoodResult]) -> dict[RowKey, float]:
+    """Return the vertical position of each row, below a heading for each pairing."""
+    places: dict[RowKey, float] = {}
     pairings: list[str] = []
-    for each in outcomes:
+    for each in results:
         if each.pairing not in pairings:
             pairings.append(each.pairing)
         row = (each.pairing, each.annotators)
@@ -76,13 +80,13 @@ def _row_places(outcomes: Sequence[Outcome]) -> dict[Row, float]:
 
 def _draw_points(
     axes: Axes,
-    places: Mapping[Row, float],
-    outcomes: Sequence[Outcome],
-    of: Callable[[Outcome], Figure],
+    places: Mapping[RowKey, float],
+    results: Sequence[LikelihoodResult],
+    of: Callable[[LikelihoodResult], MeanEstimate],
 ) -> None:
-    """Draw each likelihood's marks, a little below the one before, with two standard errors."""
+    """Draw a mark with two standard errors for each likelihood, below that of the one before."""
     for number, (name, (marker, color, label)) in enumerate(SERIES.items()):
-        mine = [each for each in outcomes if each.likelihood == name]
+        mine = [each for each in results if each.likelihood == name]
         shift = ROW_SHARE * (number / (len(SERIES) - 1) - 0.5)
         axes.errorbar(
             [of(each).mean for each in mine],
@@ -96,12 +100,12 @@ def _draw_points(
         )
 
 
-def _separate_pairings(axes: Axes, places: Mapping[Row, float]) -> None:
-    above = ""
+def _separate_pairings(axes: Axes, places: Mapping[RowKey, float]) -> None:
+    previous = ""
     for (pairing, _), place in places.items():
-        axes.axhline(place - 0.5, color="#e5e5e5", linewidth=0.7)
-        if pairing != above:
-            above = pairing
+        axes.axhline(place - 0.5, color=GRID, linewidth=0.7)
+        if pairing != previous:
+            previous = pairing
             heading = f"{pairing} pairing: {PAIRING_LABELS[pairing]}"
             middle = place - 0.5 - HEADING_ROWS / 2.0
             axes.axhspan(place - 0.5 - HEADING_ROWS, place - 0.5, color="#f0f0f0", zorder=0)
@@ -112,11 +116,3 @@ def _separate_pairings(axes: Axes, places: Mapping[Row, float]) -> None:
                 color=INK,
                 va="center",
             )
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9, colors=INK)
-    axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
-    axes.set_axisbelow(True)

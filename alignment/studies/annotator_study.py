@@ -1,8 +1,8 @@
-"""Which preference likelihood recovers the true order of responses, from which annotators?
+"""Study of which preference likelihoods recover the true order of responses from annotators.
 
-Scores are free parameters, one a response, found by L-BFGS on all answers at once with a weak
-ridge penalty, the same for every likelihood. A likelihood that knows no ties is fitted without
-them, one that knows no rankings to all pairs of each ranking.
+Scores are free parameters, one per response, fitted to all labels by L-BFGS with a weak ridge
+penalty, the same for every likelihood. A likelihood without ties is fitted to the other labels, one
+without rankings to all pairs of each ranking.
 """
 
 import math
@@ -19,32 +19,32 @@ from alignment.preferences.record import Comparisons
 from alignment.rewards.best_of_n import best_of_chances
 from alignment.studies.annotators import (
     NUM_DOMAINS,
+    AnnotatorLabels,
     Annotators,
-    Judgments,
     Pairing,
     domains_of,
     in_pairs,
-    judge,
+    label_comparisons,
     without_ties,
 )
-from alignment.studies.lbfgs import minimum
+from alignment.studies.lbfgs import minimize_lbfgs
 
 NUM_RESPONSES = 40
 NUM_PAIRS = 2000
-"""A hundred comparisons a response; rankings are as many as have this number of pairs."""
+"""A hundred comparisons per response; the number of rankings is that with as many pairs."""
 SCORE_SPREAD = 2.0
-"""Standard deviation of the true scores, where the noise on each has one of 1 to 1.3."""
+"""Standard deviation of the true scores; that of the noise is 1 to 1.3."""
 BEST_OF = 8
 RIDGE = 0.05
-"""Penalty on squared scores: gives a response that always won a finite score."""
+"""Penalty on squared scores, which keeps the score of a response that always wins finite."""
 SEEDS = range(6)
 PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "margin": {"margin_per_strength": 1.0},
     "thurstone": {"scale": 1.0},
 }
-"""Of the likelihoods that have any which are not fitted."""
+"""Parameters that are not fitted."""
 QUIET, LOUD = 0.5, 4.0
-"""Noise on responses of either domain where it differs: what is easy and what is hard to judge."""
+"""Scales of the noise in the two domains, where it differs."""
 
 LIKELIHOODS: tuple[str, ...] = (
     "bradley_terry",
@@ -53,11 +53,11 @@ LIKELIHOODS: tuple[str, ...] = (
     "learned_variance",
     "classification",
 )
-"""Fitted to all; the others equal bradley_terry where there are no ties and no rankings."""
+"""Fitted to all annotators; the others equal bradley_terry without ties and rankings."""
 TIE_LIKELIHOODS = ("rao_kupper", "davidson")
 RANKING_LIKELIHOODS = ("plackett_luce",)
 PAIRINGS: tuple[Pairing, ...] = ("uniform", "skewed")
-CROWDS = (
+ANNOTATOR_GROUPS = (
     Annotators("logistic"),
     Annotators("logistic, 20% flips", flipped=0.2),
     Annotators("logistic, 40% flips", flipped=0.4),
@@ -68,55 +68,54 @@ CROWDS = (
 )
 
 
-class Figure(NamedTuple):
-    """One number, over the seeds."""
+class MeanEstimate(NamedTuple):
+    """A mean over the seeds."""
 
     mean: float
     standard_error: float
 
 
-class Outcome(NamedTuple):
-    """How well one likelihood recovered the order from one crowd's answers."""
+class LikelihoodResult(NamedTuple):
+    """How well a likelihood recovers the order from the labels of a group of annotators."""
 
     annotators: str
     pairing: Pairing
     likelihood: str
-    rank_correlation: Figure
-    """Kendall's tau of learned and true scores: 1 is the true order."""
-    regret: Figure
-    """Of the best of 8 random responses by the learned scores, in true score."""
+    rank_correlation: MeanEstimate
+    """Kendall's tau of fitted and true scores; 1 for the true order."""
+    regret: MeanEstimate
+    """Of selecting the best of 8 random responses by the fitted scores, in true score."""
 
 
-def study(
+def fit_likelihoods(
     annotators: Annotators, pairing: Pairing, likelihoods: Sequence[str], seeds: Sequence[int]
-) -> list[Outcome]:
-    """Fit several likelihoods to the same answers, afresh for each seed.
+) -> list[LikelihoodResult]:
+    """Fit several likelihoods to the same labels.
 
     Args:
-        likelihoods: names, of those in likelihoods_for(annotators).
-        seeds: two or more; each draws true scores and answers of its own.
-
-    Returns:
-        An outcome for each likelihood.
+        likelihoods: names among likelihoods_for(annotators).
+        seeds: two or more; each draws its own true scores and labels.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    metrics: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         truth = SCORE_SPREAD * torch.randn(NUM_RESPONSES, generator=generator, dtype=torch.float64)
         num_comparisons = NUM_PAIRS // math.comb(annotators.num_places, 2)
-        judgments = judge(annotators, truth, pairing, num_comparisons, generator)
+        labels = label_comparisons(annotators, truth, pairing, num_comparisons, generator)
         for name in likelihoods:
-            scores = fitted_scores(name, judgments, NUM_RESPONSES)
-            figures = (kendall_tau(scores, truth), best_of_regret(scores, truth, BEST_OF))
-            found.setdefault(name, []).append(figures)
+            scores = fitted_scores(name, labels, NUM_RESPONSES)
+            values = (kendall_tau(scores, truth), best_of_regret(scores, truth, BEST_OF))
+            metrics.setdefault(name, []).append(values)
     return [
-        Outcome(annotators.name, pairing, name, *map(_over_seeds, zip(*figures, strict=True)))
-        for name, figures in found.items()
+        LikelihoodResult(
+            annotators.name, pairing, name, *map(_over_seeds, zip(*values, strict=True))
+        )
+        for name, values in metrics.items()
     ]
 
 
 def likelihoods_for(annotators: Annotators) -> tuple[str, ...]:
-    """Return the names of what can be learned from these annotators."""
+    """Return the names of the likelihoods that apply to the labels of these annotators."""
     names = LIKELIHOODS
     if annotators.tie_threshold > 0.0:
         names += TIE_LIKELIHOODS
@@ -126,42 +125,39 @@ def likelihoods_for(annotators: Annotators) -> tuple[str, ...]:
 
 
 def fitted_scores(
-    name: str, judgments: Judgments, num_responses: int
+    name: str, labels: AnnotatorLabels, num_responses: int
 ) -> Float[Tensor, " response"]:
-    """Find the scores of largest likelihood, and with them noise by domain or the share of ties.
+    """Return the scores of largest likelihood, fitted together with noise by domain or ties.
 
     Args:
-        num_responses: how many there are; one that met nobody has score 0.
-
-    Returns:
-        A score for each response.
+        num_responses: a response without comparisons has score 0.
     """
     likelihood = partial(learned_likelihood, name, PARAMETERS.get(name, {}))
     takes = likelihood(torch.zeros(())).takes
     if "rankings" not in takes:
-        judgments = in_pairs(judgments)
+        labels = in_pairs(labels)
     if "ties" not in takes:
-        judgments = without_ties(judgments)
-    is_tie = judgments.is_tie if "ties" in takes else None
-    domains = domains_of(num_responses)[judgments.ranked]
+        labels = without_ties(labels)
+    is_tie = labels.is_tie if "ties" in takes else None
+    domains = domains_of(num_responses)[labels.ranked]
 
     def loss(parameters: Tensor) -> Tensor:
         scores, log_scales, tie = torch.split(parameters, [num_responses, NUM_DOMAINS, 1])
         comparisons = Comparisons(
-            scores[judgments.ranked],
+            scores[labels.ranked],
             is_tie=is_tie,
-            strengths=judgments.strengths,
+            strengths=labels.strengths,
             log_scales=(log_scales - log_scales.mean())[domains],
         )
         log_likelihood = likelihood(tie[0]).log_likelihood(comparisons).sum()
         return 0.5 * RIDGE * scores.square().sum() - log_likelihood
 
     start = torch.zeros(num_responses + NUM_DOMAINS + 1, dtype=torch.float64)
-    return minimum(loss, start)[:num_responses]
+    return minimize_lbfgs(loss, start)[:num_responses]
 
 
 def kendall_tau(scores: Float[Tensor, " response"], truth: Float[Tensor, " response"]) -> float:
-    """Share of pairs in the same order minus share in the other order; truth without equals."""
+    """Share of pairs in the same order minus share in the opposite order; truth has no equals."""
     first, second = torch.triu_indices(len(truth), len(truth), offset=1)
     agrees = (scores[first] - scores[second]).sign() * (truth[first] - truth[second]).sign()
     return float(agrees.mean())
@@ -170,20 +166,15 @@ def kendall_tau(scores: Float[Tensor, " response"], truth: Float[Tensor, " respo
 def best_of_regret(
     scores: Float[Tensor, " response"], truth: Float[Tensor, " response"], num_samples: int
 ) -> float:
-    """Compute what is lost by picking the best of several by learned scores: exact, of all subsets.
+    """Compute the regret of selecting the best of num_samples responses by fitted scores.
 
-    Args:
-        scores: learned, by which the pick is made.
-        truth: by which it is judged.
-        num_samples: N, responses in a subset.
-
-    Returns:
-        Mean true score of the truly best minus that of the picked response, over all subsets.
+    Exact: the true score of the best response minus that of the selected one, averaged over all
+    subsets of num_samples responses.
     """
-    chances = best_of_chances(len(truth))[num_samples - 1]
-    return float(chances @ (truth.sort().values - truth[scores.argsort()]))
+    probabilities = best_of_chances(len(truth))[num_samples - 1]
+    return float(probabilities @ (truth.sort().values - truth[scores.argsort()]))
 
 
-def _over_seeds(figures: Sequence[float]) -> Figure:
-    values = torch.tensor(figures, dtype=torch.float64)
-    return Figure(float(values.mean()), float(values.std() / math.sqrt(len(values))))
+def _over_seeds(values_by_seed: Sequence[float]) -> MeanEstimate:
+    values = torch.tensor(values_by_seed, dtype=torch.float64)
+    return MeanEstimate(float(values.mean()), float(values.std() / math.sqrt(len(values))))

@@ -1,28 +1,22 @@
-"""Minimization by L-BFGS to a small gradient."""
+"""Minimization by L-BFGS."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-LBFGS_ROUNDS = 3
-"""A fresh start of the curvature estimate helps where a divergence has kinks (total variation)."""
+NUM_ROUNDS = 3
+"""Resetting the curvature estimate helps where a divergence has kinks (total variation)."""
+MAX_ITERATIONS = 300
 
 
-LBFGS_STEPS = 300
-
-
-MAX_FINAL_GRADIENT = 1e-6
-"""At this norm of the update the three printed digits no longer move."""
-
-
-def minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Find a local minimum from a start, by LBFGS with a line search."""
-    logits = start.clone().requires_grad_()
-    for _ in range(LBFGS_ROUNDS):
+def minimize_lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Find a local minimum from a start by L-BFGS with a line search."""
+    parameters = start.clone().requires_grad_()
+    for _ in range(NUM_ROUNDS):
         optimizer = torch.optim.LBFGS(
-            [logits],
-            max_iter=LBFGS_STEPS,
+            [parameters],
+            max_iter=MAX_ITERATIONS,
             tolerance_grad=1e-7,
             tolerance_change=1e-14,
             line_search_fn="strong_wolfe",
@@ -30,9 +24,9 @@ def minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
         def closure(optimizer: torch.optim.Optimizer = optimizer) -> float:
             optimizer.zero_grad()
-            value = loss(logits)
+            value = loss(parameters)
             value.backward()  # type: ignore[no-untyped-call]
             return value.item()
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return logits.detach()
+    return parameters.detach()

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from alignment.divergences.lookup import divergence
-from alignment.studies.lbfgs import minimum
+from alignment.studies.lbfgs import minimize_lbfgs
 
 POINTS = torch.linspace(-6, 6, 121, dtype=torch.float64)
 SEQUENCES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)), dtype=torch.float64)
@@ -31,7 +31,7 @@ SMOOTH = {
 
 def best_fit(policy, expert, record, starts):
     """The parameters of the lowest minimum that the starts lead to."""
-    found = [minimum(lambda x: record.value(expert, policy(x)), start) for start in starts]
+    found = [minimize_lbfgs(lambda x: record.value(expert, policy(x)), start) for start in starts]
     return min(found, key=lambda x: float(record.value(expert, policy(x))))
 
 

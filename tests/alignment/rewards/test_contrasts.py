@@ -21,7 +21,7 @@ from alignment.rewards.contrasts import (
     phases_of,
     rows_of,
 )
-from alignment.studies.lbfgs import minimum
+from alignment.studies.lbfgs import minimize_lbfgs
 
 TEXTS = st.text(min_size=0, max_size=8)
 PROMPTS = st.text(min_size=1, max_size=8).filter(str.strip)
@@ -50,7 +50,7 @@ def fitted(comparisons):
         pairs = Comparisons(scores[torch.tensor(places)])
         return -bradley_terry().log_likelihood(pairs).mean()
 
-    scores = minimum(loss, torch.zeros(3, dtype=torch.float64))
+    scores = minimize_lbfgs(loss, torch.zeros(3, dtype=torch.float64))
     return scores - scores[0]
 
 

@@ -1,4 +1,4 @@
-"""Figures of three digits are golden values, found by another program with another optimizer."""
+"""Values of three digits are golden values, computed by another program and optimizer."""
 
 import itertools
 import math
@@ -11,20 +11,20 @@ from alignment.divergences.lookup import divergence
 from alignment.report.plot_style import BLUE, ORANGE
 from alignment.studies.two_modes import (
     chain_logits,
-    kinds_of_sequences,
-    measure,
+    policy_metrics,
     response_divergence,
     token_divergence,
-    two_modes,
+    two_mode_problem,
+    type_classes,
 )
-from alignment.studies.two_modes_fit import Ending, Fit, fit
+from alignment.studies.two_modes_fit import DivergenceFit, Restart, fit_policy
 from alignment.studies.two_modes_plot import LABELS, draw_two_modes
 
-PROBLEM = two_modes()
-SHORT = two_modes(length=4, slip=0.2)
+PROBLEM = two_mode_problem()
+SHORT = two_mode_problem(length=4, slip=0.2)
 MODE_A, MODE_B = chain_logits(1, 0.06), chain_logits(-1, 0.06)
 START_NEAR_A, START_NEAR_B = 2, 0
-"""Seeds whose starts lock on that mode where a divergence seeks."""
+"""Seeds whose starts lead a mode-seeking divergence to that mode."""
 THREE_DIGITS = 6e-4
 
 
@@ -48,7 +48,7 @@ def gradient(value, logits):
     return torch.autograd.grad(value, logits)[0]
 
 
-def test_every_response_is_counted_once():
+def test_every_response_is_enumerated_once():
     assert PROBLEM.responses.multiplicity.sum() == 4**8
     assert PROBLEM.prefixes.multiplicity.sum() == sum(4**n for n in range(8))
     assert float(PROBLEM.expert.sum()) == pytest.approx(1.0)
@@ -66,7 +66,7 @@ def test_the_expert_has_the_entropy_of_its_parts():
     assert float((PROBLEM.expert * PROBLEM.first_mode).sum()) == pytest.approx(0.6)
 
 
-def test_kinds_give_what_single_responses_give():
+def test_type_classes_give_the_values_of_single_responses():
     logits, sequences = some_logits(), list(itertools.product(range(4), repeat=4))
     p = torch.tensor([expert_probability(y) for y in sequences]).double()
     q = torch.tensor([chain_probability(logits, y) for y in sequences]).double()
@@ -74,17 +74,17 @@ def test_kinds_give_what_single_responses_give():
         record = divergence(name)
         merged, single = response_divergence(SHORT, record, logits), record.value(p, q)
         assert float(merged) == pytest.approx(float(single), rel=1e-6), name
-    outcome = measure(SHORT, logits)
-    assert outcome.entropy == pytest.approx(float(-(q * q.log()).sum()), rel=1e-6)
-    assert outcome.precision == pytest.approx(float(q[p >= 0.1 * q].sum()), rel=1e-6)
-    assert outcome.recall == pytest.approx(float(p[q >= 0.1 * p].sum()), rel=1e-6)
+    metrics = policy_metrics(SHORT, logits)
+    assert metrics.entropy == pytest.approx(float(-(q * q.log()).sum()), rel=1e-6)
+    assert metrics.precision == pytest.approx(float(q[p >= 0.1 * q].sum()), rel=1e-6)
+    assert metrics.recall == pytest.approx(float(p[q >= 0.1 * p].sum()), rel=1e-6)
 
 
 def test_the_experts_next_token_is_the_ratio_of_prefix_probabilities():
     # Up to three tokens, the empty prefix included: visits of (state, token) by brute force
     expected = torch.zeros(len(SHORT.expert_next), 4, dtype=torch.float64)
-    kinds = [kinds_of_sequences(n) for n in range(4)]
-    counts = torch.cat([each.counts for each in kinds])
+    classes = [type_classes(n) for n in range(4)]
+    counts = torch.cat([each.counts for each in classes])
     for prefix in itertools.chain.from_iterable(
         itertools.product(range(4), repeat=n) for n in range(4)
     ):
@@ -92,8 +92,8 @@ def test_the_experts_next_token_is_the_ratio_of_prefix_probabilities():
         for row, token in zip((0, *(1 + t for t in prefix)), prefix, strict=False):
             cells[4 * row + token] += 1
         rows = 1 + prefix[-1] if prefix else 0
-        is_kind = (counts == cells).all(1) & (SHORT.prefixes.next_row == rows)
-        state = int(SHORT.state_of_prefix[is_kind])
+        is_class = (counts == cells).all(1) & (SHORT.prefixes.next_row == rows)
+        state = int(SHORT.state_of_prefix[is_class])
         expected[state] += torch.tensor([expert_probability((*prefix, a)) for a in range(4)])
     visits = torch.zeros(len(expected)).double()
     visits.index_add_(0, SHORT.state_of_prefix, SHORT.expert_visits)
@@ -118,17 +118,17 @@ def test_on_its_own_states_the_reverse_kl_of_tokens_is_that_of_responses():
 
 
 def test_a_policy_on_mode_a_has_all_precision_and_the_recall_of_its_weight():
-    outcome = measure(PROBLEM, MODE_A)
-    assert outcome.reverse_kl == pytest.approx(-math.log(0.6), abs=1e-4)
-    assert outcome.quality == pytest.approx(outcome.entropy - math.log(0.6), abs=1e-4)
-    assert outcome.coverage == pytest.approx(outcome.forward_kl + PROBLEM.entropy)
-    exact = (outcome.precision, outcome.recall, outcome.first_mode, outcome.precise_first_mode)
+    metrics = policy_metrics(PROBLEM, MODE_A)
+    assert metrics.reverse_kl == pytest.approx(-math.log(0.6), abs=1e-4)
+    assert metrics.quality == pytest.approx(metrics.entropy - math.log(0.6), abs=1e-4)
+    assert metrics.coverage == pytest.approx(metrics.forward_kl + PROBLEM.entropy)
+    exact = (metrics.precision, metrics.recall, metrics.first_mode, metrics.precise_first_mode)
     assert exact == pytest.approx((1.0, 0.6, 1.0, 1.0), abs=1e-4)
-    assert measure(PROBLEM, MODE_B).precise_first_mode == pytest.approx(0.0, abs=1e-4)
+    assert policy_metrics(PROBLEM, MODE_B).precise_first_mode == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "value", "figures"),
+    ("name", "seed", "value", "expected"),
     [
         ("forward_kl", 0, 3.180, (3.180, 4.628, 7.29, 11.92, 7.29, 0.703, 0.202, 0.148)),
         ("pearson_chi2", 0, None, (3.260, 5.048, 7.37, 12.20, 7.15, 0.564, 0.149, 0.132)),
@@ -139,19 +139,19 @@ def test_a_policy_on_mode_a_has_all_precision_and_the_recall_of_its_weight():
         ("reverse_kl", 0, -math.log(0.4), (14.196, 0.916, None, None, None, 0.0, 1.0, 0.4)),
     ],
 )
-def test_a_divergence_of_responses_comes_to_rest_at_its_golden_values(name, seed, value, figures):
-    (ending,) = fit(PROBLEM, name, seeds=[seed]).endings
+def test_a_divergence_of_responses_ends_at_its_golden_values(name, seed, value, expected):
+    (restart,) = fit_policy(PROBLEM, name, seeds=[seed]).restarts
     if value is not None:
-        assert ending.value == pytest.approx(value, abs=2e-4 if value < 1 else THREE_DIGITS)
-    for field, found, golden in zip(
-        ending.outcome._fields, ending.outcome, (*figures, None), strict=True
+        assert restart.value == pytest.approx(value, abs=2e-4 if value < 1 else THREE_DIGITS)
+    for field, result, golden in zip(
+        restart.metrics._fields, restart.metrics, (*expected, None), strict=True
     ):
         digits = 6e-3 if field in ("coverage", "quality", "entropy") else THREE_DIGITS
-        assert golden is None or found == pytest.approx(golden, abs=digits), field
+        assert golden is None or result == pytest.approx(golden, abs=digits), field
 
 
 @pytest.mark.parametrize(
-    ("name", "states", "seed", "figures"),
+    ("name", "states", "seed", "expected"),
     [
         ("forward_kl", "expert", 0, (3.180, 4.628, 0.703, 0.20, 0.15)),
         ("jensen_shannon", "expert", 0, (3.210, 4.258, 0.773, 0.26, 0.26)),
@@ -163,57 +163,57 @@ def test_a_divergence_of_responses_comes_to_rest_at_its_golden_values(name, seed
         ("reverse_kl", "policy_with_gradient", START_NEAR_B, (14.196, 0.916, 0.0, 1.0, 0.40)),
     ],
 )
-def test_a_divergence_of_tokens_comes_to_rest_at_its_golden_values(name, states, seed, figures):
-    outcome = fit(PROBLEM, name, states, seeds=[seed]).best
-    found = (outcome.forward_kl, outcome.reverse_kl, outcome.first_mode)
-    assert found == pytest.approx(figures[:3], abs=THREE_DIGITS)
-    assert (outcome.precision, outcome.recall) == pytest.approx(figures[3:], abs=6e-3)
+def test_a_divergence_of_tokens_ends_at_its_golden_values(name, states, seed, expected):
+    metrics = fit_policy(PROBLEM, name, states, seeds=[seed]).best
+    result = (metrics.forward_kl, metrics.reverse_kl, metrics.first_mode)
+    assert result == pytest.approx(expected[:3], abs=THREE_DIGITS)
+    assert (metrics.precision, metrics.recall) == pytest.approx(expected[3:], abs=6e-3)
 
 
 def test_modes_that_overlap_are_covered_by_every_divergence():
-    problem = two_modes(length=7, slip=0.45)
+    problem = two_mode_problem(length=7, slip=0.45)
     names = ("forward_kl", "jensen_shannon", "reverse_kl")
-    found = [fit(problem, name, seeds=[START_NEAR_A]).best.first_mode for name in names]
-    assert found == pytest.approx((0.627, 0.670, 0.704), abs=THREE_DIGITS)
+    masses = [fit_policy(problem, name, seeds=[START_NEAR_A]).best.first_mode for name in names]
+    assert masses == pytest.approx((0.627, 0.670, 0.704), abs=THREE_DIGITS)
 
 
-def test_total_variation_does_not_tell_mode_a_from_chains_that_slip_more():
+def test_total_variation_is_nearly_equal_for_chains_that_slip_more():
     record = divergence("total_variation")
     values, costs = [], []
     for slip in (0.06, 0.09, 0.12):
         logits = chain_logits(1, slip)
         values.append(float(response_divergence(PROBLEM, record, logits)))
-        costs.append(measure(PROBLEM, logits).forward_kl)
+        costs.append(policy_metrics(PROBLEM, logits).forward_kl)
     assert values == pytest.approx([0.4000, 0.4000, 0.4000], abs=2e-4)
-    assert costs[0] - costs[2] > 1.5  # of a forward KL that differs by nats
+    assert costs[0] - costs[2] > 1.5  # while the forward KL differs by nats
 
 
-def outcome_of(first_mode):
-    return measure(SHORT, MODE_A)._replace(first_mode=first_mode)
+def metrics_of(first_mode):
+    return policy_metrics(SHORT, MODE_A)._replace(first_mode=first_mode)
 
 
-def test_the_best_restart_is_told_from_those_on_the_other_mode():
-    endings = tuple(
-        Ending(value, outcome_of(mass)) for value, mass in ((1, 0.2), (2, 0.9), (3, 0.1))
+def test_restarts_on_the_other_mode_are_separated_from_the_best():
+    restarts = tuple(
+        Restart(value, metrics_of(mass)) for value, mass in ((1, 0.2), (2, 0.9), (3, 0.1))
     )
-    result = Fit("reverse_kl", None, endings)
+    result = DivergenceFit("reverse_kl", None, restarts)
     assert result.best.first_mode == 0.2
-    assert [ending.value for ending in result.elsewhere] == [2]
+    assert [restart.value for restart in result.on_other_mode] == [2]
 
 
-def test_restarts_are_ordered_by_what_they_reached():
-    reached = fit(SHORT, "reverse_kl", seeds=range(3)).endings
-    assert [ending.value for ending in reached] == sorted(ending.value for ending in reached)
-    assert reached[0].value == pytest.approx(reached[0].outcome.reverse_kl)
+def test_restarts_are_ordered_by_value():
+    reached = fit_policy(SHORT, "reverse_kl", seeds=range(3)).restarts
+    assert [restart.value for restart in reached] == sorted(restart.value for restart in reached)
+    assert reached[0].value == pytest.approx(reached[0].metrics.reverse_kl)
 
 
-def test_the_picture_shows_the_mass_on_each_mode():
-    fitted = Fit("reverse_kl", None, (Ending(0.5, measure(PROBLEM, MODE_A)),))
+def test_the_plot_shows_the_mass_on_each_mode():
+    fitted = DivergenceFit("reverse_kl", None, (Restart(0.5, policy_metrics(PROBLEM, MODE_A)),))
     tokens = [fitted._replace(states=states) for states in ("expert", "policy")]
     figure = draw_two_modes(PROBLEM.entropy, [fitted], tokens)
     upper = figure.axes[0]
     names = [label.get_text() for label in upper.get_yticklabels()]
-    assert names == [LABELS["reverse_kl"], "the expert itself"]
+    assert names == [LABELS["reverse_kl"], "expert"]
     widths = {to_rgb(BLUE): [], to_rgb(ORANGE): []}
     for bar in upper.patches:
         widths.get(bar.get_facecolor()[:3], []).append(bar.get_width())
