@@ -72,10 +72,6 @@ class RolloutWorker(Protocol):
         """Sample the responses. Never fewer than asked: a failure raises."""
         ...
 
-    async def status(self) -> dict[str, float | str]:
-        """Engine steps done, sequences in flight, version served: alive and moving?"""
-        ...
-
 
 class DiscriminatorWorker(Protocol):
     """Trains and serves the discriminator."""

@@ -1,4 +1,4 @@
-"""What a rollout worker needs of an inference engine. Imports no torch: callers catch the error."""
+"""The interface between a rollout worker and its inference engine. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -15,55 +15,49 @@ if TYPE_CHECKING:
 
 
 def engine_environment(config: RolloutConfig) -> dict[str, str]:
-    """Return the variables that must be set before a worker's process imports torch or vLLM."""
+    """Return the environment variables to set before a worker's process imports torch or vLLM."""
     num_threads = max(1, int(config.cpus_per_worker))
     environment = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in process: starts faster, dies with its worker
-        "VLLM_LOGGING_LEVEL": "ERROR",  # below, it prints a traceback for want of a tokenizer
+        "VLLM_LOGGING_LEVEL": "ERROR",  # lower levels print a traceback: there is no tokenizer
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": str(num_threads),
     }
     if config.gpus_per_worker == 0.0:
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # it would bind all workers to core 0
-        environment["TORCHDYNAMO_DISABLE"] = "1"  # else a compilation delays the first request
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = (
+            "nobind"  # otherwise all workers are bound to core 0
+        )
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # otherwise compilation delays the first request
     if num_threads > 1:
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads starve whoever shares a core
+        environment["OMP_WAIT_POLICY"] = (
+            "PASSIVE"  # spinning threads would starve others on the core
+        )
     return environment
 
 
 class EngineFailedError(RetryableError):
-    """The engine could not serve this request; the request itself is good and may be retried."""
+    """The engine could not serve this request; the request is valid and may be retried."""
 
 
 class SampledResponse(NamedTuple):
-    """One response, as sampled."""
+    """One sampled response."""
 
     token_ids: Sequence[int]
-    """The end token is the last if the response has one."""
+    """With the end token, if the response has one."""
     logprobs: Sequence[float]
-    """Of each token under the distribution it was drawn from, the sampling temperature's."""
+    """[token] under the distribution that it was sampled from, at the sampling temperature."""
     finish_reason: FinishReason
     policy_versions: Sequence[PolicyVersion]
-    """Of the weights that chose each token."""
+    """[token] of the weights that it was sampled from."""
 
 
 class InferenceEngine(Protocol):
-    """Samples from whatever weights it was last given; refuses to before it was given any."""
+    """Samples from the weights of the last update; refuses to before the first one."""
 
     @property
     def policy_version(self) -> PolicyVersion | None:
-        """Weights that it serves; None when it holds none that can be trusted."""
-        ...
-
-    @property
-    def num_steps(self) -> int:
-        """Forward passes since the start: an engine with work and a constant number hangs."""
-        ...
-
-    @property
-    def num_in_flight(self) -> int:
-        """Requests that wait or are being extended."""
+        """Version of the weights that it serves; None if there are none, or they were rejected."""
         ...
 
     async def sample(
@@ -72,8 +66,8 @@ class InferenceEngine(Protocol):
         """Sample one response for each prompt; equal prompts are prefilled only once.
 
         Raises:
-            InvalidInputError: a prompt cannot be answered; none is sampled then.
-            EngineFailedError: a step failed, or there are no weights to trust.
+            InvalidInputError: a prompt is invalid; then nothing is sampled.
+            EngineFailedError: a step failed, or the engine has no weights to sample from.
         """
         ...
 
@@ -84,29 +78,26 @@ class InferenceEngine(Protocol):
     async def update_weights(
         self, tensors: Mapping[str, "torch.Tensor"], version: PolicyVersion
     ) -> None:
-        """Swap all weights between two steps; running responses go on with the new ones.
+        """Replace all weights between two steps; running responses continue with the new ones.
 
         Raises:
             WeightMismatchError: names or shapes are not the model's; the old weights stay.
-            EngineFailedError: the swap broke off; nothing is sampled until one succeeds.
+            EngineFailedError: the update failed; nothing is sampled until one succeeds.
         """
         ...
 
     async def reject_weights(self, reason: str) -> None:
-        """Trust these weights no more: fail what is in flight and refuse until an update."""
+        """Fail the requests in flight, and refuse to sample until the next update."""
         ...
 
 
 def check_prompt(prompt: NDArray[np.int32], *, num_tokens: int, max_prompt_tokens: int) -> None:
-    """Refuse what an engine cannot answer and might not survive.
+    """Raise InvalidInputError if a prompt is empty, too long, or not in the vocabulary.
+
+    vLLM itself fails on such a prompt, and other requests with it.
 
     Args:
-        prompt: token ids.
         num_tokens: size of the model's vocabulary.
-        max_prompt_tokens: most that the engine has room for.
-
-    Raises:
-        InvalidInputError: the prompt is empty, too long, or holds an id outside the vocabulary.
     """
     if not 0 < len(prompt) <= max_prompt_tokens:
         raise InvalidInputError(

@@ -1,8 +1,8 @@
-"""vLLM inside this process.
+"""vLLM in this process.
 
-The engine is stepped by one thread of its own. Whatever else touches the engine waits in a queue
-for that thread and runs between two steps, so a change of weights can never split a step. A process
-holds one engine in its life: a second one breaks the first (vLLM 0.32).
+A thread of its own steps the engine. All other calls to the engine wait in a queue for that thread
+and run between two steps, so a weight update never splits a step. A process can hold one engine in
+its lifetime: a second one breaks the first (vLLM 0.32).
 """
 
 import asyncio
@@ -31,19 +31,20 @@ from alignment.mdp.trajectories import FinishReason, PolicyVersion
 logger = logging.getLogger(__name__)
 
 GPU_MEMORY = 0.9
-"""Part of its share of a GPU that must be free when an engine starts; the rest is the driver's."""
+"""Fraction of the engine's part of a GPU that must be free when it starts; the CUDA driver needs
+the rest."""
 CPU_BLOCK_TOKENS = 32
-"""Prefixes are shared in blocks of this size. vLLM's own 128 on the CPU would share no prompt
-shorter than that, and multiples of 32 are all that its CPU kernels take."""
+"""Block size in which prefixes are shared on the CPU. With vLLM's default of 128 no shorter prompt
+would be shared, and its CPU kernels accept only multiples of 32."""
 
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class VllmEngine:
-    """An InferenceEngine. Nothing that is asked of it can leave it wedged.
+    """An InferenceEngine that no request can leave unusable.
 
-    Prompts that vLLM would not survive are refused. A step that fails takes the requests in flight
-    with it, and those alone. After a change of weights that broke off it refuses to sample.
+    Prompts on which vLLM would fail are refused. A failed step fails the requests in flight, and
+    only those. After a failed weight update the engine refuses to sample until the next one.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class VllmEngine:
         """Load the model, and start the thread that steps the engine.
 
         Args:
-            model: folder or hub name; its weights only fill the memory until an update.
+            model: folder or hub name; its weights are not sampled from before the first update.
             max_prompt_tokens: a longer prompt is refused.
-            max_response_tokens: a longer response is ended.
+            max_response_tokens: a response is cut at this length.
         """
         self._on_cpu = on_cpu = current_platform.is_cpu()
         if on_cpu:
@@ -68,9 +69,9 @@ class VllmEngine:
                 gpu_memory_utilization=GPU_MEMORY * min(config.gpus_per_worker or 1.0, 1.0),
                 kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
                 block_size=CPU_BLOCK_TOKENS if on_cpu else None,
-                enforce_eager=on_cpu,  # compiling takes a minute there and gains little
+                enforce_eager=on_cpu,  # compilation takes a minute on the CPU and gains little
                 enable_prefix_caching=True,
-                # A prompt cut in two rewinds its random generator, which on the CPU raises.
+                # A prompt in two chunks rewinds its random generator, which fails on the CPU.
                 enable_chunked_prefill=not on_cpu,
                 skip_tokenizer_init=True,
                 generation_config="vllm",  # not the model's own temperature, top_p and so on
@@ -99,23 +100,13 @@ class VllmEngine:
 
     @property
     def policy_version(self) -> PolicyVersion | None:
-        """Weights that it serves; None when it holds none that can be trusted."""
+        """Version of the weights that it serves; None if there are none, or they were rejected."""
         return self._policy_version
-
-    @property
-    def num_steps(self) -> int:
-        """Steps that succeeded since the start."""
-        return self._num_steps
-
-    @property
-    def num_in_flight(self) -> int:
-        """Requests that wait or are being extended."""
-        return len(self._in_flight)
 
     async def sample(
         self, prompts: Sequence[NDArray[np.int32]], seeds: Sequence[int]
     ) -> list[SampledResponse]:
-        """Sample one response for each prompt; all enter the engine before the same step."""
+        """Sample one response for each prompt; all start in the same step."""
         for prompt in prompts:
             check_prompt(
                 prompt, num_tokens=self._num_tokens, max_prompt_tokens=self._max_prompt_tokens
@@ -137,9 +128,11 @@ class VllmEngine:
     async def prompt_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token after the first, at temperature 1."""
         ids = list(token_ids)
-        room = self._engine.model_config.max_model_len - 1  # vLLM always samples a token
-        check_prompt(np.asarray(ids, np.int32), num_tokens=self._num_tokens, max_prompt_tokens=room)
-        # vLLM ignores the temperature, and 0 only spares the random draw of the one token.
+        limit = self._engine.model_config.max_model_len - 1  # vLLM always samples a token
+        check_prompt(
+            np.asarray(ids, np.int32), num_tokens=self._num_tokens, max_prompt_tokens=limit
+        )
+        # vLLM ignores the temperature for prompts; 0 saves the random draw of the sampled token.
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         (output,) = await self._generate([(ids, params)])
         entries = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
@@ -148,18 +141,18 @@ class VllmEngine:
     async def update_weights(
         self, tensors: Mapping[str, torch.Tensor], version: PolicyVersion
     ) -> None:
-        """Swap all weights between two steps; the running responses' keys and values are redone."""
+        """Replace all weights between two steps; keys and values are recomputed."""
         check_shapes({name: tensor.shape for name, tensor in tensors.items()}, self._shapes)
         await self._between_steps(functools.partial(self._swap_weights, tensors, version))
 
     async def reject_weights(self, reason: str) -> None:
-        """Trust these weights no more: fail what is in flight and refuse until an update."""
+        """Fail the requests in flight, and refuse to sample until the next update."""
         await self._between_steps(functools.partial(self._refuse, reason))
 
     async def _generate(
         self, requests: Sequence[tuple[list[int], SamplingParams]]
     ) -> list[RequestOutput]:
-        """Run requests to their ends; if one fails, or nobody waits any more, abort the rest."""
+        """Run requests to their ends; if one fails or the caller is cancelled, abort the rest."""
         futures: dict[str, Future[RequestOutput]] = {
             str(next(self._request_numbers)): Future() for _ in requests
         }
@@ -167,12 +160,12 @@ class VllmEngine:
         try:
             return await asyncio.gather(*map(asyncio.wrap_future, futures.values()))
         except BaseException:
-            abandoned = EngineFailedError("nobody waits for this response any more")
+            abandoned = EngineFailedError("the request was cancelled")
             self._calls.put(functools.partial(self._abort, list(futures), abandoned))
             raise
 
     async def _between_steps(self, act: Callable[[], None]) -> None:
-        """Have the engine's thread do this between two steps."""
+        """Run a function in the engine's thread, between two steps."""
         future: Future[None] = Future()
 
         def call() -> None:
@@ -186,10 +179,10 @@ class VllmEngine:
         self._calls.put(call)
         await asyncio.wrap_future(future)
 
-    # From here on, everything runs in the engine's thread.
+    # The methods from here on run in the engine's thread.
 
     def _run(self) -> None:
-        """Step while there is work, and before each step do what was asked for since the last."""
+        """Step while there are requests; before each step, run the queued calls."""
         while True:
             try:
                 call = self._calls.get(block=not self._engine.has_unfinished_requests())
@@ -197,7 +190,7 @@ class VllmEngine:
                 call = self._step
             try:
                 call()
-            except Exception as error:  # vLLM serves none of the running requests after this
+            except Exception as error:  # vLLM cannot serve the running requests after this
                 logger.exception("step %d failed", self._num_steps)
                 self._abort_all(EngineFailedError(f"an engine step failed: {error!r}"))
 
@@ -213,7 +206,7 @@ class VllmEngine:
         requests: Sequence[tuple[list[int], SamplingParams]],
     ) -> None:
         if not all(future.set_running_or_notify_cancel() for future in futures.values()):
-            return  # nobody waits any more
+            return  # the caller was cancelled
         self._in_flight.update(futures)
         try:
             if self._refusal is not None:
@@ -231,10 +224,10 @@ class VllmEngine:
         self._engine.abort_request(in_flight)
 
     def _abort_all(self, error: Exception) -> None:
-        """Fail all that is in flight, and empty the engine of what it may hold beside that."""
+        """Fail all requests in flight, and remove everything else that the engine may hold."""
         self._abort(list(self._in_flight), error)
         self._engine.abort_request(list(self._engine.output_processor.request_states), True)
-        # A step that failed has noted prefixes as cached that it never computed
+        # A failed step may have marked prefixes as cached that it never computed.
         self._engine.reset_prefix_cache(reset_running_requests=True)
 
     def _refuse(self, reason: str) -> None:
@@ -250,15 +243,15 @@ class VllmEngine:
                 self._engine.apply_model(repack_heads)
             self._engine.reset_prefix_cache(reset_running_requests=True)
         except Exception as error:
-            self._refuse(f"its update to weights {version} broke off: {error!r}")
-            raise EngineFailedError(f"the update to weights {version} broke off") from error
+            self._refuse(f"its update to weights {version} failed: {error!r}")
+            raise EngineFailedError(f"the update to weights {version} failed") from error
         self._engine.set_weight_version(f"{version.attempt}.{version.step}")
         self._policy_version = version
         self._refusal = None
 
 
 def _sampled_response(output: RequestOutput) -> SampledResponse:
-    """Translate from vLLM, which tags tokens with the weights that chose them."""
+    """Convert vLLM's output; its weight_versions are spans of tokens."""
     completion = output.outputs[0]
     spans = [
         (PolicyVersion(*map(int, span.version.split("."))), span.end - span.start)

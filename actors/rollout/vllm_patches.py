@@ -1,6 +1,6 @@
-"""What vLLM 0.32 gets wrong here, mended from outside: each repair can go when vLLM has it.
+"""Patches of faults in vLLM 0.32; each can go when vLLM has fixed the fault.
 
-Only this file and the engine's import vLLM, and this one reaches into its private parts.
+Only this module and vllm_engine import vLLM, and only this one uses its private functions.
 """
 
 import torch
@@ -10,10 +10,10 @@ from vllm.v1.sample import sampler
 
 
 def repack_heads(model: torch.nn.Module) -> None:
-    """Rebuild what oneDNN multiplies by: a head tied to the embedding keeps the old one otherwise.
+    """Repack the matrices of the heads for oneDNN, after weights were reloaded on the CPU.
 
-    vLLM 0.32 reloads the embedding and forgets the packed copy of it that a tied head computes
-    with: on the CPU, sampling went on from the old head, wrong by 1.04 nats and without a warning.
+    vLLM 0.32 reloads the embedding but not the packed copy of it with which a tied head computes:
+    sampling continued with the old head, off by 1.04 nats and without a warning.
     """
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
@@ -21,9 +21,9 @@ def repack_heads(model: torch.nn.Module) -> None:
 
 
 def undo_unfinished_reload(model: torch.nn.Module) -> None:
-    """Put tensors back where a reload broke off, else vLLM 0.32 fails every later one too.
+    """Restore tensors after a reload that failed; otherwise vLLM 0.32 fails every later one too.
 
-    The layers are then a mixture of old and new weights, fit only to be loaded over.
+    The layers then hold a mixture of old and new weights and must be loaded again.
     """
     for layer in model.modules():
         info = layerwise.get_layerwise_info(layer)
@@ -35,10 +35,10 @@ def undo_unfinished_reload(model: torch.nn.Module) -> None:
 
 
 def leave_out_token_ranks() -> None:
-    """Report every sampled token's rank in its distribution as 0: nobody reads it.
+    """Report the rank of every sampled token as 0, since irlign does not use it.
 
-    vLLM 0.32 counts the larger log-probabilities in the whole vocabulary for each token, which on
-    the CPU takes a quarter of a step with a vocabulary of 49,152.
+    vLLM 0.32 counts the larger log-probabilities in the vocabulary for each token, which takes a
+    quarter of a step on the CPU with a vocabulary of 49,152.
     """
 
     def no_ranks(logprobs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The rollout worker: samples responses from the newest weights it has been given."""
+"""The rollout worker: samples responses from the newest weights that it was given."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from alignment.mdp.trajectories import PolicyVersion, concatenate, pack
 logger = logging.getLogger(__name__)
 
 CANARY_BOUND_NATS = {"float32": 1e-3, "bfloat16": 0.2}
-"""Largest mean difference of engine and learner on the canary, by the engine's precision.
+"""Largest mean difference in nats between engine and learner on the canary, by precision.
 
 On SmolLM2-135M the same weights differ by 8e-6 in float32 and by 0.04 to 0.09 in bfloat16,
 which is rounding; 5 % of noise on all weights is 0.7, one projection of one layer set to zero 1.6.
@@ -26,9 +26,10 @@ A learner that computes its canary under bfloat16 autocast is itself 0.05 to 0.0
 
 
 class RolloutWorker:
-    """Owns one engine, and lets nothing be sampled from weights that have not been proven.
+    """Owns one engine, and samples only from weights that have passed their canary.
 
-    Sampling goes on while weights change: each token is marked with the weights that chose it.
+    Sampling continues while weights change: each token is marked with the version of the weights
+    that it was sampled from.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class RolloutWorker:
         """Start the engine, in the process that will use it.
 
         Args:
-            make_engine: builds the engine here, because an engine cannot cross processes.
+            make_engine: creates the engine here, because an engine cannot be sent to a process.
         """
         self._max_canary_difference = CANARY_BOUND_NATS[config.dtype]
         self._store = store
@@ -48,19 +49,16 @@ class RolloutWorker:
         self._one_sync_at_a_time = asyncio.Lock()
 
     async def sync_weights(self, published: Published) -> PolicyVersion:
-        """Load these weights, prove them, and return the version now served.
+        """Load these weights, check their canary, and return the version now served.
 
-        Args:
-            published: a version that is not newer than the one served is ignored.
-
-        Returns:
-            The version now served.
+        A version that is not newer than the one served is ignored.
 
         Raises:
             FileNotFoundError: newer weights have replaced these in the store.
-            WeightMismatchError: file, names, shapes or canary do not agree. Only after the canary
-                has failed is nothing sampled until another sync succeeds.
-            EngineFailedError: the engine did not take them; nothing is sampled until it does.
+            WeightMismatchError: checksum, names, shapes or canary do not match. After a failed
+                canary nothing is sampled until another sync succeeds; otherwise the old weights
+                are still served.
+            EngineFailedError: the engine did not load them; nothing is sampled until it does.
         """
         async with self._one_sync_at_a_time:
             served = self._engine.policy_version
@@ -69,15 +67,11 @@ class RolloutWorker:
                 return served
             tensors = await asyncio.to_thread(self._store.fetch, published)
             await self._engine.update_weights(tensors, published.version)
-            await self._prove(published)
+            await self._check_canary(published)
             return published.version
 
-    async def _prove(self, published: Published) -> None:
-        """Compare the engine with the learner on the canary, and reject the weights if they differ.
-
-        Raises:
-            WeightMismatchError: the mean difference is over the bound, or not a number.
-        """
+    async def _check_canary(self, published: Published) -> None:
+        """Compare the engine with the learner on the canary; reject the weights if they differ."""
         token_ids, expected = published.canary
         logprobs = await self._engine.prompt_logprobs(token_ids)
         difference = float(np.abs(np.subtract(logprobs, expected)).mean())
@@ -90,17 +84,13 @@ class RolloutWorker:
             raise WeightMismatchError(message)
 
     async def rollout(self, request: RolloutRequest) -> RolloutResult:
-        """Sample the responses. Never fewer than asked: a failure raises.
+        """Sample all responses of a request, with log-probabilities at the sampling temperature.
 
-        Args:
-            request: repeated with the same weights while nothing else is sampled, it gives the
-                same responses.
-
-        Returns:
-            A trajectory for each response, with log-probabilities at the sampling temperature.
+        The same request with the same weights gives the same responses while nothing else is
+        sampled.
 
         Raises:
-            InvalidInputError: a prompt cannot be answered, here or by any worker.
+            InvalidInputError: a prompt is too long, empty, or not in the vocabulary.
             EngineFailedError: the engine failed; the request may be retried.
         """
         start_s = time.perf_counter()
@@ -124,23 +114,11 @@ class RolloutWorker:
         ]
         return RolloutResult(concatenate(trajectories), time.perf_counter() - start_s)
 
-    async def status(self) -> dict[str, float | str]:
-        """Engine steps done, sequences in flight, version served: alive and moving?"""
-        return {
-            "engine_steps": float(self._engine.num_steps),
-            "sequences_in_flight": float(self._engine.num_in_flight),
-            "policy_version": str(self._engine.policy_version or "none"),
-        }
-
 
 def response_seeds(request_seed: int, num_responses: int) -> list[int]:
-    """Return a seed for each response, all different, and unlike those of neighboring requests.
+    """Return a different seed of 63 bits for each response, unrelated to those of other requests.
 
-    Args:
-        num_responses: how many; the first seeds do not depend on it.
-
-    Returns:
-        Seeds of 63 bits, which every random generator takes.
+    The first seeds do not depend on the number of responses.
     """
     sequence = np.random.SeedSequence(request_seed % 2**64)
     return [int(seed) >> 1 for seed in sequence.generate_state(num_responses, np.uint64)]

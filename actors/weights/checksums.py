@@ -1,7 +1,7 @@
-"""Is a checkpoint whole, and is it what was written? No torch here, so that the driver can look.
+"""Whether a checkpoint is complete and undamaged. Imports no torch, as the driver uses it.
 
-The checksums of all files are kept in one small file, written last: a folder without it is not
-whole, and a truncated or changed file is noticed before it is used.
+The checksums of all files are in one small file, written last: a folder without it is incomplete,
+and a truncated or changed file is noticed before it is used.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from xxhash import xxh3_64
 
 CHECKSUMS = "checksums.json"
 LEARNER_IS_WHOLE = "learner.json"
-"""Step and contents, written by the learner after all else."""
+"""File with step and contents; the learner writes it after all others."""
 LEARNER_FAILED = "failed.txt"
-"""In its place: why the learner could not write a checkpoint."""
+"""File in place of learner.json: why the learner could not write the checkpoint."""
 
 
 def checksum_of(path: Path) -> str:
@@ -25,23 +25,19 @@ def checksum_of(path: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Note the checksum of every file under a folder, in a file of the folder."""
-    found = {str(path.relative_to(folder)): checksum_of(path) for path in _files(folder)}
+    """Write the checksum of every file under a folder into CHECKSUMS there."""
+    checksums = {str(path.relative_to(folder)): checksum_of(path) for path in _files(folder)}
     with (folder / CHECKSUMS).open("w") as file:
-        json.dump(found, file, indent=1)
+        json.dump(checksums, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
 
 
 def damage_of(folder: Path, part: str = "") -> str | None:
-    """Compare a folder with its checksums.
+    """Compare a folder with its checksums; return None, or a clause that names the first damage.
 
     Args:
-        folder: that write_checksums was called on.
-        part: look only at files whose path begins so.
-
-    Returns:
-        What is wrong, in a clause that names the file, or None if nothing is.
+        part: check only files whose path begins with this.
     """
     try:
         noted = json.loads((folder / CHECKSUMS).read_text())

@@ -134,15 +134,18 @@ def repeat(number, count, folder, tensors, run_fleets):
         found["publish"], published = timed(store.publish, *publish)
         found["load"], _ = timed(run_fleets.do, count, "load", published)
 
+    def newest():
+        return max(folder.glob("*.safetensors"))
+
     def bare(path):
         copied.unlink(missing_ok=True)
         found["copy"], _ = timed(shutil.copyfile, path, copied)
         found["read"], _ = timed(run_fleets.do, count, "read", copied)
 
     if number % 2:
-        bare(Path(store.latest().path))
+        bare(newest())
     sync()
-    path = Path(store.latest().path)
+    path = newest()
     if not number % 2:
         bare(path)
     here_s, _ = timed(checksum_of, path)

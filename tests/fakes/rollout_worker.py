@@ -37,9 +37,8 @@ class FakeRolloutWorker:
         self.max_prompt_tokens = max_prompt_tokens
         self.max_response_tokens = max_response_tokens
         self._store = store
-        self._version: PolicyVersion | None = None
-        self._num_steps = 0
-        self._num_in_flight = 0
+        self.version: PolicyVersion | None = None
+        self.num_steps = 0
         self._before_next: Callable[[], Awaitable[None]] = at_once
 
     def fail_next(self, error: Exception) -> None:
@@ -77,11 +76,11 @@ class FakeRolloutWorker:
 
     async def sync_weights(self, published: Published) -> PolicyVersion:
         await self._begin()
-        if self._version is not None and published.version <= self._version:
-            return self._version
+        if self.version is not None and published.version <= self.version:
+            return self.version
         if self._store is not None:
             self._store.fetch(published)
-        self._version = published.version
+        self.version = published.version
         return published.version
 
     async def rollout(self, request: RolloutRequest) -> RolloutResult:
@@ -91,12 +90,8 @@ class FakeRolloutWorker:
                 prompt, num_tokens=self.num_tokens, max_prompt_tokens=self.max_prompt_tokens
             )
         num_responses = len(request.prompts) * request.group_size
-        self._num_in_flight += num_responses
-        try:
-            rng = np.random.default_rng(request.seed)
-            responses = [await self._response(rng) for _ in range(num_responses)]
-        finally:
-            self._num_in_flight -= num_responses
+        rng = np.random.default_rng(request.seed)
+        responses = [await self._response(rng) for _ in range(num_responses)]
         rows = [row for row in range(len(request.prompts)) for _ in range(request.group_size)]
         trajectories = [
             pack(
@@ -121,19 +116,12 @@ class FakeRolloutWorker:
         logprobs: list[float] = []
         versions: list[PolicyVersion] = []
         while len(tokens) < self.max_response_tokens and tokens[-1:] not in end_tokens:
-            if self._version is None:
+            if self.version is None:
                 raise EngineFailedError("it was given no published weights yet")
-            policy = self.logprobs(self._version)
+            policy = self.logprobs(self.version)
             tokens.append(int(rng.choice(self.num_tokens, p=np.exp(policy))))
             logprobs.append(float(policy[tokens[-1]]))
-            versions.append(self._version)
-            self._num_steps += 1
+            versions.append(self.version)
+            self.num_steps += 1
             await asyncio.sleep(0)
         return tokens, logprobs, versions
-
-    async def status(self) -> dict[str, float | str]:
-        return {
-            "engine_steps": float(self._num_steps),
-            "sequences_in_flight": float(self._num_in_flight),
-            "policy_version": str(self._version or "none"),
-        }

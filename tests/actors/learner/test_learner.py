@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
-from actors.distributed import join_process_group
 from actors.errors import InvalidInputError
 from actors.learner.learner import ADAM_BETAS, Learner
 from actors.learner.settings import LearnerSettings
@@ -30,6 +29,7 @@ from actors.messages import (
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
 from cluster.learner.task_queue import share
+from tests.fakes.process_group import join_process_group
 from tests.fakes.tiny_job import save_tiny_tokenizer
 
 VOCABULARY = 96
@@ -509,8 +509,7 @@ def with_two_ranks(runs, folder):
 
 def main(folder, rank):
     """Be one of the two processes."""
-    init_method = f"file://{folder}/meeting"
-    join_process_group(CPU, rank, 2, init_method=init_method, timeout_s=60.0)
+    join_process_group(rank, 2, folder / "meeting")
     metrics = []
     for settings, tasks, checkpoint in torch.load(folder / "runs.pt", weights_only=False):
         port = ListPort(tasks, checkpoint=checkpoint)

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
 from actors.config.preferences import PreferencesConfig
-from actors.distributed import join_process_group
 from actors.learner.learner import Learner
 from actors.learner.settings import LearnerSettings
 from actors.messages import AuxiliaryBatch, PreferenceStep
@@ -24,6 +23,7 @@ from alignment.mdp.ranked_responses import NO_COMPARISONS, RankedResponses
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from cluster.driver.preference_batches import mismatched
 from cluster.learner.task_queue import share
+from tests.fakes.process_group import join_process_group
 from tests.fakes.tiny_llama import VOCAB_SIZE, save_tiny_llama
 
 # A single rank needs no process group, of which torch's checkpoints warn.
@@ -242,7 +242,7 @@ def test_two_ranks_move_as_one(folder, tmp_path):
 
 def run_rank(folder, out, rank):
     """Perform two steps of every kind as one of two ranks; rank 0 writes what came of them."""
-    join_process_group(CPU, rank, 2, init_method=f"file://{out}/meet", timeout_s=60.0)
+    join_process_group(rank, 2, f"{out}/meet")
     losses = {}
     for name in CONFIGS:
         config = preferences(name)

@@ -13,7 +13,6 @@ from transformers import AutoModel, AutoTokenizer
 from actors.config.learner import LearnerConfig
 from actors.config.reward_model import RewardModelSettings
 from actors.config.scorers import DiscriminatorConfig
-from actors.distributed import join_process_group
 from actors.reward_model.files import load_reward_model, save_reward_model
 from actors.reward_model.member import FEATURES, HELD_OUT, rows_of_steps, train_member
 from actors.reward_model.trainer import RewardModelTrainer
@@ -22,6 +21,7 @@ from actors.rewards.sources import member_folder
 from alignment.preferences.labelled_pairs import pairs_of_responses, untied_accuracies
 from alignment.preferences.likelihood_loss import learned_likelihood, log_likelihoods
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
+from tests.fakes.process_group import join_process_group
 from tests.fakes.tiny_comparisons import tiny_comparisons, tokenized
 from tests.fakes.tiny_job import save_tiny_model
 
@@ -315,7 +315,7 @@ def train_on(model, likelihood, rank, world_size):
 def main(folder, rank):
     """Be one of two processes."""
     torch.set_num_threads(1)
-    join_process_group(CPU, rank, 2, init_method=f"file://{folder}/meeting", timeout_s=60.0)
+    join_process_group(rank, 2, f"{folder}/meeting")
     found = []
     for likelihood in RUNS:
         *result, trainer = train_on(folder / "model", likelihood, rank, 2)

@@ -82,8 +82,9 @@ async def sample(worker, request):
     return (await worker.rollout(request)).trajectories
 
 
-async def state(worker):
-    return await worker.status()
+def num_steps(worker):
+    """Tokens by the fake, engine steps by the real one."""
+    return worker.num_steps if isinstance(worker, FakeRolloutWorker) else worker._engine._num_steps
 
 
 def responses(trajectories):
@@ -154,8 +155,8 @@ def test_older_weights_are_ignored(synced):
 
 async def sample_while_weights_change(worker, request, published):
     running = asyncio.create_task(worker.rollout(request))
-    start = (await worker.status())["engine_steps"]
-    while (await worker.status())["engine_steps"] < start + 3:
+    start = num_steps(worker)
+    while num_steps(worker) < start + 3:
         await asyncio.sleep(0)
     await worker.sync_weights(published)
     return (await running).trajectories
@@ -190,7 +191,7 @@ def test_a_bad_prompt_is_refused_and_the_next_request_served(synced, prompt, mes
 
 
 def test_damaged_weights_are_refused_and_the_old_ones_served(synced):
-    process, version = synced
+    process, _ = synced
     before = process.run(sample, request_of())
     published = process.publish(process.model(2))
     content = bytearray(Path(published.path).read_bytes())
@@ -198,15 +199,4 @@ def test_damaged_weights_are_refused_and_the_old_ones_served(synced):
     Path(published.path).write_bytes(content)
     with pytest.raises(WeightMismatchError, match=published.checksum):
         process.run(sync, published)
-    assert process.run(state)["policy_version"] == str(version)
     assert equal(process.run(sample, request_of()), before)
-
-
-def test_status_shows_steps_being_taken(synced):
-    process, version = synced
-    before = process.run(state)
-    process.run(sample, request_of())
-    after = process.run(state)
-    assert after["engine_steps"] > before["engine_steps"]
-    assert after["sequences_in_flight"] == 0.0
-    assert after["policy_version"] == str(version)

@@ -75,8 +75,8 @@ def test_prompt_logprobs_are_at_temperature_1(engine):
 
 async def sample_and_sync(worker, request, published):
     running = asyncio.create_task(worker.rollout(request))
-    start = worker._engine.num_steps
-    while worker._engine.num_steps < start + 4:
+    start = worker._engine._num_steps
+    while worker._engine._num_steps < start + 4:
         await asyncio.sleep(0)
     await worker.sync_weights(published)
     return (await running).trajectories
@@ -167,7 +167,7 @@ async def break_off_update(worker):
 
 def test_an_update_that_breaks_off_stops_sampling_until_one_succeeds(engine):
     engine.run(sync, engine.publish(engine.model(1)))
-    with pytest.raises(EngineFailedError, match=r"update to weights v9.9 broke off"):
+    with pytest.raises(EngineFailedError, match=r"update to weights v9.9 failed"):
         engine.run(break_off_update)
     with pytest.raises(EngineFailedError, match=r"refuses to sample: its update to weights v9.9"):
         engine.run(sample, request_of())
@@ -209,12 +209,12 @@ def test_a_failed_step_fails_what_is_in_flight_and_the_next_request_is_served(ti
 
 async def cancel_rollout(worker, request):
     running = asyncio.create_task(worker.rollout(request))
-    while worker._engine.num_in_flight == 0:
+    while not worker._engine._in_flight:
         await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await worker._engine.prompt_logprobs(CANARY)  # goes through the engine after the abortion
-    return worker._engine.num_in_flight, worker._engine._engine.get_num_unfinished_requests()
+    return len(worker._engine._in_flight), worker._engine._engine.get_num_unfinished_requests()
 
 
 def test_a_cancelled_request_leaves_nothing_in_the_engine(tied_engine):

@@ -44,20 +44,12 @@ def test_what_is_fetched_is_what_was_published(tmp_path):
         assert torch.equal(fetched[name], tensor)
 
 
-def test_latest_returns_what_publish_returned(tmp_path):
-    store = WeightStore(tmp_path)
-    assert store.latest() is None
-    published = store.publish(PolicyVersion(1, 2), weights(1), CANARY)
-    assert WeightStore(tmp_path).latest() == published
-
-
-def test_a_later_incarnation_supersedes_a_higher_step(tmp_path):
-    store = WeightStore(tmp_path)
+def test_a_later_attempt_supersedes_a_higher_step(tmp_path):
+    store = WeightStore(tmp_path, keep=1)
     store.publish(PolicyVersion(0, 100), weights(1), CANARY)
     newest = store.publish(PolicyVersion(1, 9), weights(2), CANARY)
-    assert store.latest() == newest
     store.publish(PolicyVersion(0, 101), weights(3), CANARY)  # by a learner that was given up
-    assert store.latest() == newest
+    assert [str(path) for path in tmp_path.iterdir()] == [newest.path]
 
 
 @given(
@@ -69,21 +61,21 @@ def test_a_later_incarnation_supersedes_a_higher_step(tmp_path):
 def test_the_newest_are_kept_whatever_the_order(tmp_path_factory, versions, keep):
     folder = tmp_path_factory.mktemp("store")
     store = WeightStore(folder, keep)
-    for version in versions:
-        store.publish(version, {"a": torch.tensor([1.0])}, CANARY)
-    kept = sorted(versions)[-keep:]
-    assert store.latest().version == kept[-1]
-    assert len(list(folder.iterdir())) == len(kept)
+    paths = {
+        version: store.publish(version, {"a": torch.tensor([1.0])}, CANARY).path
+        for version in versions
+    }
+    kept = [paths[version] for version in sorted(versions)[-keep:]]
+    assert sorted(str(path) for path in folder.iterdir()) == sorted(kept)
 
 
 def test_fetching_a_deleted_version_says_what_to_do(tmp_path):
     store = WeightStore(tmp_path, keep=1)
     old = store.publish(PolicyVersion(0, 1), weights(1), CANARY)
     new = store.publish(PolicyVersion(0, 2), weights(2), CANARY)
-    with pytest.raises(FileNotFoundError, match=r"weights v1 are no longer .* fetch the latest"):
+    with pytest.raises(FileNotFoundError, match=r"weights v1 are no longer .* fetch a newer"):
         store.fetch(old)
-    assert torch.equal(store.fetch(store.latest())["a.weight"], weights(2)["a.weight"])
-    assert store.latest() == new
+    assert torch.equal(store.fetch(new)["a.weight"], weights(2)["a.weight"])
 
 
 def test_tensors_in_use_survive_the_deletion_of_their_version(tmp_path):
@@ -102,31 +94,20 @@ def test_a_changed_byte_is_noticed_and_both_checksums_named(tmp_path):
         store.fetch(published)
 
 
-@pytest.mark.parametrize("spoil", [damage, lambda path: Path(path).write_bytes(b"")])
-def test_latest_skips_what_is_damaged_and_warns(tmp_path, caplog, spoil):
-    store = WeightStore(tmp_path)
-    good = store.publish(PolicyVersion(0, 1), weights(1), CANARY)
-    spoil(store.publish(PolicyVersion(0, 2), weights(2), CANARY).path)
-    assert store.latest() == good
-    assert "skip weights v2" in caplog.text
-
-
-def test_half_written_and_foreign_files_are_not_versions(tmp_path):
-    store = WeightStore(tmp_path)
-    good = store.publish(PolicyVersion(2, 1), weights(1), CANARY)
+def test_partial_and_foreign_files_are_not_versions(tmp_path):
+    store = WeightStore(tmp_path, keep=1)
     for name in ("3.partial", "1.partial", "notes.txt"):
         (tmp_path / name).write_bytes(b"half")
-    assert store.latest() == good
-    store.publish(PolicyVersion(2, 2), weights(2), CANARY)
-    assert (tmp_path / "3.partial").exists()  # a newer learner may be writing it now
-    assert not (tmp_path / "1.partial").exists()
+    published = store.publish(PolicyVersion(2, 2), weights(2), CANARY)
+    # 3.partial may be written by a newer learner now; 1.partial was left by a dead one.
+    kept = {Path(published.path).name, "3.partial", "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_publishing_a_version_again_replaces_it(tmp_path):
     store = WeightStore(tmp_path)
     store.publish(PolicyVersion(0, 1), weights(1), CANARY)
     again = store.publish(PolicyVersion(0, 1), weights(5), CANARY)
-    assert store.latest() == again
     assert [path.name for path in tmp_path.iterdir()] == [Path(again.path).name]
     same = store.publish(PolicyVersion(0, 1), weights(5), CANARY)
     assert same == again
@@ -144,9 +125,9 @@ def test_writing_to_fetched_tensors_leaves_the_file_as_it_is(tmp_path):
 def test_fetching_maps_the_file_instead_of_copying_it(tmp_path):
     store = WeightStore(tmp_path)
     tensors = {"a": torch.zeros(64 * mmap.PAGESIZE)}
-    path = store.publish(PolicyVersion(0, 1), tensors, CANARY).path
-    fetched = store.fetch(store.latest())
-    assert path in Path("/proc/self/maps").read_text()
+    published = store.publish(PolicyVersion(0, 1), tensors, CANARY)
+    fetched = store.fetch(published)
+    assert published.path in Path("/proc/self/maps").read_text()
     assert torch.equal(fetched["a"], tensors["a"])
 
 
