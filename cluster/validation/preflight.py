@@ -75,6 +75,9 @@ def check(config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float])
 
         check_teacher(config.teacher.model, config.model.name)
     data, comparisons = _checked_data(config)
+    from cluster.validation.model_architecture import check_model_architectures  # noqa: PLC0415
+
+    check_model_architectures(config)
     return PreflightReport(model, data, made, is_old, caveat, comparisons)
 
 

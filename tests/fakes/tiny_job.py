@@ -22,6 +22,7 @@ def save_tiny_model(folder, seed=0, hidden_size=16):
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
+        head_dim=32,
         max_position_embeddings=64,
         eos_token_id=1,
     )

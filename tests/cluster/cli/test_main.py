@@ -73,7 +73,7 @@ def test_check_shows_workers_data_model_and_a_conversation_and_writes_nothing(pl
         ("objective.divergence=tv", "unknown divergence 'tv'"),
         ("objective.stepz=1", "did you mean objective.steps?"),
         ("data.path=gone.jsonl", "gone.jsonl: no such file"),
-        ("model.name=./gone", "gone; it must hold config.json and *.safetensors"),
+        ("model.name=./gone", "gone; name one that holds config.json and *.safetensors"),
         ("learner.num_ranks=4096", "lower learner.num_ranks"),
     ],
 )

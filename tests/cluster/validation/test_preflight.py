@@ -51,7 +51,7 @@ def test_a_job_that_can_run_is_described_and_nothing_is_written(place):
     before = all_files(place)
     found = preflight.check(job(place), place / "runs" / "new", CLUSTER)
     # embeddings and head 2 x 8 x 16; a layer 4 x 16 x 16 + 3 x 16 x 16 and two norms of 16; a norm
-    assert found.model.shape.num_parameters == 2 * 8 * 16 + 2 * (7 * 256 + 32) + 16
+    assert found.model.shape.num_parameters == 2 * 8 * 16 + 2 * (4 * 16 * 64 + 3 * 256 + 32) + 16
     assert (found.model.architecture, found.model.shape.num_layers) == ("LlamaForCausalLM", 2)
     assert found.model.max_tokens == 64
     assert len(found.data.train_rows) + len(found.data.held_out_rows) == 20
