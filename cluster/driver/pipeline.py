@@ -178,7 +178,7 @@ class OnPolicyPipeline:
         """Take one policy step: on a scored step, on the auxiliary batch, or on both."""
         rollouts = scored.sampled.trajectories if scored else EMPTY
         rewards = scored.scores.rewards if scored else None
-        auxiliary = self._batches.auxiliary(index, rollouts, rewards)
+        auxiliary = self._batches.auxiliary_batch(index, rollouts, rewards)
         learning_rate = constant_rate(self._objective.learning_rate, index)
         task: OptimizerStep
         if scored and self._has_policy_gradient:

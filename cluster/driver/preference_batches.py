@@ -1,7 +1,7 @@
-"""What stage 2 learns beside its rollouts: preferences, and demonstrations to clone.
+"""Preferences and demonstrations on which the on-policy stage trains in addition to its rollouts.
 
-Which rows a step takes follows from its number alone, so there is nothing to save and a resumed run
-goes on with the same ones. Over an epoch every row comes once.
+The number of a step determines its rows, so there is nothing to save and a resumed run uses the
+same rows. Each epoch contains every row once.
 """
 
 import itertools
@@ -19,79 +19,72 @@ from cluster.config.run_config import RunConfig
 
 
 class PreferenceBatches:
-    """Chooses the rows of each step."""
+    """Builds the auxiliary batch of each step, and the comparisons for the discriminator."""
 
     def __init__(self, config: RunConfig, data: Data, comparisons: ComparisonData | None) -> None:
-        """Bind the data.
-
-        Args:
-            comparisons: its preferences; None where it is given none.
-        """
+        """Bind the demonstrations, and the comparisons if the job has some."""
         self._config = config.preferences
-        self._num_a_step = config.objective.prompts_per_step
+        self._rows_per_step = config.objective.prompts_per_step
         self._data, self._comparisons = data, comparisons
 
-    def auxiliary(
+    def auxiliary_batch(
         self,
         index: int,
         rollouts: Trajectories = EMPTY,
         rewards: NDArray[np.float32] | None = None,
     ) -> AuxiliaryBatch | None:
-        """Return what a step learns beside its rollouts.
+        """Return the auxiliary batch of a step, for all ranks; None if the job has none.
 
         Args:
-            index: of the step in stage 2.
-            rollouts: of the step, which are compared with one another or with demonstrations where
-                the job gives no preferences.
+            index: of the step in the on-policy stage.
+            rollouts: of the step. An objective without preference data compares them with one
+                another, or with demonstrations.
             rewards: [trajectory] of the rollouts.
-
-        Returns:
-            The whole step's, for all ranks; None if there is nothing.
         """
         if self._config is None:
             return None
-        is_policys = self._config.teaches == "policy"
+        for_policy = self._config.teaches == "policy"
         if self._config.is_self_play:
             ranked = self._self_play(rollouts)
         elif self._config.ranks_rollouts:
             assert rewards is not None
             ranked = ranked_by_reward(rollouts, rewards, self._config.objective)
         else:
-            ranked = self._drawn(index) if is_policys else NO_COMPARISONS
-        has_baseline = is_policys and self._config.objective == "kahneman_tversky"
+            ranked = self._comparisons_of_step(index) if for_policy else NO_COMPARISONS
+        has_baseline = for_policy and self._config.objective == "kahneman_tversky"
         others = mismatched(ranked.trajectories) if has_baseline and len(ranked) > 1 else EMPTY
-        cloned = EMPTY
+        demonstrations = EMPTY
         if self._config.parameters.sft_weight:
-            cloned = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
+            demonstrations = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
         return AuxiliaryBatch(
             comparisons=ranked,
             num_comparisons=len(ranked),
             num_compared=len(ranked.ranks),
-            demonstrations=cloned,
-            num_demonstrations=len(cloned),
-            num_demonstration_tokens=int(cloned.response_lengths.sum()),
+            demonstrations=demonstrations,
+            num_demonstrations=len(demonstrations),
+            num_demonstration_tokens=int(demonstrations.response_lengths.sum()),
             mismatched=others,
             num_mismatched=len(others),
             renews_reference=self._config.is_self_play and self._begins_epoch(index),
         )
 
     def for_discriminator(self, index: int) -> RankedResponses | None:
-        """Return what the discriminator learns beside an update, if it learns preferences.
+        """Return the comparisons of a discriminator update, if it is trained on preferences.
 
         Args:
-            index: of the update, those of its warm-up included.
+            index: of the update, counted from the start of the warm-up.
         """
         if self._config is None or self._config.teaches != "discriminator":
             return None
-        return self._drawn(index)
+        return self._comparisons_of_step(index)
 
-    def _drawn(self, index: int) -> RankedResponses:
-        """Return the comparisons of a step."""
+    def _comparisons_of_step(self, index: int) -> RankedResponses:
+        """Return the comparisons of a step, drawn from the preference data."""
         assert self._comparisons
         return self._comparisons.select(self._rows(self._comparisons.row_of_draw, index))
 
     def _self_play(self, rollouts: Trajectories) -> RankedResponses:
-        """Each prompt's demonstration, of rank 0, before the rollouts to it, of rank 1."""
+        """Return each prompt's demonstration, of rank 0, with its rollouts, of rank 1."""
         bounds = np.append(group_starts(rollouts), len(rollouts))
         rows = rollouts.prompt_ids[bounds[:-1]]
         demonstrations = self._data.demonstrations(rows)
@@ -102,13 +95,13 @@ class PreferenceBatches:
         return RankedResponses(concatenate(parts), np.asarray(ranks, np.float32))
 
     def _rows(self, row_of_draw: Callable[[int], int], index: int) -> NDArray[np.int64]:
-        first = index * self._num_a_step
-        return np.asarray([row_of_draw(first + i) for i in range(self._num_a_step)], np.int64)
+        first = index * self._rows_per_step
+        return np.asarray([row_of_draw(first + i) for i in range(self._rows_per_step)], np.int64)
 
     def _begins_epoch(self, index: int) -> bool:
-        """Whether the demonstrations begin anew in or right before this step."""
+        """Whether an epoch of the demonstrations starts in this step or right before it."""
         epoch = len(self._data.train_rows)
-        return index == 0 or (index * self._num_a_step) % epoch < self._num_a_step
+        return index == 0 or (index * self._rows_per_step) % epoch < self._rows_per_step
 
 
 def ranked_by_reward(
@@ -116,15 +109,12 @@ def ranked_by_reward(
 ) -> RankedResponses:
     """Compare the responses of each prompt by their rewards.
 
-    The best is preferred to the worst, or with plackett_luce all are ranked; of equally good ones
-    the first stands for all. A prompt whose responses are all equally good says nothing, except to
-    an objective that learns from ties.
+    The response with the highest reward is preferred to the one with the lowest; plackett_luce
+    ranks all responses. Of responses with equal rewards only the first is used. A prompt whose
+    responses all have equal rewards is left out, unless the objective is trained on ties.
 
     Args:
-        rewards: [trajectory] of them.
-
-    Returns:
-        The comparisons.
+        rewards: [trajectory] of the rollouts.
     """
     parts: list[Trajectories] = []
     ranks: list[float] = []
@@ -142,10 +132,10 @@ def ranked_by_reward(
 
 
 def mismatched(comparisons: Trajectories) -> Trajectories:
-    """Return every comparison's prompt with the best response of the next one.
+    """Return the prompt of each comparison with the best response of the next comparison.
 
-    Such responses have nothing to do with their prompts, so the policy's mean log-ratio on them
-    tells how far it is from its reference, whatever the verdicts on its own responses are.
+    These responses are unrelated to their prompts, so the policy's mean log-ratio on them measures
+    how far it is from its reference, independently of the preference labels.
     """
     first = group_starts(comparisons)
     prompts = [comparisons.prompt(int(row)).tolist() for row in first]

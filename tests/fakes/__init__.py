@@ -1,1 +1,1 @@
-"""Small classes that really do the small thing, behind the Protocols of actors/."""
+"""Small workers that really compute something, behind the Protocols of actors/."""

@@ -19,14 +19,14 @@ FAST_HEALTH_CHECKS = {
 
 
 class WhereAmI:
-    """A worker that knows its node."""
+    """A worker that returns its node's label."""
 
     def pool(self):
         return ray.get_runtime_context().get_node_labels()["pool"]
 
 
 class LabelledCluster:
-    """Nodes that come and go; each has the label pool."""
+    """A cluster to which nodes join and from which they leave; each has the label pool."""
 
     def __init__(self, cluster):
         self._cluster = cluster
@@ -70,4 +70,4 @@ def labelled_cluster(namespace, *, pool, cpus):
         shutil.rmtree(folder, ignore_errors=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()  # Ray's handles of the processes that it has just ended
+            gc.collect()  # Ray's objects of ended processes

@@ -1,4 +1,4 @@
-"""What Ray starts in another process: it has to be importable there, as test files are not."""
+"""Classes that Ray starts in another process, which cannot import test files."""
 
 import asyncio
 import os
@@ -10,11 +10,11 @@ from actors.messages import RolloutResult
 from alignment.mdp.trajectories import FinishReason, concatenate, pack
 
 PROMPT_S = 0.25
-"""What a worker takes to answer a prompt."""
+"""Seconds per prompt."""
 
 
 class SleepingSampler:
-    """A rollout worker whose engine is a pause."""
+    """A rollout worker that sleeps instead of sampling."""
 
     def __init__(self, journal):
         self._journal = Path(journal) / str(os.getpid())
@@ -28,7 +28,7 @@ class SleepingSampler:
         with self._journal.open("a") as file:
             file.writelines(f"{request.seed} {row}\n" for row in request.prompt_ids)
         await asyncio.sleep(PROMPT_S * len(request.prompts))
-        answers = [
+        responses = [
             pack(
                 prompt.tolist(),
                 [4, 2],
@@ -40,20 +40,20 @@ class SleepingSampler:
             for row, prompt in zip(request.prompt_ids, request.prompts, strict=True)
             for _ in range(request.group_size)
         ]
-        return RolloutResult(concatenate(answers), time.perf_counter() - began)
+        return RolloutResult(concatenate(responses), time.perf_counter() - began)
 
 
 class ScaledDriver:
-    """Answers as a run's driver does, without a run."""
+    """The remote interface of a driver, without a run."""
 
     def __init__(self):
-        self._asked = []
+        self._requested = []
 
-    async def scale(self, wanted):
-        if "discriminator" in wanted:
+    async def scale(self, target_sizes):
+        if "discriminator" in target_sizes:
             raise InvalidInputError("the run is ending, so it cannot be scaled")
-        self._asked.append(wanted)
-        return [f"{kind} scaled from 1 to {number}" for kind, number in wanted.items()]
+        self._requested.append(target_sizes)
+        return [f"{kind} scaled from 1 to {number}" for kind, number in target_sizes.items()]
 
-    async def asked(self):
-        return self._asked
+    async def requested(self):
+        return self._requested

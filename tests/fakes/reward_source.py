@@ -1,4 +1,4 @@
-"""A reward source that needs no tokenizer: it looks at tokens in place of texts."""
+"""A reward source that scores token ids instead of texts, so it needs no tokenizer."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from actors.errors import RewardError
 
 
 class TokenRewardSource:
-    """Rewards the share of a token in the response; fails on the prompts that it is told to."""
+    """The share of one token in the response; fails on the given prompts."""
 
     def __init__(self, token, fails_on=()):
         self.token = token

@@ -12,7 +12,7 @@ from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate,
 
 
 async def at_once() -> None:
-    """Go on without a delay."""
+    """Return without a delay."""
 
 
 class FakeRolloutWorker:

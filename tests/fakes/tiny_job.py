@@ -44,7 +44,7 @@ def write_rows(place, rows):
 
 
 def save_tiny_job(place, hidden_size=16):
-    """Fill a folder with model, data.jsonl and job.yaml."""
+    """Write a model, data.jsonl and job.yaml to a folder."""
     save_tiny_model(place / "model", hidden_size=hidden_size)
     write_rows(place, [{"prompt": f"a {i}", "response": "b c"} for i in range(20)])
     limits = {"max_prompt_tokens": 8, "max_response_tokens": 4}

@@ -1,4 +1,4 @@
-"""A policy of a few thousand random weights, in files as a real one has them."""
+"""A policy of a few thousand random weights, saved as Hugging Face saves a model."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -17,7 +17,7 @@ def save_tiny_llama(folder, *, tied=True, num_layers=2):
         num_key_value_heads=2,
         tie_word_embeddings=tied,
         eos_token_id=2,
-        initializer_range=0.2,  # so that attention moves something even at random
+        initializer_range=0.2,  # large enough that attention has an effect with random weights
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

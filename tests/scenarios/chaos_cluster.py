@@ -1,7 +1,7 @@
 """A job on a Ray cluster of several raylets, all on this machine, whose processes can be killed.
 
-The cluster's head has no CPUs, so all work is on the other nodes; its GCS keeps its tables in
-RocksDB, so that it can be killed and started again.
+The cluster's head has no CPUs, so all work is on the other nodes; its GCS stores its tables in
+RocksDB, so that it can be killed and restarted.
 """
 
 import gc
@@ -43,7 +43,7 @@ def sum_of_tokens(prompt, response, expert_response):
 
 
 def write_job(place, *, timeout_s=DEADLINE_S, **sections):
-    """Write a job of many short steps, strictly on-policy, that two ranks learn."""
+    """Write a job of many short steps, strictly on-policy, with two learner ranks."""
     save_tiny_job(place, hidden_size=64)
     job = json.loads((place / "job.yaml").read_text())
     job |= {
@@ -113,12 +113,12 @@ class Site:
                 os.environ[name] = before
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()  # Ray's handles of the processes that it has just ended
+            gc.collect()  # Ray's objects of ended processes
 
     # ---- the job
 
     def start_job(self, run=None):
-        """Start `irlign train`, or start it again; in a new run directory if one is given."""
+        """Start or resume the job with `irlign train`, optionally in another run directory."""
         self.run_dir = self.place / run if run else self.run_dir
         command = ["-m", "cluster.cli.main", "train", "job.yaml", "--run-dir", self.run_dir]
         with (self.place / "job.log").open("a") as log:
@@ -131,7 +131,7 @@ class Site:
             )
 
     def stop_job(self):
-        """Ask for a graceful end, as `ray job stop` does, and wait for it."""
+        """Send SIGTERM, as `ray job stop` does, and wait for the end."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=DEADLINE_S)
 
@@ -160,14 +160,14 @@ class Site:
         return time.monotonic() - began
 
     def why(self):
-        """What a person would look at if the run stands still."""
+        """Return what explains why the run makes no progress: newest events and the log."""
         log = (self.place / "job.log").read_text()[-2000:]
         return f"step {self.step()}; {self.manifest()['events'][-5:]}\n{log}"
 
     # ---- what can be killed
 
     def _living(self, class_name, name=""):
-        """What Ray knows of the living actors of a class whose names begin so."""
+        """Return Ray's records of the living actors of a class, by the start of their names."""
         return [
             actor
             for actor in actors().values()
@@ -177,25 +177,25 @@ class Site:
         ]
 
     def _node(self, actor):
-        """Take the node that an actor is on off the list of good ones, and return it."""
+        """Remove the node of an actor from the list of nodes, and return it."""
         (node,) = [node for node in self._nodes if node.node_id == actor["Address"]["NodeID"]]
         self._nodes.remove(node)
         return node
 
     def kill(self, class_name, name="", signal_number=signal.SIGKILL):
-        """SIGKILL one such actor's process; with SIGSTOP it neither answers nor dies."""
+        """Send SIGKILL to an actor's process, or SIGSTOP, after which it hangs."""
         os.kill(self._living(class_name, name)[0]["Pid"], signal_number)
 
     def kill_job_process(self):
-        """SIGKILL what `irlign train` started, and start it again."""
+        """SIGKILL the process of `irlign train`, and start it again."""
         self.process.kill()
         self.process.wait()
         self.start_job()
 
     def kill_node(self):
-        """SIGKILL all processes of a node: the driver's, unless that is the cluster's head.
+        """SIGKILL all processes of a node, and add a new one.
 
-        Another node comes.
+        The node is the driver's, or a rollout worker's if the driver is on the head.
         """
         (driver,), (worker,) = self._living("DriverActor"), self._living("WorkerHost", "rollout")
         on_head = driver["Address"]["NodeID"] == self._cluster.head_node.node_id
@@ -204,7 +204,7 @@ class Site:
         self._nodes.append(self._new_node())
 
     def silence_node_of_rollout(self):
-        """Halt all processes of a node, as a cut cable would; they go on after it is given up."""
+        """Stop all processes of a node, like a network partition; they resume after 20 s."""
         (worker,) = self._living("WorkerHost", "rollout")
         node = self._node(worker)
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -222,13 +222,13 @@ class Site:
         self._nodes.append(self._new_node())
 
     def kill_gcs(self):
-        """SIGKILL the GCS, the cluster's memory of itself, and start it again 3 s later."""
+        """SIGKILL the GCS, and start it again 3 s later."""
         head = self._cluster.head_node
         (process,) = head.all_processes.pop("gcs_server")
         process.process.kill()
         process.process.wait()
         time.sleep(3.0)
-        head._gcs_address = head._gcs_client = None  # Ray has no name for this
+        head._gcs_address = head._gcs_client = None  # Ray has no method for this
         head.start_gcs_server()
 
     def damage_weights(self):
@@ -242,7 +242,7 @@ class Site:
         self.kill("WorkerHost", "rollout")
 
     def left_over(self):
-        """Processes of workers that have not ended 20 s after the job."""
+        """Return the processes of workers that have not ended 20 s after the job."""
         workers = (
             "ray::WorkerHost",
             "ray::RayTrainWorker",
@@ -274,18 +274,18 @@ EVENTS = {
     "a bit flipped in the newest weights": lambda site: site.damage_weights(),
     "kill -9 of the discriminator worker": lambda site: site.kill("WorkerHost", "discriminator"),
 }
-"""What can happen to a run, by what people call it. All but the last leave every figure as it would
-have been; a new discriminator lacks the updates since the newest checkpoint."""
+"""Failures by name. All but the last change no metric; a new discriminator lacks the updates since
+the newest checkpoint."""
 
 
 def untimed(row):
-    """A step's figures but for those that a clock made."""
+    """Return the metrics of a step that are not times or rates."""
     timed = ("time", "rollout/tokens_per_s", "learner/step_s", "learner/tokens_per_s")
     return {name: value for name, value in row.items() if not name.startswith(timed)}
 
 
 def account(manifest):
-    """Prompts lost and prompts trained on twice, by the ledger and by counting."""
+    """Return the numbers of prompts lost and trained on twice, by the manifest and by counting."""
     trained, dropped = manifest["trained_draws"], sum(manifest["dropped_draws"].values())
     lost = manifest["num_draws"] - trained - dropped - len(manifest["unfinished_draws"])
     return lost, trained - manifest["iteration"] * PROMPTS_PER_STEP

@@ -1,4 +1,4 @@
-"""A Ray cluster as its owner starts it: head by `ray start`, token, Prometheus, irlign's panels."""
+"""A Ray cluster with a head by `ray start`, a token, Prometheus and irlign's charts."""
 
 import os
 import secrets
@@ -86,7 +86,7 @@ class ServiceSite:
         return self
 
     def __exit__(self, *_):
-        for process in self._processes:  # each leads a group of its own
+        for process in self._processes:  # each leads its own process group
             os.killpg(process.pid, signal.SIGTERM)
         for process in self._processes:
             try:
@@ -109,7 +109,7 @@ class ServiceSite:
             )
 
     def irlign(self, *arguments, ok=True, **environment):
-        """Return what the command says: standard output, or the error if it is to fail."""
+        """Run a command and return its standard output, or its error if it is expected to fail."""
         done = subprocess.run(
             [sys.executable, "-m", "cluster.cli.main", *map(str, arguments)],
             cwd=self.place,
@@ -123,7 +123,7 @@ class ServiceSite:
         return done.stdout if ok else done.stderr
 
     def wait_until(self, is_so, what):
-        """Wait for something that other processes do, and return it."""
+        """Wait until a condition is true, and return its value."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
             try:
@@ -135,12 +135,12 @@ class ServiceSite:
             time.sleep(0.5)  # other processes do the work
 
     def get(self, path):
-        """Ask the dashboard."""
+        """Return a response of Ray's dashboard."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return requests.get(self.address + path, headers=headers, timeout=30).json()
 
     def living_actors(self):
-        """Return class and name of every actor of irlign and Ray Train that lives."""
+        """Return class and name of every living actor of irlign and Ray Train."""
         actors = self.get("/logical/actors")["data"]["actors"].values()
         return sorted(
             f"{actor['className'] or actor['actorClass']} {actor['name']}".strip()

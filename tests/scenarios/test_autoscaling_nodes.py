@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 200.0
 IDLE_MINUTES = 0.05
-"""After which the autoscaler ends a node."""
+"""Idle time after which the autoscaler ends a node."""
 NODE_TYPES = {
     "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
     "rollout_node": {
@@ -54,7 +54,7 @@ def free_port():
 
 
 def autoscaler_config(port):
-    """Return the autoscaler's settings; it wants every one of the empty ones, too."""
+    """Return the autoscaler's settings; it requires the empty ones too."""
     commands = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
         "cluster_name": "nodes-follow",
@@ -83,7 +83,7 @@ def autoscaler_config(port):
 
 @contextmanager
 def autoscaling_head():
-    """Start a head without CPUs and its autoscaler, and end them with all they started."""
+    """Start a head without CPUs and its autoscaler, and end them with everything they started."""
     folder, port = Path(tempfile.mkdtemp(prefix="ray-")), free_port()
     (folder / "autoscaler.json").write_text(json.dumps(autoscaler_config(port)))
     command = [
@@ -118,7 +118,7 @@ def autoscaling_head():
 
 
 def end_all_of(head, folder):
-    """End a head and whatever it started, directly or not, or that its folder is named for."""
+    """End a head, every process it started, and every process whose command names its folder."""
     theirs = {process.pid: process for process in psutil.Process(head.pid).children(recursive=True)}
     head.terminate()
     for process in psutil.process_iter(["cmdline"]):
@@ -147,7 +147,7 @@ async def until(condition):
         await asyncio.sleep(0.1)  # other processes do the work
 
 
-async def test_nodes_come_for_a_fleet_that_grows_and_go_when_it_is_scaled_to_0():
+async def test_nodes_join_for_a_fleet_that_grows_and_leave_when_it_is_scaled_to_0():
     with autoscaling_head() as address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 

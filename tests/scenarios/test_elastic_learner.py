@@ -52,7 +52,7 @@ def test_without_bounds_the_number_of_ranks_is_fixed_and_any_node_will_do():
 
 
 def births(place):
-    """Return what each rank said of itself, by worker group, in the order of rank."""
+    """Return the records of the ranks in births.jsonl, by worker group, in the order of rank."""
     path = place / "births.jsonl"
     worker_groups = {}
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -65,7 +65,7 @@ def births(place):
 
 
 def wait_for_gang(driver, place, number, size):
-    """Return its ranks and the step, once it has done more steps than lie between checkpoints."""
+    """Return its ranks and its step, once it has written a checkpoint of its own."""
     deadline, target = time.monotonic() + TIMEOUT_S, None
     while True:
         assert time.monotonic() < deadline, births(place)
@@ -82,13 +82,15 @@ def wait_for_gang(driver, place, number, size):
         time.sleep(0.1)  # other processes do the work
 
 
-def test_a_gang_follows_the_nodes_and_goes_on_from_the_newest_checkpoint(tmp_path, monkeypatch):
+def test_an_elastic_worker_group_follows_the_nodes_and_resumes_from_the_newest_checkpoint(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     config = job(
         learner={"min_ranks": 1, "num_ranks": 3},
         placement={"timeout_s": TIMEOUT_S, "node_labels": {"learner": {"pool": "learner"}}},
     )
-    # The head's two CPUs stay free: they are meant for the rollout and discriminator workers.
+    # The head's two CPUs stay free, for the rollout and discriminator workers.
     with labelled_cluster(RUN, pool="steady", cpus=2) as cluster:
         cluster.add_node("learner")
         on_head = {"num_cpus": 0, "label_selector": {"pool": "steady"}}

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been, by fakes and by real parts."""
+"""A stopped and resumed run equals one that was not stopped, with fakes and with real workers."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ class ThreadedLearner:
     def _ask(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
 
-    # ---- what the host calls
+    # ---- called by the host
 
     def start(self, rank=None, world_size=None):
         if rank is None:
@@ -71,7 +71,7 @@ class ThreadedLearner:
         await asyncio.to_thread(self._thread.join)
         assert self.error is None
 
-    # ---- what the rank calls
+    # ---- called by the rank
 
     def next_task(self, rank, world_size, index):
         return self._ask(self._task_queue.next_task(self._attempt, rank, world_size, index))
@@ -87,7 +87,7 @@ class ThreadedLearner:
 
 
 class TorchSampler:
-    """Samples by torch from the published weights, with the request's seed."""
+    """Samples with torch from the published weights, with the request's seed."""
 
     def __init__(self, model, weights):
         self._model = LlamaForCausalLM.from_pretrained(model).eval()
@@ -184,7 +184,7 @@ def real_world(model, run_dir):
 
 
 async def run_real(model, run_dir, stop_at=None):
-    """Start the run, or start it again; return whether it is finished."""
+    """Start or resume the run; return whether it is finished."""
     world = real_world(model, run_dir)
     if stop_at == "at once":
         world.driver.request_stop()
@@ -196,7 +196,7 @@ async def run_real(model, run_dir, stop_at=None):
 
 
 def figures(run_dir):
-    """All metrics but clocks."""
+    """Return the metrics that are not times."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows
@@ -204,7 +204,7 @@ def figures(run_dir):
 
 
 def weights_of(run_dir):
-    """Every tensor of the newest checkpoint, by file and name."""
+    """Return every tensor of the newest checkpoint, by file and name."""
     manifest = json.loads((run_dir / "manifest.json").read_text())
     folder = run_dir / "checkpoints" / manifest["checkpoint"]
     files = sorted(folder.rglob("*.safetensors"))
@@ -229,7 +229,7 @@ def whole(model, tmp_path_factory):
 
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-async def test_real_parts_go_on_bit_for_bit(model, whole, tmp_path):
+async def test_a_run_of_real_workers_resumes_bit_for_bit(model, whole, tmp_path):
     stops = sorted(random.Random(7).sample(range(1, 9), 3))
     for stop_at in (stops[0], "at once", *stops[1:]):
         assert not await run_real(model, tmp_path, stop_at)
@@ -243,7 +243,7 @@ async def test_real_parts_go_on_bit_for_bit(model, whole, tmp_path):
 
 
 class NotedRolloutWorker(FakeRolloutWorker):
-    """Writes down what it was asked and with which weights it answered."""
+    """Records each request, and the version of the weights that served it."""
 
     def __init__(self, notes):
         super().__init__()
@@ -277,7 +277,7 @@ async def run_fakes(run_dir, notes, stop_at=None):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Lineage and requests of a run that was not stopped."""
+    """Return the history and the requests of a run that was not stopped."""
     notes = set()
     history = asyncio.run(run_fakes(tmp_path_factory.mktemp("undisturbed"), notes))
     return history, notes
@@ -286,7 +286,7 @@ def undisturbed(tmp_path_factory):
 @given(stops=st.lists(st.integers(1, 13), min_size=3, max_size=3, unique=True))
 @settings(deadline=None, max_examples=3)
 def test_prompts_seeds_and_versions_are_those_of_a_run_that_was_not_stopped(undisturbed, stops):
-    # 14 steps of 4 draws cross the edges of 12 rows four times.
+    # 14 steps of 4 draws cross the end of an epoch of 12 rows four times.
     notes = set()
     with tempfile.TemporaryDirectory() as run_dir:
         first, *others = sorted(stops)
@@ -298,20 +298,20 @@ def test_prompts_seeds_and_versions_are_those_of_a_run_that_was_not_stopped(undi
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_a_checkpoint_that_does_not_fit_the_disk_leaves_its_reason(model, tmp_path):
+def test_a_checkpoint_that_does_not_fit_the_disk_writes_its_reason(model, tmp_path):
     learner = Learner(real_settings(model, tmp_path), device=CPU, rank=0, world_size=1)
     with largest_file(2048):
         learner.save(tmp_path / "small")
     assert not (tmp_path / "small" / "learner.json").exists()
     assert "File too large" in (tmp_path / "small" / "failed.txt").read_text()
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["failed.txt"]
-    learner.save(tmp_path / "large")  # it goes on
+    learner.save(tmp_path / "large")  # the learner is still usable
     learner.restore(tmp_path / "large")
 
 
 @contextmanager
 def largest_file(num_bytes):
-    """Let no file grow beyond this: the operating system refuses it as it does on a full disk."""
+    """Limit the size of a file: beyond it the operating system fails a write as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -1,4 +1,4 @@
-"""Workers go to the nodes that have the labels the job asks for."""
+"""Workers run on nodes with the labels in the job."""
 
 import asyncio
 from pathlib import Path
@@ -35,14 +35,14 @@ KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
         ("learner.min_ranks=0", "learner.min_ranks is 0; it must be more than 0"),
     ],
 )
-def test_a_placement_that_cannot_be_meant_is_refused(tmp_path, override, message):
+def test_an_impossible_placement_is_refused(tmp_path, override, message):
     (tmp_path / "job.yaml").write_text(JOB)
     with pytest.raises(InvalidInputError) as raised:
         load_job(tmp_path / "job.yaml", [override])
     assert message in str(raised.value)
 
 
-def test_fewest_ranks_above_the_most_are_refused_and_as_many_are_not(tmp_path):
+def test_min_ranks_may_equal_num_ranks_but_not_exceed_it(tmp_path):
     (tmp_path / "job.yaml").write_text(JOB)
     bounds = ["learner.num_ranks=3", "learner.min_ranks=3"]
     assert load_job(tmp_path / "job.yaml", bounds).learner.min_ranks == 3
@@ -52,14 +52,14 @@ def test_fewest_ranks_above_the_most_are_refused_and_as_many_are_not(tmp_path):
 
 
 def labels_of_actors():
-    """Return the labels that each actor of the cluster asks its node for, by name."""
+    """Return the labels that each actor requires of its node, by the actor's name."""
     rows = state._connect_and_get_accessor().get_actor_table(None, None)
     actors = [ActorTableData.FromString(row) for row in rows]
     return {actor.name: dict(actor.label_selector) for actor in actors if actor.name}
 
 
 async def labels_of_fleets(config, place):
-    """Hire a run_fleets, look at what labels its workers ask for, and dismiss it."""
+    """Start the fleets of a run, return the labels that their workers require, and close them."""
     run_fleets = start_fleets(
         RunConfig.model_validate(config), place, lambda _: None, on_damage=None
     )
@@ -67,13 +67,13 @@ async def labels_of_fleets(config, place):
     for fleet in run_fleets.all():
         await fleet.close(patience_s=0.1)
     while {"rollout-0", "teacher-0"} & set(ray.util.list_named_actors()):
-        await asyncio.sleep(0.05)  # Ray frees the names
+        await asyncio.sleep(0.05)  # until Ray has freed the names
     return asked
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-async def test_workers_wait_for_and_go_to_nodes_with_their_labels(monkeypatch, tmp_path):
+async def test_workers_wait_for_and_run_on_nodes_with_their_labels(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with labelled_cluster("labels", pool="steady", cpus=2) as cluster:
         settings = {"cpus": 0.1, "gpus": 0.0, "shares_cpus": False, "environment": {}}
@@ -88,7 +88,7 @@ async def test_workers_wait_for_and_go_to_nodes_with_their_labels(monkeypatch, t
         await picky.call(READY)
         assert await picky.call("pool") == "rollout"
 
-        # Of a whole run_fleets, each kind asks for its own; there is no such node, so none starts.
+        # Each fleet of a run requires its own labels; no node has them, so no worker starts.
         config = {
             "name": "labels",
             "model": {"name": "none"},

@@ -1,4 +1,4 @@
-"""A run as a service: submitted over HTTP with a token, watched, scaled, stopped, gone on with."""
+"""A run as a service: submitted over HTTP with a token, watched, scaled, stopped and resumed."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ def test_a_run_is_submitted_and_paused(site):
     assert "tiny-1 is submitted" in told
     assert f"{site.address}/#/jobs/tiny-1" in told
     site.wait_until(lambda: [step for step in steps(site) if step > 5], "a step of stage 2")
-    told = site.irlign("scale", "tiny", "rollout=0")  # which leaves the processors to the tests
+    told = site.irlign("scale", "tiny", "rollout=0")  # which frees the CPUs for the tests
     assert told == "rollout scaled from 1 to 0: the run is paused\n"
     assert "tiny-1  RUNNING" in site.irlign("list")
     status = site.irlign("status", "tiny")
@@ -81,7 +81,7 @@ def test_a_run_is_submitted_and_paused(site):
     assert "step" in site.irlign("logs", "tiny")
 
 
-def test_logs_are_json_that_says_of_what_run_worker_and_step_a_line_is(site):
+def test_logs_are_json_with_the_run_the_worker_and_the_step_of_each_line(site):
     logs = (site.ray_dir / "session_latest" / "logs").glob("worker-*")
     lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
     (told,) = {line for line in lines if '"rollout scaled from 1 to 0: the run is paused"' in line}
@@ -90,7 +90,7 @@ def test_logs_are_json_that_says_of_what_run_worker_and_step_a_line_is(site):
     assert record["step"] > 0
 
 
-def test_what_cannot_be_is_refused_in_one_sentence(site):
+def test_invalid_commands_are_refused_in_one_sentence(site):
     assert "tiny is running as job tiny-1" in site.irlign("submit", "job.yaml", ok=False)
     assert "knows no run mine; it has: tiny" in site.irlign("status", "mine", ok=False)
     wrong = site.irlign("list", ok=False, RAY_AUTH_TOKEN="0" * 64)
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(site):
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed")
-def test_prometheus_finds_the_figures_and_each_is_in_the_catalog(site):
+def test_prometheus_has_the_metrics_and_each_is_in_the_catalog(site):
     site.wait_until(lambda: site.asked("ray_irlign_step > 0"), "the step in Prometheus")
     paused = 'ray_irlign_is_paused{run="tiny"} == 1'
     site.wait_until(lambda: site.asked(paused), "the pause in Prometheus")
@@ -121,7 +121,7 @@ def test_prometheus_finds_the_figures_and_each_is_in_the_catalog(site):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_a_person_sees_the_run_in_rays_dashboard(site):
+def test_rays_dashboard_shows_the_run(site):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
     with sync_api.sync_playwright() as playwright:
@@ -148,7 +148,7 @@ def test_a_person_sees_the_run_in_rays_dashboard(site):
         browser.close()
 
 
-def test_the_paused_run_ends_gracefully_and_leaves_nothing(site):
+def test_the_paused_run_ends_gracefully_and_leaves_no_process(site):
     before = set(os.listdir("/dev/shm"))
     assert "tiny-1: SUCCEEDED" in site.irlign("stop", "tiny")
     site.wait_until(lambda: not site.living_actors(), "the end of all actors")
@@ -167,7 +167,7 @@ def test_the_token_is_in_no_log_and_in_no_file_of_the_run(site):
     assert [path for path in files if site.token.encode() in path.read_bytes()] == []
 
 
-def test_submitted_again_it_goes_on_and_its_lease_ends_what_nobody_follows(site):
+def test_submitted_again_the_run_resumes_and_stops_when_its_lease_ends(site):
     done = steps(site)[-1]
     lease = ("--set", "placement.lease_s=5")
     assert "tiny-2 is submitted" in site.irlign("submit", "job.yaml", *lease)

@@ -1,4 +1,4 @@
-"""Objectives that other parts of the system must play along with, in whole runs on real Ray."""
+"""Objectives that involve several workers, in whole runs on real Ray."""
 
 import json
 import math
@@ -66,11 +66,11 @@ def test_a_teacher_is_distilled_on_its_own_and_the_policys_states(tmp_path):
     rows = figures_of_run(tmp_path, TEACHER)
     assert rows[-1]["learner/state_divergence"] < rows[0]["learner/state_divergence"]
     assert not any(name.startswith("discriminator/") for name in rows[-1])
-    # two of four prompts are answered by the policy, twice each; two by the demonstrations
+    # of four prompts, two have two rollouts each and two have demonstrations
     assert all(row["learner/num_sequences"] == 6 for row in rows)
 
 
-def test_a_discriminator_of_prefixes_pays_by_token_beside_preferences(tmp_path):
+def test_a_discriminator_of_prefixes_gives_rewards_by_token_together_with_preferences(tmp_path):
     rows = figures_of_run(tmp_path, TOKENS)
     assert all(row["learner/num_sequences"] == 8 for row in rows)
     for row in rows:
@@ -78,7 +78,7 @@ def test_a_discriminator_of_prefixes_pays_by_token_beside_preferences(tmp_path):
         assert row["learner/rejected_fraction"] == 0.0
         assert 0.0 <= row["discriminator/bag_of_words_accuracy"] <= 1.0
         assert 0.0 <= row["discriminator/accuracy_held_out"] <= 1.0
-    # each step also learned pairs and demonstrations
+    # each step also trained on pairs and demonstrations
     assert rows[0]["learner/preference_accuracy"] == 0.5  # the policy is its own reference
     assert rows[-1]["learner/preference_accuracy"] > 0.5
     assert rows[-1]["learner/log_ratio_better"] > rows[-1]["learner/log_ratio_worse"]

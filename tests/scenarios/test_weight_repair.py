@@ -1,4 +1,4 @@
-"""Published weights whose file is damaged before a worker has read them."""
+"""Published weights whose file is damaged before a worker reads them."""
 
 import asyncio
 
@@ -59,7 +59,7 @@ async def test_weights_that_stay_damaged_are_not_served(tmp_path):
     assert worker.version is None
 
 
-async def test_many_workers_that_ask_at_once_have_the_weights_published_once():
+async def test_concurrent_requests_for_a_repair_publish_the_weights_once():
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()

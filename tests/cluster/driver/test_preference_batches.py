@@ -1,4 +1,4 @@
-"""Every comparison comes once an epoch, whole, to the step that its number says."""
+"""Every comparison is in one step of an epoch, whole, which the number of the step determines."""
 
 import asyncio
 import json
@@ -34,8 +34,8 @@ def first_tokens(trajectories):
     return [trajectories.prompt(row)[0] for row in range(len(trajectories))]
 
 
-def test_three_steps_of_four_take_every_pair_of_twelve_once():
-    seen = [batches(PAIRS).auxiliary(index) for index in range(3)]
+def test_three_steps_of_four_contain_every_pair_of_twelve_once():
+    seen = [batches(PAIRS).auxiliary_batch(index) for index in range(3)]
     prompts = [first for each in seen for first in first_tokens(each.comparisons.trajectories)[::2]]
     assert prompts == [3 + row % 8 for row in range(12)]
     assert [each.num_comparisons for each in seen] == [4, 4, 4]
@@ -43,28 +43,28 @@ def test_three_steps_of_four_take_every_pair_of_twelve_once():
     assert all(each.comparisons.ranks.tolist() == [0.0, 1.0] * 4 for each in seen)
 
 
-def test_a_pair_that_comes_twice_in_a_step_is_two_comparisons():
-    auxiliary = batches(PAIRS, num_train=1).auxiliary(5)
+def test_a_pair_drawn_twice_in_a_step_is_two_comparisons():
+    auxiliary = batches(PAIRS, num_train=1).auxiliary_batch(5)
     assert auxiliary.num_comparisons == 4
     assert auxiliary.comparisons.trajectories.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_a_step_depends_on_its_number_alone():
+def test_the_rows_of_a_step_depend_on_its_number_alone():
     one, other = batches(PAIRS), batches(PAIRS)
-    one.auxiliary(0)
+    one.auxiliary_batch(0)
     for mine, theirs in zip(
-        one.auxiliary(2).comparisons.trajectories,
-        other.auxiliary(2).comparisons.trajectories,
+        one.auxiliary_batch(2).comparisons.trajectories,
+        other.auxiliary_batch(2).comparisons.trajectories,
         strict=True,
     ):
         assert np.array_equal(mine, theirs)
 
 
-def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
+def test_in_self_play_each_demonstration_is_preferred_to_the_policys_responses():
     rollouts = concatenate(
         [pack([3 + row], [9, token, 2], prompt_id=row) for row in (4, 1) for token in (5, 6)]
     )
-    auxiliary = batches(SELF_PLAY, comparisons=False).auxiliary(1, rollouts)
+    auxiliary = batches(SELF_PLAY, comparisons=False).auxiliary_batch(1, rollouts)
     expert = FakeData().demonstrations([4, 1])
     assert auxiliary.num_comparisons == 2
     assert auxiliary.comparisons.ranks.tolist() == [0.0, 1.0, 1.0] * 2
@@ -79,22 +79,22 @@ def test_in_self_play_each_demonstration_stands_before_the_policys_responses():
 def test_in_self_play_the_reference_is_renewed_once_an_epoch():
     self_play = batches(SELF_PLAY, comparisons=False)
     rollout = pack([3], [9, 2], prompt_id=0)
-    renewals = [self_play.auxiliary(index, rollout).renews_reference for index in range(9)]
+    renewals = [self_play.auxiliary_batch(index, rollout).renews_reference for index in range(9)]
     assert renewals == [True, False, False] * 3
-    assert not batches(PAIRS).auxiliary(0).renews_reference
+    assert not batches(PAIRS).auxiliary_batch(0).renews_reference
 
 
-def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_beginning():
+def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_step():
     self_play = batches(
         SELF_PLAY, num_train=6, comparisons=False
-    )  # epochs begin at draws 0, 6, 12, 18
+    )  # epochs start at draws 0, 6, 12, 18
     rollout = pack([3], [9, 2], prompt_id=0)
-    renewals = [self_play.auxiliary(index, rollout).renews_reference for index in range(6)]
+    renewals = [self_play.auxiliary_batch(index, rollout).renews_reference for index in range(6)]
     assert renewals == [True, False, True, True, False, True]
 
 
 def rolled_out(*groups):
-    """Groups of responses, each of one token and the end."""
+    """Return groups of responses of one token and the end-of-sequence token."""
     return concatenate(
         [
             pack([3 + row], [token, 2], prompt_id=row)
@@ -116,8 +116,10 @@ ROLLOUTS = rolled_out((5, 6, 7, 8), (9, 10, 11, 12), (13, 14, 15, 16))
         ("rao_kupper", [6, 7, 9, 10, 14, 13], [0, 1, 0, 0, 0, 1]),
     ],
 )
-def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tokens, ranks):
-    auxiliary = batches({"objective": objective}, comparisons=False).auxiliary(0, ROLLOUTS, REWARDS)
+def test_without_preference_data_rewards_rank_the_responses(objective, tokens, ranks):
+    auxiliary = batches({"objective": objective}, comparisons=False).auxiliary_batch(
+        0, ROLLOUTS, REWARDS
+    )
     compared = [
         auxiliary.comparisons.trajectories.response(row)[0] for row in range(auxiliary.num_compared)
     ]
@@ -131,21 +133,21 @@ def test_without_a_path_rewards_say_which_responses_are_preferred(objective, tok
     assert not auxiliary.renews_reference
 
 
-def test_a_step_of_equal_rewards_compares_nothing_and_is_still_a_step():
+def test_a_step_of_equal_rewards_has_no_comparisons():
     online = batches({}, comparisons=False)
-    auxiliary = online.auxiliary(0, ROLLOUTS, np.ones(12, np.float32))
+    auxiliary = online.auxiliary_batch(0, ROLLOUTS, np.ones(12, np.float32))
     assert len(auxiliary.comparisons) == 0
     assert (auxiliary.num_comparisons, auxiliary.num_compared) == (0, 0)
 
 
-def test_a_single_comparison_has_no_other_prompt_to_be_mismatched_with():
+def test_a_single_comparison_has_no_mismatched_response():
     kto = batches({"objective": "kahneman_tversky"}, comparisons=False)
     one = np.asarray([0.0, 1.0] + [0.0] * 10, np.float32)
-    assert kto.auxiliary(0, ROLLOUTS, one).num_mismatched == 0
-    assert kto.auxiliary(0, ROLLOUTS, REWARDS).num_mismatched == 2
+    assert kto.auxiliary_batch(0, ROLLOUTS, one).num_mismatched == 0
+    assert kto.auxiliary_batch(0, ROLLOUTS, REWARDS).num_mismatched == 2
 
 
-def test_mismatched_responses_belong_to_the_next_prompt():
+def test_mismatched_responses_are_those_of_the_next_prompt():
     trajectories = FakeComparisons().select([0, 1, 2]).trajectories
     numbered = concatenate(
         [pack([10 + n], [20 + n, token, 2], prompt_id=n) for n in range(3) for token in range(4, 6)]
@@ -160,19 +162,19 @@ def test_mismatched_responses_belong_to_the_next_prompt():
     assert len(mismatched(trajectories)) == 3
 
 
-def test_only_kto_measures_how_far_the_reference_is():
-    assert batches(PAIRS).auxiliary(0).num_mismatched == 0
-    assert batches(PAIRS | {"objective": "kahneman_tversky"}).auxiliary(0).num_mismatched == 4
+def test_only_kto_has_mismatched_responses():
+    assert batches(PAIRS).auxiliary_batch(0).num_mismatched == 0
+    assert batches(PAIRS | {"objective": "kahneman_tversky"}).auxiliary_batch(0).num_mismatched == 4
 
 
-def test_demonstrations_are_cloned_beside_where_they_have_a_weight():
-    assert batches(PAIRS).auxiliary(1).num_demonstrations == 0
-    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 0.5}}).auxiliary(1)
+def test_demonstrations_are_in_the_batch_if_sft_weight_is_set():
+    assert batches(PAIRS).auxiliary_batch(1).num_demonstrations == 0
+    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 0.5}}).auxiliary_batch(1)
     assert auxiliary.demonstrations.prompt_ids.tolist() == [4, 5, 6, 7]
     assert (auxiliary.num_demonstrations, auxiliary.num_demonstration_tokens) == (4, 8)
 
 
-def test_preferences_go_to_the_policy_or_to_the_discriminator():
+def test_preferences_train_the_policy_or_the_discriminator():
     to_policy = batches(PAIRS)
     assert to_policy.for_discriminator(0) is None
     taught = PreferenceBatches(
@@ -181,12 +183,12 @@ def test_preferences_go_to_the_policy_or_to_the_discriminator():
         FakeComparisons(),
     )
     assert len(taught.for_discriminator(0).ranks) == 8
-    assert taught.auxiliary(0).num_comparisons == 0
+    assert taught.auxiliary_batch(0).num_comparisons == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_whole_comparisons(world_size):
-    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 1.0}}).auxiliary(0)
+def test_the_shares_of_the_ranks_are_whole_comparisons(world_size):
+    auxiliary = batches(PAIRS | {"parameters": {"sft_weight": 1.0}}).auxiliary_batch(0)
     rising = np.arange(8, dtype=np.float32)
     compared = RankedResponses(auxiliary.comparisons.trajectories, rising)
     task = PreferenceStep(0, 0.1, auxiliary._replace(comparisons=compared))
@@ -224,7 +226,7 @@ def test_preferences_alone_need_no_sampling(tmp_path):
     assert steps[3] == steps[0]  # the second epoch
 
 
-def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
+def test_a_resumed_run_continues_with_the_next_comparisons(tmp_path):
     async def run(place, *stops):
         history = []
         for stop in (*stops, None):
@@ -241,7 +243,7 @@ def test_a_stopped_run_goes_on_with_the_comparisons_that_come_next(tmp_path):
     assert asyncio.run(run(tmp_path / "thrice", 4, 6)) == whole
 
 
-def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
+def test_a_step_trains_on_rollouts_and_preferences(tmp_path):
     async def run():
         async with World(config(PAIRS), tmp_path, comparisons=FakeComparisons()) as world:
             assert await world.driver.run()
@@ -252,7 +254,7 @@ def test_rollouts_and_preferences_meet_in_one_step(tmp_path):
     assert [auxiliary.num_comparisons for auxiliary in worker_group.auxiliary] == [4] * 4
 
 
-def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
+def test_rewards_that_rank_responses_are_not_in_the_policy_gradient(tmp_path):
     async def run():
         async with World(config({}), tmp_path) as world:
             assert await world.driver.run()
@@ -274,7 +276,7 @@ def test_rewards_that_say_what_is_preferred_are_no_policy_gradient(tmp_path):
     assert undecided == [1.0 - share for share in decided]
 
 
-def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
+def test_with_a_divergence_rewards_that_rank_responses_are_not_in_the_policy_gradient(tmp_path):
     async def run():
         both = config({}, objective={"divergence_weight": 1.0})
         discriminator = {"make_discriminator": lambda: LogisticDiscriminatorWorker(16)}
@@ -336,18 +338,18 @@ def test_beside_a_divergence_rewards_rank_and_are_not_learned_twice(tmp_path):
         (PAIRS | {"divergence": "forwards_kl"}, "did you mean forward_kl"),
     ],
 )
-def test_choices_that_exclude_one_another_are_refused(preferences, complaint):
+def test_settings_that_exclude_one_another_are_refused(preferences, complaint):
     with pytest.raises(ValidationError, match=complaint):
         config(preferences)
 
 
-def test_a_job_as_a_run_writes_it_down_is_the_same_job():
+def test_a_job_written_and_read_again_is_the_same_job():
     taught = config(PAIRS | {"teaches": "discriminator"}, objective={"divergence_weight": 1.0})
     for each in (taught, config(SELF_PLAY), config({}), config(PAIRS)):
         assert RunConfig.model_validate(each.model_dump(mode="json")) == each
 
 
-def test_a_job_needs_something_to_learn_from():
+def test_a_job_needs_data_or_rewards_to_train_on():
     with pytest.raises(ValidationError, match="neither rewards nor preferences"):
         make_config(rewards=[])
     with pytest.raises(ValidationError, match="no rewards to compare the policy's own responses"):

@@ -134,7 +134,7 @@ def fails_on_odd_first_words(prompt, response, expert_response):
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-async def test_prompts_whose_reward_fails_are_named_and_the_others_are_scored(
+async def test_prompts_whose_reward_fails_are_reported_and_the_others_are_scored(
     tmp_path, num_workers
 ):
     save_tiny_tokenizer(tmp_path)
@@ -159,7 +159,7 @@ async def test_prompts_whose_reward_fails_are_named_and_the_others_are_scored(
     assert kept.rewards.tolist() == [2.0, 6.0]
     assert len(kept.discriminator_logits) == 2
     with pytest.raises(RewardError, match=r"prompt [12]: .*KeyError"):
-        await scorer.score(batch.select(range(4)))  # nothing would be left
+        await scorer.score(batch.select(range(4)))  # no prompt would be left
     await source.fleet.close()
 
 
@@ -187,12 +187,12 @@ async def test_a_step_of_which_different_sources_fail_all_prompts_ends_the_run(t
         await source.fleet.close()
 
 
-def test_a_reward_error_keeps_its_prompts_on_its_way_between_processes():
+def test_a_pickled_reward_error_keeps_its_prompts():
     error = pickle.loads(pickle.dumps(RewardError("prompt 3: no", [3, 5])))
     assert (str(error), error.prompt_ids) == ("prompt 3: no", (3, 5))
 
 
-def test_reward_sources_are_named_after_what_they_are_and_never_share_a_name():
+def test_reward_sources_have_unique_names_from_their_model_or_function():
     sources = (
         RewardConfig(model="org/scorer"),
         RewardConfig(function="my.rewards:brevity"),
@@ -202,7 +202,7 @@ def test_reward_sources_are_named_after_what_they_are_and_never_share_a_name():
 
 
 class Teacher:
-    """Gives a token as many nats below 0 as its id says; its states are token id and place."""
+    """The log-probability of a token is minus its id; its states are token id and position."""
 
     def logprobs(self, trajectories):
         return -trajectories.token_ids[trajectories.action_mask].astype(np.float32)
@@ -231,7 +231,7 @@ def test_logits_of_a_teacher_are_sums_of_log_ratios():
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-async def test_a_teacher_stands_in_for_the_discriminator(tmp_path, num_workers):
+async def test_a_teacher_replaces_the_discriminator(tmp_path, num_workers):
     for level in ("trajectory", "token", "state"):
         fleet = make_fleet(WorkerFactory(lambda _: Teacher()), num_workers)
         scorer = Scorer(Scorers(None, fleet, {}), FakeData(), level, tmp_path)

@@ -158,7 +158,7 @@ def test_another_process_reaches_the_driver_of_a_run(tmp_path):
     options = {"name": DRIVER, "lifetime": "detached", "num_cpus": 0}
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     driver = ray.remote(ScaledDriver).options(**options).remote()
-    assert ray.get(driver.asked.remote()) == []
+    assert ray.get(driver.requested.remote()) == []
     code = (
         "import sys; from pathlib import Path; from actors.errors import InvalidInputError; "
         "from cluster.jobs.control import scale\n"
@@ -180,5 +180,5 @@ def test_another_process_reaches_the_driver_of_a_run(tmp_path):
         "['rollout scaled from 1 to 0']",
         f"{tmp_path}: the run is ending, so it cannot be scaled",
     ]
-    assert ray.get(driver.asked.remote()) == [{"rollout": 0}]
+    assert ray.get(driver.requested.remote()) == [{"rollout": 0}]
     ray.kill(driver)
