@@ -62,7 +62,7 @@ def read_log_ratio(name: str) -> LogRatio:
         raise InvalidInputError(
             f"{path} cannot be read ({reason}); write it as "
             '{"numerator": "policy", "denominator": "policy"}, or let irlign reward-model contrast '
-            "--closed-form write it"
+            "--log-ratio write it"
         ) from error
     places = {
         side: str((path.parent / policy).resolve())

@@ -1,7 +1,8 @@
-"""What irlign check shows: who gets what, and one conversation as the model will see it."""
+"""The command irlign check: the workers, the data and one example, as the run will see them."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,71 +10,73 @@ from rich.table import Table
 
 from alignment.data import comparisons, demonstrations
 from alignment.data.formats import detected_format
-from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
-from cluster.cli.options import (
-    JobPath,
-    Overrides,
-    quiet_libraries,
-)
+from cluster.cli.options import JobPath, Overrides
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
-from cluster.resources.availability import this_machine
 from cluster.resources.placement import RAY_GIB, Plan
-from cluster.validation import preflight
-from cluster.validation.preflight import PreflightReport, show_caveat
+
+if TYPE_CHECKING:  # these import torch
+    from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
+    from cluster.validation.preflight import PreflightReport
 
 
 def check(job: JobPath, overrides: Overrides = None) -> None:
-    """Say what a job would do here, or what is wrong with it. Starts and writes nothing."""
-    pass
-    quiet_libraries()
+    """Check a job on this machine and print its workers and data. Starts and writes nothing."""
     config = load_job(job, overrides or ())
-    show(config, preflight.check(config, None, this_machine()), Console())
+    from cluster.resources.availability import this_machine  # noqa: PLC0415 - Ray takes seconds
+    from cluster.validation import preflight  # noqa: PLC0415 - torch takes seconds
+
+    report = preflight.check(config, None, this_machine())
+    print_report(config, report, Console())
 
 
-def show(config: RunConfig, report: PreflightReport, console: Console) -> None:
-    """Print what the checks found."""
-    _show_model(config, report, console)
-    _show_data(config, report, console)
+def print_report(config: RunConfig, report: "PreflightReport", console: Console) -> None:
+    """Print model, data, workers and stages of a job that passed the checks."""
+    _print_model(config, report, console)
+    _print_data(config, report, console)
     if report.comparisons and config.preferences:
-        show_comparisons(report.comparisons, console, config.preferences.path)
+        print_comparisons(report.comparisons, console, config.preferences.path)
     console.print(_plan_table(report.plan))
     if report.plan.shares_cpus:
         console.print("The kinds of workers take turns with the same cores.")
-    show_caveat(config, report, console)
+    if report.caveat:
+        name = escape(config.objective.divergence)
+        console.print(f"[yellow]{name}: {escape(report.caveat)}[/]", soft_wrap=True)
     console.print(
         f"[bold]{config.name}[/] is ready: {config.sft.steps} steps of SFT, then "
-        f"{config.objective.steps} of {' and '.join(_second_stage(config))}.",
+        f"{config.objective.steps} on-policy steps with {' and '.join(_objectives(config))}.",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def _second_stage(config: RunConfig) -> Iterator[str]:
-    """Yield what stage 2 makes of the policy."""
+def _objectives(config: RunConfig) -> Iterator[str]:
+    """Yield what the on-policy steps optimize."""
     if config.objective.divergence_weight:
         yield config.objective.divergence
     if config.rewards and not config.ranks_rollouts:
         yield "rewards"
     if config.ranks_rollouts:
-        yield "preferences among its own responses, by rewards"
+        yield "preferences between its own responses, ranked by rewards"
     elif config.preferences:
         yield "self-play" if config.preferences.is_self_play else "preferences"
 
 
-def show_comparisons(
-    data: TokenizedComparisons, console: Console, source: str | Path | None = None
+def print_comparisons(
+    data: "TokenizedComparisons", console: Console, source: str | Path | None = None
 ) -> None:
-    """Print how many comparisons there are, of what kind, and one as the model will see it.
+    """Print the number and kind of the comparisons, and one of them as the model will see it.
 
     Args:
-        data: the comparisons of the job.
-        source: where they were read, to name their format.
+        source: file or hub name of the comparisons, whose format is printed.
     """
     read_as = data.label_kind if source is None else detected_format(source, comparisons.SETTING)
-    _show_counts("[bold]Compared[/]", str(read_as), data, console)
+    _print_counts("[bold]Preferences[/]", str(read_as), data, console)
     for remark in _remarks(data):
         console.print(f"        {escape(remark)}", highlight=False, soft_wrap=True)
-    console.print("[bold]As the model sees them[/] (the best response is green, others are red):")
+    console.print(
+        "[bold]First row[/] as the model sees it, the best response green, the others red:"
+    )
     trajectories, ranks, _ = data.select(data.train_rows[:1])
     prompt = str(data.tokenizer.decode(trajectories.prompt(0).tolist()))
     console.print(escape(prompt), highlight=False, soft_wrap=True)
@@ -83,7 +86,7 @@ def show_comparisons(
         console.print(f"[{color}]{escape(response)}[/]", highlight=False, soft_wrap=True)
 
 
-def _show_model(config: RunConfig, report: PreflightReport, console: Console) -> None:
+def _print_model(config: RunConfig, report: "PreflightReport", console: Console) -> None:
     model = report.model
     context = f"{model.max_tokens:,}" if model.max_tokens else "unlimited"
     console.print(
@@ -95,15 +98,15 @@ def _show_model(config: RunConfig, report: PreflightReport, console: Console) ->
     )
 
 
-def _show_data(config: RunConfig, report: PreflightReport, console: Console) -> None:
+def _print_data(config: RunConfig, report: "PreflightReport", console: Console) -> None:
     data = report.data
     if config.data.path is None:
-        read_as = "demonstrations, the best responses of the preferences"
+        read_as = "demonstrations: the best response to each prompt of the preferences"
     else:
         read_as = str(detected_format(config.data.path, demonstrations.SETTING))
-    _show_counts("[bold]Data[/]", read_as, data, console)
+    _print_counts("[bold]Data[/]", read_as, data, console)
     row = int(data.train_rows[0])
-    console.print("[bold]As the model sees it[/] (the response is green):")
+    console.print("[bold]First row[/] as the model sees it, the response green:")
     prompt, response = (
         str(data.tokenizer.decode(part.tolist()))
         for part in (data.trajectories.prompt(row), data.trajectories.response(row))
@@ -111,10 +114,10 @@ def _show_data(config: RunConfig, report: PreflightReport, console: Console) -> 
     console.print(f"{escape(prompt)}[green]{escape(response)}[/]", highlight=False, soft_wrap=True)
 
 
-def _show_counts(
+def _print_counts(
     heading: str,
     read_as: str,
-    data: TokenizedDemonstrations | TokenizedComparisons,
+    data: "TokenizedDemonstrations | TokenizedComparisons",
     console: Console,
 ) -> None:
     prompts, responses = data.trajectories.prompt_lengths, data.trajectories.response_lengths
@@ -128,8 +131,8 @@ def _show_counts(
     )
 
 
-def _remarks(data: TokenizedComparisons) -> Iterator[str]:
-    """Yield what is worth knowing of some of the rows."""
+def _remarks(data: "TokenizedComparisons") -> Iterator[str]:
+    """Yield counts of rows with ties, strengths and the like."""
     rows = data.rows
     if data.label_kind == "single labels":
         desirable = sum(row.ranks == (0,) for row in rows)
@@ -139,7 +142,7 @@ def _remarks(data: TokenizedComparisons) -> Iterator[str]:
     counts = {
         "with a tie": sum(len(set(row.ranks)) < len(row.ranks) for row in rows),
         "with an empty response": sum("" in map(str.strip, row.responses) for row in rows),
-        "with twice the same response": sum(
+        "with the same response twice": sum(
             len(set(row.responses)) < len(row.responses) for row in rows
         ),
         "with a strength": sum(row.strength is not None for row in rows),
@@ -151,7 +154,7 @@ def _remarks(data: TokenizedComparisons) -> Iterator[str]:
 
 
 def _plan_table(made: Plan) -> Table:
-    table = Table("worker", "number", "CPUs each", "GPUs each", "memory each, expected")
+    table = Table("worker", "number", "CPUs each", "GPUs each", "host memory each, expected")
     for each in made.workers:
         table.add_row(
             each.kind,
@@ -160,7 +163,7 @@ def _plan_table(made: Plan) -> Table:
             f"{each.gpus:g}",
             f"{each.memory_gib:.1f} GiB",
         )
-    table.add_row("Ray and driver", "", "", "", f"{RAY_GIB:.1f} GiB")
+    table.add_row("Ray and the driver", "", "", "", f"{RAY_GIB:.1f} GiB")
     table.add_section()
-    table.add_row("together", "", "", "", f"{made.memory_gib:.1f} GiB")
+    table.add_row("total", "", "", "", f"{made.memory_gib:.1f} GiB")
     return table

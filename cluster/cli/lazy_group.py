@@ -1,6 +1,7 @@
-"""Commands that are imported only when they are called, so that help is instant."""
+"""Commands that are imported when they are called, so that help needs neither torch nor Ray."""
 
 import ast
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,11 +18,13 @@ from actors.errors import InvalidInputError, RunFailedError
 RUN_FAILED = 1
 """Exit code of a run that started and ended with an error."""
 BAD_INPUT = 2
-"""Exit code when the input cannot be used; nothing was started then."""
+"""Exit code of invalid input; nothing was started."""
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment that keeps progress bars and hints of libraries out of a command's output."""
 
 
 class LazyCommand(TyperCommand):
-    """Stands for a command until it is called. Its help is read from the source, not imported.
+    """A command that is imported when it is called. Its help is read from the source.
 
     Args:
         target: "module:function" of a command, or "module:app" of a group of commands.
@@ -32,7 +35,7 @@ class LazyCommand(TyperCommand):
         super().__init__(name, help=self._docstring())
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:  # noqa: ANN401
-        """Import the command and let it parse its own arguments."""
+        """Import the command, which then parses its arguments."""
         command = getattr(import_module(self._module), self._attribute)
         app = command
         if not isinstance(command, typer.Typer):
@@ -41,7 +44,7 @@ class LazyCommand(TyperCommand):
         return typer.main.get_command(app).make_context(info_name, args, *rest, **extra)
 
     def _docstring(self) -> str | None:
-        """Return the docstring of the function, or that of the module for a group."""
+        """Return the docstring of the function; of a group, that of the module."""
         spec = find_spec(self._module)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(f"the command {self.name} has no module {self._module}")
@@ -53,12 +56,10 @@ class LazyCommand(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """A group of lazy commands, in which errors become one sentence and an exit code.
-
-    A subclass sets targets.
-    """
+    """A group of lazy commands, whose errors become one sentence and an exit code."""
 
     targets: Mapping[str, str] = {}
+    """Name of each command to its target, see LazyCommand. Set by a subclass."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(**settings)
@@ -66,7 +67,9 @@ class LazyGroup(TyperGroup):
             self.add_command(LazyCommand(name, target), name)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        """Run the command; an error that a user can mend is printed without a traceback."""
+        """Run the command; print an error that the user can correct without a traceback."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         try:
             return super().invoke(ctx)
         except (InvalidInputError, RunFailedError) as error:

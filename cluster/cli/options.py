@@ -1,30 +1,41 @@
-"""What commands share: arguments, and how they say what the user got wrong."""
+"""Arguments, options and consoles that commands share."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 JobPath = Annotated[
-    Path, typer.Argument(metavar="JOB", help="Job file, such as those in deploy/jobs.")
+    Path, typer.Argument(metavar="JOB", help="Job file in YAML, such as those in deploy/jobs.")
 ]
-
-
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run directory.", callback=Path.expanduser)
 ]
-
-
+PolicyPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="Run directory, or the folder of a model.", callback=Path.expanduser
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a setting: --set objective.steps=50. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the job, such as objective.steps=50. Repeatable.",
     ),
 ]
+TABLE_WIDTH = 120
+"""Columns of a table that is not printed on a terminal, such as in the log of a job."""
 
 
-def quiet_libraries() -> None:
-    """Keep progress bars and hints of libraries out of a command's output."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+def line_console() -> Console:
+    """Return a console that prints text as it is: no markup, no wrapping, no highlighting."""
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def table_console() -> Console:
+    """Return a console for tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)

@@ -1,4 +1,4 @@
-"""Train reward models on what annotators preferred."""
+"""Train reward models on preferences, or on the difference between two policies of a run."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,86 +7,93 @@ import typer
 from rich.console import Console
 
 from actors.errors import InvalidInputError
-from cluster.cli.options import (
-    JobPath,
-    Overrides,
-    RunPath,
-    quiet_libraries,
-)
+from cluster.cli.options import JobPath, Overrides, RunPath, line_console
 from cluster.config.job_file import load_job
 from cluster.config.reward_model_options import Training
-from cluster.jobs.contrast import _config_with, write_closed_form, write_contrast
-from cluster.jobs.reward_model import train_reward_model
+from cluster.jobs.contrast import read_run_config, write_contrast, write_log_ratio
 
 
 def contrast(
     run: RunPath,
     pair: Annotated[
         Literal["init-sft", "init-demonstrations", "sft-demonstrations"],
-        typer.Option(help="Whose answers are rejected, and whose are chosen."),
+        typer.Option(help="Source of the rejected responses, and of the chosen ones."),
     ] = "init-sft",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Comparisons, as JSON lines.")
+        Path | None, typer.Option(metavar="FILE", help="Comparisons to write, as JSON lines.")
     ] = None,
-    closed_form: Annotated[
+    log_ratio: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="With init-sft: the exact reward, for rewards: - model: FOLDER."
+            metavar="FOLDER",
+            help="With init-sft: log-ratio reward to write, for rewards: - model: FOLDER.",
         ),
     ] = None,
+    closed_form: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Make comparisons for a reward model of a run's demonstrations alone, without annotators.
+    """Write preferences for a reward model from a run's demonstrations alone, without annotators.
 
-    On the run's held-out prompts the answers of one policy are preferred to those of another: pi_0,
-    before training; pi_SFT, after SFT; or the expert p of the demonstrations. A reward
-    model trained on them estimates
+    On held-out prompts of the run, the responses of one source are preferred to those of another:
+    pi_0, the policy before training; pi_SFT, the policy after SFT; p, the expert of the
+    demonstrations. A reward model trained on them estimates
 
-    * init-sft: log pi_SFT / pi_0. No model is needed for it: --closed-form writes the log-ratio
-      itself, which a learned one must beat, by its errors or not at all.
+    * init-sft: log pi_SFT / pi_0, which --log-ratio writes exactly. A reward model can only be
+      better than that by its errors.
 
-    * init-demonstrations: log p / pi_0, but a model may learn the expert's style and not what is
-      good about it.
+    * init-demonstrations: log p / pi_0. The model may learn the style of the expert rather than
+      the quality of the responses.
 
-    * sft-demonstrations: log p / pi_SFT, likewise, and the less there is of it the better the warm
-      start was.
+    * sft-demonstrations: log p / pi_SFT, with the same caveat. It vanishes as SFT succeeds.
 
-    evaluation.num_prompts of the run sets how many prompts there are. In the reward model's job
-    data.held_out_fraction must be smaller than it was in the run, or all would be held out again.
+    The number of prompts is evaluation.num_prompts of the run. In the job of the reward model
+    data.held_out_fraction must be smaller than in the run, or all prompts are held out again.
+
+        irlign reward-model contrast runs/king-james --out pairs.jsonl
+
+        irlign reward-model contrast runs/king-james --log-ratio rewards/sft
     """
-    _require_output(out, closed_form)
-    config = _config_with(run, pair)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     if closed_form is not None:
-        write_closed_form(run, config, pair, closed_form)
-        console.print(f"{closed_form} holds the reward log pi_SFT - log pi_0 of {run}")
+        raise InvalidInputError("--closed-form is now called --log-ratio")
+    if out is None and log_ratio is None:
+        raise InvalidInputError("nothing to write: give --out FILE or --log-ratio FOLDER")
+    config = read_run_config(run, pair)
+    console = line_console()
+    if log_ratio is not None:
+        write_log_ratio(run, config, pair, log_ratio)
+        console.print(f"{log_ratio} holds the reward log pi_SFT - log pi_0 of {run}")
     if out is not None:
         write_contrast(run, config, pair, out, console)
-
-
-def _require_output(out: Path | None, closed_form: Path | None) -> None:
-    """See that something is to be written."""
-    if out is None and closed_form is None:
-        raise InvalidInputError("nothing to write: give --out FILE or --closed-form FOLDER")
 
 
 def train(
     job: JobPath,
     overrides: Overrides = None,
     members: Annotated[
-        int, typer.Option(min=1, help="Of an ensemble; each learns from a resample of the data.")
+        int,
+        typer.Option(
+            min=1, help="Reward models of an ensemble, each trained on a bootstrap of the data."
+        ),
     ] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that each member sees its data.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of each member over its data.")] = 1,
     comparisons_per_step: Annotated[
-        int, typer.Option(min=1, help="In one optimizer step, over all ranks.")
+        int, typer.Option(min=1, help="Comparisons of an optimizer step, over all ranks.")
     ] = 32,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where everything goes; runs/NAME-reward-model if not given."),
+        typer.Option(help="Folder of members and report. Default: runs/NAME-reward-model."),
     ] = None,
 ) -> None:
-    """Train on a job's preferences, or go on with the members that are missing."""
+    """Train a reward model, or an ensemble, on the preferences of a job.
+
+    If the run directory exists, the members that are not complete are trained.
+
+        irlign reward-model train job.yaml --members 4 --epochs 2
+    """
     config = load_job(job, overrides or ())
-    quiet_libraries()
+    from cluster.jobs.reward_model import (  # noqa: PLC0415 - torch and Ray Train take seconds
+        train_reward_model,
+    )
+
     folder = run_dir or Path("runs") / f"{config.name}-reward-model"
     training = Training(members, epochs, comparisons_per_step)
     train_reward_model(config, training, folder, Console())

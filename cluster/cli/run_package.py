@@ -1,4 +1,4 @@
-"""The entrypoint of a submitted job: python -m cluster.cli.run_package RUN_DIR."""
+"""Entrypoint of a submitted job: python -m cluster.cli.run_package RUN_DIR."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from cluster.jobs.package import unpack
 
 
 def main() -> None:
-    """Unpack the job and train it."""
+    """Unpack the job in the working directory and train it."""
     run_dir = Path(sys.argv[1]).expanduser()
     job = unpack(Path.cwd(), run_dir)
     sys.argv[1:] = ["train", str(job), "--run-dir", str(run_dir)]

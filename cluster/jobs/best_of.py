@@ -48,7 +48,7 @@ PATIENCE = 4
 answer."""
 
 
-class Answers(NamedTuple):
+class ScoredResponses(NamedTuple):
     """Responses with their rewards, and what became of the others."""
 
     responses: dict[int, list[Response]]
@@ -59,7 +59,9 @@ class Answers(NamedTuple):
     """Sampled in all."""
 
 
-def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Answers:
+def sample_and_score(
+    request: BestOfRequest, shared_folder: Path, console: Console
+) -> ScoredResponses:
     """Sample and score on the cluster of RAY_ADDRESS, or on one started for it.
 
     Args:
@@ -98,7 +100,7 @@ def sample(request: BestOfRequest, shared_folder: Path, console: Console) -> Ans
 
 async def _sample(
     request: BestOfRequest, scratch: Path, console: Console, update: Update
-) -> Answers:
+) -> ScoredResponses:
     """Hire, let work, and dismiss, whatever happens meanwhile."""
 
     async def refuse(damage: Exception) -> None:
@@ -144,7 +146,7 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
     )
 
 
-async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update) -> Answers:
+async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update) -> ScoredResponses:
     """Have a run_fleets that holds the weights answer and score every prompt.
 
     Args:
@@ -181,7 +183,7 @@ async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update)
     if len(failures) == len(found):
         raise RewardError(f"no prompt has all its rewards; the first: {failures[min(failures)]}")
     kept = {row: responses for row, responses in found.items() if row not in failures}
-    return Answers(kept, dict(sorted(failures.items())), num_tokens)
+    return ScoredResponses(kept, dict(sorted(failures.items())), num_tokens)
 
 
 def requests(request: BestOfRequest) -> Iterator[RolloutRequest]:

@@ -1,58 +1,53 @@
-"""The closed form of the init-sft contrast, written from a run: two policies as a reward model."""
+"""The job of irlign reward-model contrast: preferences between two policies, or their log-ratio."""
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from actors.errors import InvalidInputError
 from actors.rewards.sources import LOG_RATIO, LogRatio
+from alignment.data.comparisons import best_responses, read_comparisons
+from alignment.data.conversations import Turns
+from alignment.data.demonstrations import read_demonstrations
+from alignment.data.samples import Sample
+from alignment.report.run_files import Run, read_run
+from alignment.rewards.contrasts import ESTIMATES, Contrast, Pair, contrast, phases_of, rows_of
 from cluster.config.run_config import RunConfig
+from cluster.run_state.directory import read_config
 from cluster.run_state.files import write_atomically
 from cluster.run_state.manifest import KEEP_CHECKPOINTS, Position, checkpoint_folder, load_manifest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alignment.data.conversations import Turns
-    from alignment.data.samples import Sample
-    from alignment.report.run_files import Run
-    from alignment.rewards.contrasts import Contrast, Pair
-
-
 MIN_COMPARISONS = 20
-"""Of fewer none is held out, at the usual fraction of 0.05, and next to nothing can be learned."""
-
-
+"""At the default data.held_out_fraction of 0.05, fewer comparisons leave none to evaluate on."""
 MEASURED_SHARE = 0.2
-"""Of the comparisons, which the advice on data.held_out_fraction leaves for measuring."""
-
-
+"""Share of the comparisons that the suggested data.held_out_fraction keeps for evaluation."""
 NUMERATOR = "numerator"
-"""Folder of pi_SFT beside log_ratio.json."""
+"""Folder of pi_SFT, next to log_ratio.json."""
 
 
-def write_closed_form(run_dir: Path, config: RunConfig, pair: "Pair", folder: Path) -> None:
-    """Write a folder that rewards: - model: FOLDER serves as log pi_SFT - log pi_0.
+def write_log_ratio(run_dir: Path, config: RunConfig, pair: Pair, folder: Path) -> None:
+    """Write the reward log pi_SFT - log pi_0 as a folder that a job can name in rewards.N.model.
 
-    pi_SFT is copied, by hard links where that is possible, because a run deletes old checkpoints;
-    pi_0 is named as the run's model.
+    pi_SFT is copied, by hard links where possible, because a run deletes old checkpoints; pi_0 is
+    the run's model.name.
 
     Args:
-        config: of the run, its sft.steps above 0.
+        config: of the run; its sft.steps are above 0.
 
     Raises:
-        InvalidInputError: if the contrast has no closed form, the run does not hold pi_SFT, or the
-            folder cannot be written.
+        InvalidInputError: if the pair is not init-sft, the run does not hold pi_SFT, or the folder
+            cannot be written.
     """
     if pair != "init-sft":
         raise InvalidInputError(
-            f"--pair {pair} has no closed form, since of the expert only demonstrations are known; "
-            "use --pair init-sft, or --out without --closed-form"
+            f"--pair {pair} has no exact log-ratio: the expert is known by demonstrations only; "
+            "use --pair init-sft, or --out without --log-ratio"
         )
-    policy = policy_after_warm_start(run_dir, config)
+    policy = policy_after_sft(run_dir, config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInputError(f"{folder} exists and is not empty; choose another folder")
     try:
@@ -68,17 +63,14 @@ def write_closed_form(run_dir: Path, config: RunConfig, pair: "Pair", folder: Pa
         raise InvalidInputError(f"cannot copy {policy} to {folder}: {error}") from error
 
 
-def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
-    """Find the policy that SFT ended with among a run's checkpoints.
+def policy_after_sft(run_dir: Path, config: RunConfig) -> Path:
+    """Return the folder of the policy at the end of SFT, in a checkpoint of the run.
 
-    Steps of the discriminator's warm-up leave the policy as it is, so a checkpoint is of pi_SFT
-    where as many optimizer steps are behind it as SFT has.
-
-    Returns:
-        Its folder, in Hugging Face format.
+    The discriminator's warm-up does not change the policy, so it is that of any checkpoint after
+    as many optimizer steps as SFT has.
 
     Raises:
-        InvalidInputError: if SFT is not over, or its checkpoint is no longer kept.
+        InvalidInputError: if SFT has not ended, or the checkpoint was deleted.
     """
     manifest = load_manifest(run_dir, config.name)
     steps = config.sft.steps
@@ -90,7 +82,7 @@ def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
     if manifest.step < steps:
         raise InvalidInputError(
             f"{run_dir} has no pi_SFT yet: its newest checkpoint is of step {manifest.step} and "
-            f"its SFT ends at step {steps}; let it go on until then"
+            f"its SFT ends at step {steps}; continue the run until then"
         )
     kept = " and ".join(str(position.step) for position in reversed(positions))
     raise InvalidInputError(
@@ -101,7 +93,7 @@ def policy_after_warm_start(run_dir: Path, config: RunConfig) -> Path:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Share the file, which a checkpoint never changes, or copy it to another file system."""
+    """Link a file, which a checkpoint never changes; copy it if the file systems differ."""
     try:
         os.link(source, target)
     except OSError:
@@ -109,50 +101,45 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def write_contrast(
-    run_dir: Path, config: "RunConfig", pair: "Pair", out: Path, console: Console
+    run_dir: Path, config: RunConfig, pair: Pair, out: Path, console: Console
 ) -> None:
-    """Write a contrast of a run's answers, and say what is in it.
+    """Write preferences between the samples of a run, and print how many there are.
 
     Args:
         out: file to write or replace, in a folder that exists.
-        console: told how many comparisons there are, and why there are not more.
 
     Raises:
-        InvalidInputError: if there are no answers yet, too few, or the file cannot be written.
+        InvalidInputError: if there are no samples yet, too few, or the file cannot be written.
     """
-    import json  # noqa: PLC0415
-
-    from alignment.report.run_files import read_run  # noqa: PLC0415
-    from alignment.rewards.contrasts import ESTIMATES, contrast, phases_of, rows_of  # noqa: PLC0415
-    from cluster.run_state.files import write_atomically  # noqa: PLC0415
-
     run = read_run(run_dir)
     _require_phases(run, config, phases_of(pair))
-    answered = {number for phase in phases_of(pair) for number in run.samples[phase]}
+    prompts = {number for phase in phases_of(pair) for number in run.samples[phase]}
     samples = run.samples[phases_of(pair)[0]]
-    found = contrast(run.samples, pair, _histories(config, samples))
-    told = _left_out(found)
-    if len(found.comparisons) < MIN_COMPARISONS:
-        wanted = config.evaluation.num_prompts
+    result = contrast(run.samples, pair, _histories(config, samples))
+    left_out = _left_out(result)
+    if len(result.comparisons) < MIN_COMPARISONS:
+        num_prompts = config.evaluation.num_prompts
         raise InvalidInputError(
-            f"{run_dir} answered {len(answered)} held-out prompts, which give "
-            f"{len(found.comparisons)} comparisons{told}; it takes {MIN_COMPARISONS}: run the job "
-            f"in another --run-dir with evaluation.num_prompts (here {wanted}) raised, and "
-            "data.held_out_fraction if too few prompts are held out"
+            f"{run_dir} has samples of {len(prompts)} held-out prompts, which give "
+            f"{len(result.comparisons)} comparisons{left_out}; at least {MIN_COMPARISONS} are "
+            "needed: run the job in another --run-dir with a larger evaluation.num_prompts (here "
+            f"{num_prompts}), and a larger data.held_out_fraction if too few prompts are held out"
         )
     try:
-        write_atomically(out, "".join(json.dumps(row) + "\n" for row in rows_of(found.comparisons)))
+        write_atomically(
+            out, "".join(json.dumps(row) + "\n" for row in rows_of(result.comparisons))
+        )
     except OSError as error:
         raise InvalidInputError(f"cannot write {out}: {error.strerror}") from error
     fraction = config.data.held_out_fraction
     console.print(
-        f"{out}: {len(found.comparisons)} comparisons of {len(answered)} held-out prompts{told}. A "
-        f"reward learned from them estimates {ESTIMATES[pair]}."
+        f"{out}: {len(result.comparisons)} comparisons from {len(prompts)} held-out prompts"
+        f"{left_out}. A reward model trained on them estimates {ESTIMATES[pair]}."
     )
     console.print(
-        f"The reward model's job needs data.held_out_fraction below {fraction:g}, which is the "
-        f"run's: {MEASURED_SHARE * fraction:.2g} keeps about {MEASURED_SHARE:.0%} of them to "
-        "measure on."
+        f"The job of the reward model needs a data.held_out_fraction below {fraction:g}, that of "
+        f"the run: {MEASURED_SHARE * fraction:.2g} keeps about {MEASURED_SHARE:.0%} of them for "
+        "evaluation."
     )
     if config.data.system_prompt:
         console.print(f"It also needs the run's data.system_prompt: {config.data.system_prompt}")
@@ -161,21 +148,19 @@ def write_contrast(
             console.print(note)
 
 
-def _config_with(run_dir: Path, pair: "Pair") -> "RunConfig":
-    """Return a run's settings, which must provide for all that the pair names."""
-    from cluster.run_state.directory import read_config  # noqa: PLC0415
-
+def read_run_config(run_dir: Path, pair: Pair) -> RunConfig:
+    """Read the settings of a run, which must have an SFT stage if the pair needs one."""
     config = read_config(run_dir)
     if "sft" in pair and not config.sft.steps:
         raise InvalidInputError(
-            f"{run_dir} has no pi_SFT, since its sft.steps is 0; run the job with more in "
-            "another --run-dir, or take --pair init-demonstrations"
+            f"{run_dir} has no pi_SFT, since its sft.steps is 0; run the job with a larger one in "
+            "another --run-dir, or use --pair init-demonstrations"
         )
     return config
 
 
-def _require_phases(run: "Run", config: "RunConfig", phases: tuple[str, ...]) -> None:
-    """See that the run has come so far as to answer in these phases."""
+def _require_phases(run: Run, config: RunConfig, phases: tuple[str, ...]) -> None:
+    """Refuse a run that has not sampled in these phases yet."""
     for phase in phases:
         if phase not in run.samples:
             when = {
@@ -183,16 +168,13 @@ def _require_phases(run: "Run", config: "RunConfig", phases: tuple[str, ...]) ->
                 "after_sft": f"after its SFT of {config.sft.steps} steps",
             }[phase]
             raise InvalidInputError(
-                f"{run.path} has no answers of the phase {phase} yet, which it gives {when}; let "
-                "it go on until then"
+                f"{run.path} has no samples of the phase {phase} yet, which it takes {when}; "
+                "continue the run until then"
             )
 
 
-def _histories(config: "RunConfig", samples: "Mapping[int, Sample]") -> "dict[int, Turns]":
-    """Return what came before each prompt in the run's data; samples.jsonl does not hold it."""
-    from alignment.data.comparisons import best_responses, read_comparisons  # noqa: PLC0415
-    from alignment.data.demonstrations import read_demonstrations  # noqa: PLC0415
-
+def _histories(config: RunConfig, samples: Mapping[int, Sample]) -> dict[int, Turns]:
+    """Return the turns before each prompt in the run's data; samples.jsonl does not hold them."""
     preferences = config.preferences.path if config.preferences else None
     try:
         if config.data.path is not None:
@@ -200,17 +182,17 @@ def _histories(config: "RunConfig", samples: "Mapping[int, Sample]") -> "dict[in
         else:
             rows = best_responses(read_comparisons(str(preferences)))
     except ValueError as error:
-        raise InvalidInputError(f"the run's data cannot be read any more: {error}") from error
+        raise InvalidInputError(f"the data of the run cannot be read: {error}") from error
     for number, sample in samples.items():
         if number >= len(rows) or rows[number].prompt != sample.prompt:
             raise InvalidInputError(
-                f"row {number + 1} of {config.data.path or preferences} is not the prompt that the "
-                "run answered, so the data was changed since; put the old data back"
+                f"row {number + 1} of {config.data.path or preferences} is not the prompt in the "
+                "samples of the run: the data has changed; restore the old data"
             )
     return {number: rows[number].history for number in samples}
 
 
-def _left_out(found: "Contrast") -> str:
-    """Say why prompts gave no comparison; "" if all did."""
-    reasons = ", ".join(f"{count} where {why}" for why, count in found.left_out.items())
+def _left_out(result: Contrast) -> str:
+    """Return how many prompts gave no comparison and why; "" if all did."""
+    reasons = ", ".join(f"{count} where {why}" for why, count in result.left_out.items())
     return f" (left out: {reasons})" if reasons else ""

@@ -1,7 +1,7 @@
-"""How another process reaches a run that goes on: where its cluster is, and what may be asked.
+"""Inspects, resizes and stops a run from another process, by its run directory.
 
-The job process leaves the address in the run directory for as long as it follows the run. A run
-that ended badly may leave it behind; then nobody answers there, and that is told.
+The job process keeps the address of the cluster in the run directory while it follows the run. A
+process that was killed leaves it behind; then the address does not respond, which is an error.
 """
 
 import json
@@ -25,18 +25,18 @@ from cluster.run_state.files import write_atomically
 from cluster.run_state.status import Status
 
 CLUSTER = "cluster.json"
-"""Where the run's driver is: the cluster's address, the driver's namespace, how to be let in."""
+"""File with the cluster's address, the driver's namespace and Ray's authentication mode."""
 AUTH_MODE = "RAY_AUTH_MODE"
-"""The variable by which Ray decides whether to show its token."""
+"""Variable that tells Ray whether to authenticate with its token."""
 CONNECT_S = 3.0
-"""A cluster that takes no connection for so long is not there."""
-ANSWER_S = 120.0
-"""The driver answers at once, except that a second discriminator needs the first one's weights,
-which it gives between two of its calls."""
+"""A cluster that accepts no connection for so long is gone."""
+REPLY_S = 120.0
+"""The driver replies at once, except that a second discriminator worker waits for the weights of
+the first, which sends them between two of its calls."""
 
 
 def leave_address(run_dir: Path, namespace: str) -> None:
-    """Note where the cluster is that this process is connected to."""
+    """Write the address of the cluster that this process is connected to."""
     place = {
         "address": ray.get_runtime_context().gcs_address,
         "namespace": namespace,
@@ -46,33 +46,30 @@ def leave_address(run_dir: Path, namespace: str) -> None:
 
 
 def remove_address(run_dir: Path) -> None:
-    """Note that the run is over."""
+    """Delete the address: the run is over."""
     (run_dir / CLUSTER).unlink(missing_ok=True)
 
 
 @contextmanager
 def attached(run_dir: Path) -> Iterator[Any]:
-    """Be connected to the cluster on which a run goes on.
-
-    Yields:
-        The handle of its driver.
+    """Connect to the cluster of a run while it goes on, and yield the handle of its driver.
 
     Raises:
-        InvalidInputError: if no run goes on there.
+        InvalidInputError: if the run does not go on.
     """
     refuse_other_format(run_dir)
-    nobody = InvalidInputError(
-        f"no run is going on in {run_dir}; irlign train starts one, or goes on with it"
+    not_running = InvalidInputError(
+        f"no run goes on in {run_dir}; irlign train starts or resumes one"
     )
     try:
         place = json.loads((run_dir / CLUSTER).read_text())
         host, _, port = place["address"].rpartition(":")
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise nobody from error
+        raise not_running from error
     _connect(place)
     try:
-        yield _driver(nobody)
+        yield _driver(not_running)
     finally:
         ray.shutdown()
 
@@ -89,122 +86,102 @@ def _connect(place: Mapping[str, str]) -> None:
         )
     except ConnectionError as error:
         raise InvalidInputError(
-            f"the cluster at {place['address']} does not let this process in; it needs the token "
-            "of whoever started the run, which Ray keeps in ~/.ray/auth_token"
+            f"the cluster at {place['address']} refused the connection; use the token of the user "
+            "who started the run, which Ray keeps in ~/.ray/auth_token"
         ) from error
 
 
-def _driver(nobody: InvalidInputError) -> Any:  # noqa: ANN401  # Ray's handles are dynamic
+def _driver(not_running: InvalidInputError) -> Any:  # noqa: ANN401  # Ray's handles are dynamic
     try:
         return ray.get_actor(DRIVER)
     except ValueError as error:
-        raise nobody from error
+        raise not_running from error
 
 
 def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
-    """Read arguments such as rollout=8.
-
-    Args:
-        arguments: each KIND=N.
-
-    Returns:
-        Workers by kind.
+    """Parse arguments such as rollout=8 to a number of workers by kind.
 
     Raises:
-        InvalidInputError: naming the first argument that cannot be read.
+        InvalidInputError: naming the first argument that is not KIND=N.
     """
-    wanted: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for argument in arguments:
         kind, _, number = argument.rpartition("=")
         if not kind or not number.removeprefix("-").isdecimal():
             raise InvalidInputError(f"{argument!r} is not KIND=N, such as rollout=4")
-        if kind in wanted:
-            raise InvalidInputError(f"{kind} is given twice: {wanted[kind]} and {number}")
-        wanted[kind] = int(number)
-    return wanted
+        if kind in sizes:
+            raise InvalidInputError(f"{kind} is given twice: {sizes[kind]} and {number}")
+        sizes[kind] = int(number)
+    return sizes
 
 
-def check_sizes(wanted: Mapping[str, int], kinds: Sequence[str]) -> None:
-    """Refuse what no run can have.
-
-    Raises:
-        InvalidInputError: naming the value, the limit and the choices.
-    """
-    if not wanted:
+def check_sizes(sizes: Mapping[str, int], kinds: Sequence[str]) -> None:
+    """Refuse unknown kinds and numbers of workers that no run can have."""
+    if not sizes:
         raise InvalidInputError(f"nothing to scale; give KIND=N for one of {', '.join(kinds)}")
-    for kind, number in wanted.items():
+    for kind, number in sizes.items():
         if kind not in kinds:
             raise InvalidInputError(
                 f"{kind}={number}: this run has no workers of that kind; it has {', '.join(kinds)}"
             )
         if number < 0:
-            raise InvalidInputError(f"{kind}={number}: there cannot be fewer than 0 workers")
+            raise InvalidInputError(f"{kind}={number}: the number of workers must be at least 0")
         if number == 0 and kind != ROLLOUT:
             raise InvalidInputError(
-                f"{kind}=0: every step needs at least 1; {ROLLOUT}=0 pauses the run"
+                f"{kind}=0: every step needs at least 1 worker; {ROLLOUT}=0 pauses the run"
             )
 
 
-def ask(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401
-    """Ask the driver of a run that goes on.
-
-    Returns:
-        The answer.
+def call_driver(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401
+    """Call a method of a run's driver and return its result.
 
     Raises:
-        InvalidInputError: if no run goes on there, it does not answer, or refuses.
+        InvalidInputError: if the run does not go on, or the driver does not reply or refuses.
     """
     with attached(run_dir) as driver:
         try:
-            return ray.get(getattr(driver, method).remote(*args), timeout=ANSWER_S)
+            return ray.get(getattr(driver, method).remote(*args), timeout=REPLY_S)
         except RayTaskError as error:
             raise InvalidInputError(f"{run_dir}: {error.cause}") from error
         except (RayActorError, GetTimeoutError) as error:
             raise InvalidInputError(
-                f"the driver of {run_dir} does not answer; it may be restarting, so try again"
+                f"the driver of {run_dir} does not reply; it may be restarting, so try again"
             ) from error
 
 
 def status_of(run_dir: Path) -> Status:
-    """Return what a run is doing. Raises InvalidInputError as ask does."""
-    return Status(*ask(run_dir.expanduser(), "status"))
+    """Return the status of a run. Raises InvalidInputError as call_driver does."""
+    return Status(*call_driver(run_dir.expanduser(), "status"))
 
 
-def stop(run_dir: Path, *, now: bool) -> str:
-    """Have a run end.
+def stop_run(run_dir: Path, *, now: bool) -> str:
+    """Stop a run and return a sentence that says how. Raises InvalidInputError as call_driver does.
 
     Args:
-        now: without a checkpoint; what was done since the newest is lost.
-
-    Returns:
-        What happens, in a sentence.
-
-    Raises:
-        InvalidInputError: if no run goes on there, or it does not answer.
+        now: end at once; steps since the newest checkpoint are lost.
     """
     run_dir = run_dir.expanduser()
     if now:
         with attached(run_dir) as driver:
             ray.kill(driver)
-        return f"{run_dir}: ended at once; it can go on from its newest checkpoint"
-    ask(run_dir, "stop")
-    return f"{run_dir}: it finishes the step under way, writes a checkpoint, and ends"
+        return f"{run_dir}: ended; it can resume from its newest checkpoint"
+    call_driver(run_dir, "stop")
+    return f"{run_dir}: stops after the current step, with a checkpoint"
 
 
-def scale(run_dir: Path, wanted: Mapping[str, int]) -> list[str]:
-    """Change the numbers of workers of a run while it goes on; kinds not named stay as they are.
+def scale_run(run_dir: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Change the numbers of workers of a run while it goes on, and return a sentence for each kind.
+
+    Workers start, or finish their requests and leave, after this returns.
 
     Args:
-        wanted: workers by kind: rollout, discriminator, teacher, or a reward source's name. With 0
-            rollout workers the run pauses.
-
-    Returns:
-        A sentence for each kind. Workers come up, or finish what they have and leave, afterwards.
+        sizes: number of workers by kind (rollout, discriminator, teacher, or the name of a reward
+            source); other kinds keep theirs. With 0 rollout workers the run pauses.
 
     Raises:
-        InvalidInputError: if the numbers cannot be, no run goes on there, or it does not answer.
+        InvalidInputError: if a number is not possible, and as call_driver does.
     """
     run_dir = run_dir.expanduser()
-    check_sizes(wanted, list(job_sizes(read_config(run_dir))))
-    done: list[str] = ask(run_dir, "scale", dict(wanted))
+    check_sizes(sizes, list(job_sizes(read_config(run_dir))))
+    done: list[str] = call_driver(run_dir, "scale", dict(sizes))
     return done

@@ -1,8 +1,8 @@
-"""What a submitted job brings along, and how it is unpacked on the cluster.
+"""The package of a submitted job: the working directory that Ray uploads to the cluster.
 
-A parcel is the working directory of a Ray job: this package, the job file with every setting in it,
-the demonstrations if they are a file here, and the modules beside the job file that it names. Only
-models stay where they are: a folder that the cluster's nodes see, or a hub name.
+It holds this code, the job file with all settings, the data if they are a file on this machine, and
+the modules next to the job file that it names. Models are not uploaded: they are a folder that the
+nodes of the cluster share, or a name on the Hub.
 """
 
 import os
@@ -17,32 +17,26 @@ from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig, data_paths, import_paths
 
 PACKAGES = ("alignment", "actors", "cluster")
-
-
-JOB = "parcel.job"
-
-
+JOB = "irlign.job"
 DATA = "data"
-
-
 MAX_DATA_MIB = 100
-"""Larger demonstrations belong on storage that the cluster sees; Ray refuses parcels of 500 MiB."""
+"""Larger data belong on storage that the cluster shares; Ray refuses packages above 500 MiB."""
 
 
-def pack(config: RunConfig, job_path: Path, package_dir: Path) -> None:
-    """Fill a folder with what a job needs on the cluster.
+def fill_package(config: RunConfig, job_path: Path, package_dir: Path) -> None:
+    """Copy into a folder what a job needs on the cluster.
 
     Args:
-        config: the job, its paths absolute.
-        job_path: its file; modules that the job names are looked for beside it.
+        config: the job, with absolute paths.
+        job_path: the job file; modules that it names are searched next to it.
 
     Raises:
-        InvalidInputError: if the demonstrations are too large to be shipped.
+        InvalidInputError: if the data are too large to be uploaded.
     """
     for package in PACKAGES:
         source = Path(__file__).resolve().parents[2] / package
         shutil.copytree(source, package_dir / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for module in modules_beside(config, job_path.resolve().parent):
+    for module in modules_next_to(config, job_path.resolve().parent):
         if module.is_dir():
             shutil.copytree(module, package_dir / module.name)
         else:
@@ -55,21 +49,15 @@ def pack(config: RunConfig, job_path: Path, package_dir: Path) -> None:
 
 
 def _pack_data(section: str, path: Path, package_dir: Path) -> Path:
-    """Copy a file of data under a name that tells their content.
+    """Copy a data file under a name with its checksum; return it relative to the package.
 
-    A run that is submitted again finds its old data, or refuses new ones.
-
-    Returns:
-        The copy, relative to the parcel.
-
-    Raises:
-        InvalidInputError: if they are too large.
+    A run that is submitted again therefore finds the same data, or refuses other data.
     """
     size_mib = path.stat().st_size / 2**20
     if size_mib > MAX_DATA_MIB:
         raise InvalidInputError(
-            f"{section}.path: {path} has {size_mib:.0f} MiB and a job ships at most "
-            f"{MAX_DATA_MIB}; put it on storage that the cluster sees, and name its path there"
+            f"{section}.path: {path} has {size_mib:.0f} MiB and a job uploads at most "
+            f"{MAX_DATA_MIB}; put it on storage that the cluster shares, and set its path there"
         )
     digest = xxhash.xxh64(path.read_bytes()).hexdigest()[:8]
     (package_dir / DATA).mkdir(exist_ok=True)
@@ -77,7 +65,7 @@ def _pack_data(section: str, path: Path, package_dir: Path) -> Path:
     return Path(DATA) / f"{path.stem}-{digest}{path.suffix}"
 
 
-def modules_beside(config: RunConfig, folder: Path) -> Iterator[Path]:
+def modules_next_to(config: RunConfig, folder: Path) -> Iterator[Path]:
     """Yield the modules and packages in a folder that a job's import paths begin with."""
     names = {path.partition(":")[0].partition(".")[0] for path in import_paths(config).values()}
     for name in sorted(names):
@@ -87,24 +75,21 @@ def modules_beside(config: RunConfig, folder: Path) -> Iterator[Path]:
 
 
 def unpack(package_dir: Path, run_dir: Path) -> Path:
-    """Put shipped data beside the run directory, where they outlive the parcel.
+    """Copy the data next to the run directory, since Ray deletes the package; return the job file.
 
     Args:
         package_dir: the working directory of the Ray job.
-
-    Returns:
-        A job file that names them there.
     """
     settings = yaml.safe_load((package_dir / JOB).read_text())
     for section in (settings["data"], settings["preferences"] or {}):
-        shipped = Path(section.get("path") or "")
-        if not (package_dir / shipped).is_file() or shipped.is_absolute():
+        packed = Path(section.get("path") or "")
+        if not (package_dir / packed).is_file() or packed.is_absolute():
             continue
-        kept = run_dir.resolve().parent / shipped
+        kept = run_dir.resolve().parent / packed
         kept.parent.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
             partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
-            shutil.copy(package_dir / shipped, partial)
+            shutil.copy(package_dir / packed, partial)
             partial.replace(kept)
         section["path"] = str(kept)
     job = package_dir / f"{settings['name']}.yaml"

@@ -8,6 +8,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from alignment.report.formats import format_duration
 from cluster.run_state.status import STAGES_IN_WORDS, Status
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -47,43 +48,47 @@ def counted(console: Console, total: int, unit: str, description: str) -> Iterat
 
 
 class Display(Protocol):
-    """Shows a run's status whenever it is told one."""
+    """Shows the progress of a run."""
 
-    def show(self, status: Status) -> None:
-        """Show this now."""
+    def update(self, status: Status) -> None:
+        """Show this status."""
         ...
 
     def close(self) -> None:
-        """Show nothing more."""
+        """Release the terminal."""
         ...
 
 
-class TimeLeft:
-    """Guesses the time left from the pace of the stage under way."""
+def time_left(status: Status, step_s: float) -> str:
+    """Return the time left in the stage at step_s seconds per step; "" where it is not known."""
+    steps_left = status.num_iterations - status.iteration
+    is_timed = status.stage in ("sft", "discriminator_warm_up", "on_policy")
+    if status.is_over or not is_timed or not step_s or not steps_left:
+        return ""
+    return f"about {format_duration(float(round(steps_left * step_s)))} left"
+
+
+class StagePace:
+    """Estimates the time left from the mean time of the steps of the current stage."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stage, self._began, self._first = "", 0.0, 0
 
-    def text(self, status: Status) -> str:
-        """Return the guess, once a step of the stage is done."""
+    def time_left(self, status: Status) -> str:
+        """Return the estimate, once a step of the stage is done."""
         if status.stage != self._stage:
             self._stage, self._first = status.stage, status.iteration
             self._began = self._clock()
         done = status.iteration - self._first
-        left = status.num_iterations - status.iteration
-        if not done or status.stage not in ("sft", "discriminator_warm_up", "on_policy"):
-            return ""
-        seconds = (self._clock() - self._began) / done * left
-        left_text = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-        return f"about {left_text} left"
+        return time_left(status, (self._clock() - self._began) / done if done else 0.0)
 
 
 class Bar:
-    """A progress bar: stage, steps, phase, time."""
+    """A progress bar with stage, steps, phase and time."""
 
     def __init__(self, console: Console) -> None:
-        self._time_left = TimeLeft()
+        self._pace = StagePace()
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]}"),
             BarColumn(bar_width=24),
@@ -96,7 +101,7 @@ class Bar:
         self._task = self._progress.add_task("", total=None, stage="starting", phase="", left="")
         self._progress.start()
 
-    def show(self, status: Status) -> None:
+    def update(self, status: Status) -> None:
         """Redraw the bar."""
         self._progress.update(
             self._task,
@@ -104,25 +109,25 @@ class Bar:
             total=status.num_iterations or None,
             stage=STAGES_IN_WORDS[status.stage],
             phase=f"{status.phase} {status.phase_s:.0f} s" if status.phase_s >= 2 else status.phase,
-            left=self._time_left.text(status),
+            left=self._pace.time_left(status),
         )
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop redrawing the bar."""
         self._progress.stop()
 
 
 class Lines:
-    """A line now and then: for logs."""
+    """A line when the stage changes and every SECONDS_BETWEEN_LINES: for logs."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._time_left = console, TimeLeft()
+        self._console, self._pace = console, StagePace()
         self._shown_at, self._stage, self._began = 0.0, "", time.monotonic()
 
-    def show(self, status: Status) -> None:
-        """Print a line if the stage is new or the last line is old."""
+    def update(self, status: Status) -> None:
+        """Print a line if one is due."""
         now = time.monotonic()
-        left = self._time_left.text(status)
+        left = self._pace.time_left(status)
         if status.stage == self._stage and now - self._shown_at < SECONDS_BETWEEN_LINES:
             return
         self._shown_at, self._stage = now, status.stage
@@ -138,9 +143,9 @@ class Lines:
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: lines hold no terminal."""
 
 
 def display(console: Console) -> Display:
-    """Return what suits the console."""
+    """Return a bar for a terminal, else lines."""
     return Bar(console) if console.is_terminal else Lines(console)

@@ -1,4 +1,4 @@
-"""What the command irlign reward-model train does: check, train on Ray, measure, tell."""
+"""The job of irlign reward-model train: check, train on Ray, evaluate, report."""
 
 import json
 import math
@@ -43,47 +43,47 @@ def train_reward_model(
 ) -> bool:
     """Train an ensemble on the cluster of RAY_ADDRESS, or on one started for it.
 
-    Members that are finished are not trained again. SIGINT or SIGTERM ends the ranks at once.
+    Members that are complete are not trained again. SIGINT or SIGTERM ends the ranks at once.
 
     Args:
-        run_dir: where everything goes; on a file system that all ranks share.
+        run_dir: on a file system that all ranks share.
 
     Returns:
-        Whether all members are finished; if not, it was stopped, and the same call goes on.
+        Whether all members are complete. If not, it was stopped; the same call resumes it.
 
     Raises:
-        InvalidInputError: if it cannot run here; nothing was started or written then.
-        RunFailedError: if it failed.
+        InvalidInputError: if the job cannot run here; nothing was started or written then.
+        RunFailedError: if the training failed.
     """
     run_dir = run_dir.resolve()
     num_members = training.num_members
-    found = check(config, training, run_dir, this_machine()) if is_embedded() else None
-    if found is None or num_finished(run_dir, num_members) < num_members:
+    report = check(config, training, run_dir, this_machine()) if is_embedded() else None
+    if report is None or num_finished(run_dir, num_members) < num_members:
         try:
             with interrupted_by_signals(), connected(config):
-                found = found or _checked_on_cluster(config, training, run_dir, console)
+                report = report or _checked_on_cluster(config, training, run_dir, console)
                 run_dir.mkdir(parents=True, exist_ok=True)
                 write_record(config, training, run_dir)
                 if num_finished(run_dir, num_members) < num_members:
-                    _follow(config, training, run_dir, len(found.data.train_rows), console)
+                    _follow(config, training, run_dir, len(report.data.train_rows), console)
         except WorkerGroupFailedError as error:
             raise RunFailedError(f"{error}\nThe run directory {run_dir} can be resumed.") from error
         except KeyboardInterrupt:
             done = num_finished(run_dir, num_members)
-            text = f"Stopped with {done} of {num_members} members finished"
-            console.print(f"{text}; the same command goes on from there.", highlight=False)
+            text = f"Stopped with {done} of {num_members} members complete"
+            console.print(f"{text}; the same command resumes the training.", highlight=False)
             return False
-    figures = write_figures(config, training, run_dir, found.data)
-    _tell(figures, run_dir, console)
+    metrics = write_metrics(config, training, run_dir, report.data)
+    _print_metrics(metrics, run_dir, console)
     page = write_reward_model_report(run_dir)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return True
 
 
-def write_figures(
+def write_metrics(
     config: RunConfig, training: Training, run_dir: Path, data: TokenizedComparisons
 ) -> dict[str, Any]:
-    """Measure finished members on the held-out rows, and write what was found.
+    """Evaluate all members on the held-out rows, and write the metrics.
 
     Returns:
         What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,
@@ -100,7 +100,7 @@ def write_figures(
     ]
     held_out = held_out_comparisons(data)
     prefers = preferred_length(data.select(data.train_rows))
-    figures = {
+    metrics = {
         "likelihood": settings.likelihood,
         "parameters": dict(settings.likelihood_parameters),
         "answers": data.label_kind,
@@ -109,16 +109,16 @@ def write_figures(
         "length_baseline": length_baseline(prefers, held_out),
         **held_out_metrics(held_out, verdicts, likelihoods),
     }
-    write_atomically(run_dir / METRICS, json.dumps(figures) + "\n")
-    return figures
+    write_atomically(run_dir / METRICS, json.dumps(metrics) + "\n")
+    return metrics
 
 
 def _checked_on_cluster(
     config: RunConfig, training: Training, run_dir: Path, console: Console
 ) -> RewardModelReport:
-    found = check(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    wait_for_resources(config, found.plan, console)
-    return found
+    report = check(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    wait_for_resources(config, report.plan, console)
+    return report
 
 
 def _follow(
@@ -133,8 +133,8 @@ def _follow(
     (run_dir / HEARTBEAT).unlink(missing_ok=True)
 
 
-def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:
-    accuracy, length = figures["accuracy"], figures["length_baseline"]
+def _print_metrics(metrics: dict[str, Any], run_dir: Path, console: Console) -> None:
+    accuracy, length = metrics["accuracy"], metrics["length_baseline"]
     if accuracy["mean"] is not None:
         console.print(
             f"Held-out accuracy {accuracy['mean']:.3f} ({accuracy['low']:.3f} to "
@@ -143,6 +143,8 @@ def _tell(figures: dict[str, Any], run_dir: Path, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    name = run_dir if len(figures["members"]) > 1 else member_folder(run_dir, 0)
-    console.print(f"Figures: {run_dir / METRICS}", highlight=False, soft_wrap=True)
-    console.print(f'To serve it: rewards: [{{model: "{name}"}}]', highlight=False, soft_wrap=True)
+    name = run_dir if len(metrics["members"]) > 1 else member_folder(run_dir, 0)
+    console.print(f"Metrics: {run_dir / METRICS}", highlight=False, soft_wrap=True)
+    console.print(
+        f'To use it in a job: rewards: [{{model: "{name}"}}]', highlight=False, soft_wrap=True
+    )

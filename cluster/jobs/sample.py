@@ -1,6 +1,9 @@
-"""Answers of a run's newest policy, or of any model, to one prompt."""
+"""Responses of a run's newest policy, or of any model, to one prompt."""
 
 from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from alignment.data.chat_template import end_token_id, prompt_token_ids
 from cluster.config.run_config import MAX_RESPONSE_TOKENS
@@ -8,24 +11,13 @@ from cluster.run_state.directory import newest_policy, read_config
 from cluster.run_state.files import CONFIG
 
 
-def answers(place: Path, prompt: str, *, num: int, temperature: float) -> list[str]:
+def sample_responses(place: Path, prompt: str, *, num: int, temperature: float) -> list[str]:
     """Sample responses to one prompt, through the chat template and the run's system prompt.
 
     Args:
         place: a run directory or a model folder.
-        prompt: as a user would write it.
-        temperature: 0 takes the likeliest token each time.
-
-    Returns:
-        The responses as text.
+        temperature: 0 samples the most likely token at each step.
     """
-    import torch  # noqa: PLC0415
-    from transformers import (  # noqa: PLC0415
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        GenerationConfig,
-    )
-
     folder = newest_policy(place)
     config = read_config(place) if (place / CONFIG).is_file() else None
     has_tokenizer = (folder / "tokenizer_config.json").is_file()

@@ -1,8 +1,7 @@
 """Runs as jobs of a Ray cluster, from any machine that reaches its dashboard.
 
-Everything goes through Ray's job API over HTTP, with Ray's token. What only the run's driver knows
-is asked on the cluster: a command such as `irlign scale` is sent there as a small job of its own,
-and what it prints comes back.
+All calls use Ray's job API over HTTP, with Ray's token. A command that needs the run's driver, such
+as `irlign scale`, runs on the cluster as a small job of its own, and its output is returned.
 """
 
 import asyncio
@@ -23,29 +22,29 @@ from cluster.config.run_config import RunConfig
 from cluster.jobs import package
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""Ray's variable for the address of the dashboard."""
+"""Environment variable of Ray with the address of the dashboard."""
 LOCAL = "http://127.0.0.1:8265"
 RUN, RUN_DIR = "irlign_run", "irlign_run_dir"
-"""Metadata of a job that is a run."""
+"""Metadata keys of a job that is a run."""
 COMMAND = "irlign_command"
-"""Metadata of a job that only asks a run something."""
+"""Metadata key of a job that runs a command about a run."""
 RUNS_DIR = "~/irlign-runs"
-"""Where runs go on the cluster if nothing else is asked for; the cluster expands it."""
+"""Default parent of run directories on the cluster, which expands the ~."""
 STOP_WAIT_S = 1800
-"""How long `ray job stop` waits for the step under way and its checkpoint, before it kills."""
-ANSWER_S = 180.0
-"""A command that was sent to the cluster has answered by then."""
+"""Time for the current step and its checkpoint, after which `ray job stop` kills the process."""
+COMMAND_S = 180.0
+"""Deadline of a command that runs on the cluster."""
 HEAD_REPORTS_S = 15.0
-"""A cluster that has just begun knows by then how its head was started."""
+"""Time in which a new cluster reports how its head node was started."""
 POLL_S = 0.3
-SHIPPED = ("working_dir", "py_modules")
-"""Of a job's runtime environment, where this package may be; absent if the image has it."""
+CODE_SOURCES = ("working_dir", "py_modules")
+"""Entries of a job's runtime environment that may hold this code; the image may hold it instead."""
 ENTRYPOINT_LINE = "Running entrypoint for job"
-"""After this line of a job's log comes what the job itself prints."""
+"""Last line of a job's log before the output of the job itself."""
 
 
 class Run(NamedTuple):
-    """A job that is a run, as the job API knows it."""
+    """A run as a job of the job API."""
 
     job_id: str
     name: str
@@ -54,9 +53,9 @@ class Run(NamedTuple):
     status: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     began: float
-    """Seconds since 1970; 0 if it has not begun."""
+    """Seconds since 1970; 0 before the start."""
     ended: float
-    """Seconds since 1970; 0 if it has not ended."""
+    """Seconds since 1970; 0 before the end."""
     runtime_env: dict[str, Any]
 
     @property
@@ -66,21 +65,18 @@ class Run(NamedTuple):
 
 
 def dashboard_address(address: str | None) -> str:
-    """Return the dashboard's address: as given, of the environment, or of this machine."""
+    """Return the given address of a dashboard, or that of the environment or of this machine."""
     return (address or os.environ.get(ADDRESS) or LOCAL).rstrip("/")
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """Reach a cluster.
+    """Connect to the job API of a cluster.
 
     Args:
-        address: of its dashboard, such as http://head:8265; None for the one of the environment.
-
-    Returns:
-        A client of its job API.
+        address: of its dashboard, such as http://head:8265; None for that of the environment.
 
     Raises:
-        InvalidInputError: if nobody answers there, or the token is missing or wrong.
+        InvalidInputError: if the dashboard does not respond, or the token is missing or wrong.
     """
     for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -94,20 +90,20 @@ def connect(address: str | None) -> JobSubmissionClient:
             url, headers={"Authorization": f"Bearer {token}"} if token else None
         )
     except AuthenticationError as error:
-        problem = "takes no other token than its own" if token else "asks for a token"
+        problem = "refused the token" if token else "requires a token"
         raise InvalidInputError(
-            f"the cluster at {url} {problem}; give it in RAY_AUTH_TOKEN, or in ~/.ray/auth_token "
-            "as on the head node"
+            f"the cluster at {url} {problem}; set RAY_AUTH_TOKEN, or copy ~/.ray/auth_token "
+            "from the head node"
         ) from error
     except (ConnectionError, RuntimeError, OSError) as error:
         raise InvalidInputError(
-            f"no Ray dashboard answers at {url}; start a cluster with `ray start --head`, or name "
-            f"its dashboard by --address or {ADDRESS}"
+            f"no Ray dashboard responds at {url}; start a cluster with `ray start --head`, or give "
+            f"the address of its dashboard by --address or {ADDRESS}"
         ) from error
 
 
 def _token() -> str | None:
-    """Return Ray's token where Ray itself looks for it, or None."""
+    """Return the token from the places where Ray looks for it, or None."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token.strip()
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -115,9 +111,9 @@ def _token() -> str | None:
 
 
 def interpreter(client: JobSubmissionClient) -> str:
-    """Return the Python with which the cluster's head runs its workers.
+    """Return the path of Python in the workers of the head node.
 
-    A job's shell finds the python of its PATH, which need not be the one that has Ray.
+    The python on the PATH of a job's shell may be another one, without Ray.
     """
     deadline = time.monotonic() + HEAD_REPORTS_S
     while time.monotonic() < deadline:
@@ -130,31 +126,28 @@ def interpreter(client: JobSubmissionClient) -> str:
     return "python"
 
 
-def submit(
+def submit_run(
     config: RunConfig, job_path: Path, client: JobSubmissionClient, run_dir: str | None
 ) -> Run:
-    """Start a run on a cluster, or go on with one.
+    """Start or resume a run on a cluster; return its job, whose process starts later.
 
     Args:
-        config: the checked job, its paths absolute.
-        run_dir: on the cluster; None for one of the run's name.
-
-    Returns:
-        The job that was made; its process is not up yet.
+        config: the job, with absolute paths.
+        run_dir: on the cluster; None is RUNS_DIR/NAME.
 
     Raises:
-        InvalidInputError: if the run goes on already, or what it ships is too large.
+        InvalidInputError: if the run goes on already, or its data are too large to be uploaded.
     """
     name = config.name
     earlier = [run for run in runs(client) if run.name == name]
-    if going := [run for run in earlier if not run.is_over]:
+    if running := [run for run in earlier if not run.is_over]:
         raise InvalidInputError(
-            f"{name} is running as job {going[0].job_id}; stop it by `irlign stop {name}`, or give "
-            "the new one another name by --set name=NAME"
+            f"{name} is running as job {running[0].job_id}; stop it with `irlign stop {name}`, or "
+            "give the new run another name with --set name=NAME"
         )
     place = run_dir or f"{RUNS_DIR}/{name}"
     with tempfile.TemporaryDirectory(prefix="irlign-") as package_dir:
-        package.pack(config, job_path, Path(package_dir))
+        package.fill_package(config, job_path, Path(package_dir))
         job_id = client.submit_job(
             entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.run_package "
             + shlex.quote(place),
@@ -177,7 +170,7 @@ def _free_id(client: JobSubmissionClient, name: str) -> str:
 
 
 def runs(client: JobSubmissionClient) -> list[Run]:
-    """Return all runs that a cluster knows of, the newest first."""
+    """Return all runs of a cluster, the newest first."""
     jobs = [job for job in client.list_jobs() if RUN in (job.metadata or {})]
     return sorted(map(_as_run, jobs), key=lambda run: run.began or time.time(), reverse=True)
 
@@ -194,68 +187,57 @@ def _as_run(job: Any) -> Run:  # noqa: ANN401  # Ray's class has no stubs
     )
 
 
-def find(client: JobSubmissionClient, name: str) -> Run:
-    """Return the newest job of a run.
-
-    Args:
-        name: of the run, or of one of its jobs.
-
-    Returns:
-        The job.
-
-    Raises:
-        InvalidInputError: if there is none, naming those there are.
-    """
+def find_run(client: JobSubmissionClient, name: str) -> Run:
+    """Return the newest job of a run by the name of the run, or one of its jobs by its id."""
     known = runs(client)
     for run in known:
         if name in (run.name, run.job_id):
             return run
     names = ", ".join(sorted({run.name for run in known})) or "none"
-    raise InvalidInputError(f"the cluster knows no run {name}; it has: {names}")
+    raise InvalidInputError(f"the cluster has no run {name}; it has: {names}")
 
 
-def command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
-    """Have `irlign ARGUMENTS RUN_DIR ...` done on the cluster.
+def run_command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
+    """Run `irlign ARGUMENTS` on the cluster and return its output.
 
     Args:
-        run: that the command is about.
-        arguments: the command, RUN_DIR standing where the run directory belongs.
-
-    Returns:
-        What it printed.
+        arguments: the command and its arguments, with RUN_DIR for the directory of the run.
 
     Raises:
-        InvalidInputError: what it printed, if it failed; or if it does not end in time.
+        InvalidInputError: if the command failed, with its output, or did not end in time.
     """
     words = shlex.join(run.run_dir if word == RUN_DIR else word for word in arguments)
     job_id = client.submit_job(
         entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.main {words}",
-        runtime_env={name: run.runtime_env[name] for name in SHIPPED if name in run.runtime_env},
+        runtime_env={
+            name: run.runtime_env[name] for name in CODE_SOURCES if name in run.runtime_env
+        },
         submission_id=_free_id(client, f"{run.name}-{arguments[0]}"),
         metadata={COMMAND: run.name},
     )
-    deadline = time.monotonic() + ANSWER_S
+    deadline = time.monotonic() + COMMAND_S
     while not (job := client.get_job_info(job_id)).status.is_terminal():
         if time.monotonic() > deadline:
             client.stop_job(job_id)
             raise InvalidInputError(
-                f"`irlign {words}` did not end in {ANSWER_S:.0f} s on the cluster; see job {job_id}"
+                f"`irlign {words}` did not end in {COMMAND_S:.0f} s on the cluster; see job "
+                f"{job_id}"
             )
         time.sleep(POLL_S)
-    text = _said(client.get_job_logs(job_id))
+    text = _output(client.get_job_logs(job_id))
     if job.status != JobStatus.SUCCEEDED:
         raise InvalidInputError(text or f"`irlign {words}` failed on the cluster: {job.message}")
     return text
 
 
-def _said(log: str) -> str:
-    """Return what a job printed, without what Ray puts before it."""
+def _output(log: str) -> str:
+    """Return the output of a job without the lines that Ray prints first."""
     before, begins, after = log.partition(ENTRYPOINT_LINE)
     return (after.partition("\n")[2] if begins else before).strip()
 
 
-def logs(client: JobSubmissionClient, run: Run, *, follow: bool) -> Iterator[str]:
-    """Yield what a run's job has printed, and with follow what it prints until it ends."""
+def job_logs(client: JobSubmissionClient, run: Run, *, follow: bool) -> Iterator[str]:
+    """Yield the output of a job, and with follow its further output until it ends."""
     if not follow:
         yield client.get_job_logs(run.job_id)
         return

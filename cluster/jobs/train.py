@@ -1,6 +1,6 @@
-"""The job process: starts or joins a run, shows its progress, passes on a stop, writes the report.
+"""The job process: starts or joins a run, shows its progress, forwards signals, writes the report.
 
-It is thin. Everything that matters is in the driver's actor; this process may die and come back.
+All state is in the driver's actor, so this process may die and be started again.
 """
 
 import math
@@ -33,27 +33,21 @@ from cluster.run_state.status import Status
 from cluster.validation.preflight import check, show_caveat
 
 POLL_S = 0.5
-
-
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
-"""What a cluster may come to have whose nodes follow the workers that wait."""
+"""Resources of a cluster that adds nodes for the workers that wait."""
+REPLY_S = 20.0
+MAX_SILENCE_S = 120.0
+"""A run whose driver does not reply for longer than this, restarts included, has failed."""
 
 
-ANSWER_S = 20.0
-
-
-LONGEST_SILENCE_S = 120.0
-"""A driver that cannot be asked for longer than this, restarts included, is given up."""
-
-
-def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
+def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     """Run a job to its end, on the cluster of RAY_ADDRESS or on one started for it.
 
-    A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run with a
-    checkpoint after the step under way.
+    A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run after the
+    current step, with a checkpoint.
 
     Args:
-        job_path: the job file, named in messages.
+        job_path: the job file, for messages.
 
     Raises:
         InvalidInputError: if the job cannot run here; nothing was started or written then.
@@ -78,39 +72,39 @@ def train(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     page = write_report(run_dir)
     console.print(headline(summarize(read_run(run_dir))), highlight=False, soft_wrap=True)
     if status.stage != "finished":
-        console.print(f"Stopped at step {status.iteration}; the same command goes on from there.")
+        console.print(f"Stopped at step {status.iteration}; the same command resumes the run.")
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
 def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> None:
-    """Refuse a job that cannot run there, or wait until it can; a run that is joined has its room.
+    """Refuse a job that the cluster cannot run, or wait until it can, unless it runs already.
 
-    A run that may wait may also ask for nodes that are not there yet.
+    A job with placement.when_full=wait may need nodes that are not there yet.
     """
     waits = config.placement.when_full == "wait"
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    report = check(config, run_dir, BOUNDLESS if waits else there)
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    report = check(config, run_dir, BOUNDLESS if waits else total)
     show_caveat(config, report, console)
     if is_running():
         return
-    if missing := missing_resources(report.plan, there):
-        console.print(f"the run needs {missing} in all: workers wait for nodes", highlight=False)
+    if missing := missing_resources(report.plan, total):
+        console.print(f"the run needs {missing}: workers wait for more nodes", highlight=False)
         return
     wait_for_resources(config, report.plan, console)
 
 
-def end_what_is_over() -> None:
-    """End a driver that is at its end and only waits to be asked how it went."""
+def end_finished_driver() -> None:
+    """End the driver of a run that is over, which only waits for its last status to be read."""
     if is_running():
         driver = ray.get_actor(DRIVER)
         with suppress(RayActorError, GetTimeoutError):  # it has just ended by itself, or restarts
-            if Status(*ray.get(driver.status.remote(), timeout=ANSWER_S)).is_over:
+            if Status(*ray.get(driver.status.remote(), timeout=REPLY_S)).is_over:
                 ray.kill(driver)
 
 
 def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
-    """Start the run's driver, or join the one that is there."""
-    end_what_is_over()
+    """Start the driver of a run, or return the one that exists."""
+    end_finished_driver()
     actor_class = ray.remote(DriverActor).options(
         name=DRIVER,
         namespace=namespace(config.name),
@@ -125,46 +119,45 @@ def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a 
 
 
 def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
-    """Show a run's progress until it is over, then end its driver.
-
-    Returns:
-        The last status.
+    """Show the progress of a run until it is over, end its driver, and return the last status.
 
     Raises:
-        RunFailedError: if the driver cannot be reached for too long.
+        RunFailedError: if the driver does not reply for MAX_SILENCE_S, or was killed.
     """
-    shown = display(console)
-    answered_at = time.monotonic()
+    progress = display(console)
+    replied_at = time.monotonic()
     try:
-        with passing_on_signals(driver):
+        with forwarded_signals(driver):
             while True:
                 try:
-                    status = Status(*ray.get(driver.status.remote(), timeout=LONGEST_SILENCE_S))
-                    answered_at = time.monotonic()
+                    status = Status(*ray.get(driver.status.remote(), timeout=MAX_SILENCE_S))
+                    replied_at = time.monotonic()
                 except (RayActorError, GetTimeoutError) as error:
-                    _refuse_if_ended_at_once(error)
-                    if time.monotonic() - answered_at > LONGEST_SILENCE_S:
-                        raise RunFailedError(f"the driver does not answer: {error}") from error
+                    _check_not_killed(error)
+                    if time.monotonic() - replied_at > MAX_SILENCE_S:
+                        raise RunFailedError(
+                            f"the driver did not reply for {MAX_SILENCE_S:.0f} s: {error}"
+                        ) from error
                     time.sleep(POLL_S)
                     continue
-                shown.show(status)
+                progress.update(status)
                 if status.is_over:
                     ray.kill(driver)
                     return status
                 time.sleep(POLL_S)
     finally:
-        shown.close()
+        progress.close()
 
 
-def _refuse_if_ended_at_once(error: Exception) -> None:
-    """Raise RunFailedError if there is no driver by that name any more: it will not come back."""
+def _check_not_killed(error: Exception) -> None:
+    """Raise RunFailedError if there is no driver of that name any more: it will not restart."""
     if not is_running():
-        raise RunFailedError("the run was ended at once, by irlign stop --now") from error
+        raise RunFailedError("the run was ended by irlign stop --now") from error
 
 
 @contextmanager
-def passing_on_signals(driver: Any) -> Iterator[None]:  # noqa: ANN401
-    """Turn the first SIGINT or SIGTERM into a graceful stop; a second one ends this process."""
+def forwarded_signals(driver: Any) -> Iterator[None]:  # noqa: ANN401
+    """Turn the first SIGINT or SIGTERM into a stop of the run; a second one ends this process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, _frame: FrameType | None) -> None:

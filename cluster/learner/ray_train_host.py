@@ -20,6 +20,8 @@ import ray.train
 import ray.train.torch
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+from actors.learner.settings import LearnerSettings
+from actors.learner.train_loop import train_loop
 from actors.messages import LearnerStart, LearnerTask, Published
 from cluster.config.run_config import RunConfig
 from cluster.fleet import failure_policy
@@ -74,9 +76,6 @@ class RayLearnerPort:
 
 def run_learner_rank(settings: dict[str, Any]) -> None:
     """Run one rank; Ray Train calls this in each worker of the worker group."""
-    from actors.learner.settings import LearnerSettings  # noqa: PLC0415
-    from actors.learner.train_loop import train_loop  # noqa: PLC0415
-
     config = RunConfig.model_validate_json(settings["config"])
     context = ray.train.get_context()
     label_logs(config.name, f"learner-{context.get_world_rank()}")

@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 
 import ray.train
 import ray.train.torch
+import torch
 
+from actors.distributed import largest_over_ranks
+from actors.reward_model.member import train_member
 from actors.rewards.sources import member_folder
+from cluster.config.datasets import load_comparisons
 from cluster.config.reward_model_options import Training, settings_of
 from cluster.config.run_config import RunConfig
 from cluster.fleet.ray_worker import last_line
@@ -74,12 +78,6 @@ class MemberProgress:
 
 def run_reward_model_rank(settings: dict[str, Any]) -> None:
     """Run one rank: train the members that are not complete, one after the other."""
-    import torch  # noqa: PLC0415
-
-    from actors.distributed import largest_over_ranks  # noqa: PLC0415
-    from actors.reward_model.member import train_member  # noqa: PLC0415
-    from cluster.config.datasets import load_comparisons  # noqa: PLC0415
-
     config = RunConfig.model_validate_json(settings["config"])
     training, run_dir = Training(*settings["training"]), Path(settings["run_dir"])
     context = ray.train.get_context()

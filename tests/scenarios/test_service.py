@@ -68,7 +68,7 @@ def processes_of_runs(site):
 
 def test_a_run_is_submitted_and_paused(site):
     told = site.irlign("submit", "job.yaml")
-    assert "tiny-1 is submitted" in told
+    assert "Submitted tiny-1, " in told
     assert f"{site.address}/#/jobs/tiny-1" in told
     site.wait_until(lambda: [step for step in steps(site) if step > 5], "a step of stage 2")
     told = site.irlign("scale", "tiny", "rollout=0")  # which frees the CPUs for the tests
@@ -92,11 +92,11 @@ def test_logs_are_json_with_the_run_the_worker_and_the_step_of_each_line(site):
 
 def test_invalid_commands_are_refused_in_one_sentence(site):
     assert "tiny is running as job tiny-1" in site.irlign("submit", "job.yaml", ok=False)
-    assert "knows no run mine; it has: tiny" in site.irlign("status", "mine", ok=False)
+    assert "has no run mine; it has: tiny" in site.irlign("status", "mine", ok=False)
     wrong = site.irlign("list", ok=False, RAY_AUTH_TOKEN="0" * 64)
-    assert "takes no other token than its own" in wrong
+    assert "refused the token" in wrong
     nobody = site.irlign("list", "--address", "http://127.0.0.1:9", ok=False)
-    assert "no Ray dashboard answers at http://127.0.0.1:9" in nobody
+    assert "no Ray dashboard responds at http://127.0.0.1:9" in nobody
     assert "rollout=-1: there cannot be" in site.irlign("scale", "tiny", "rollout=-1", ok=False)
 
 
@@ -170,12 +170,12 @@ def test_the_token_is_in_no_log_and_in_no_file_of_the_run(site):
 def test_submitted_again_the_run_resumes_and_stops_when_its_lease_ends(site):
     done = steps(site)[-1]
     lease = ("--set", "placement.lease_s=5")
-    assert "tiny-2 is submitted" in site.irlign("submit", "job.yaml", *lease)
+    assert "Submitted tiny-2, " in site.irlign("submit", "job.yaml", *lease)
     site.wait_until(lambda: "DriverActor driver" in site.living_actors(), "the driver")
     (job,) = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "cluster.jobs.package" in (process.info["cmdline"] or ())
+        if "cluster.cli.run_package" in (process.info["cmdline"] or ())
     ]
     job.send_signal(signal.SIGKILL)
     site.wait_until(lambda: not site.living_actors(), "the end of all actors")

@@ -19,11 +19,11 @@ from alignment.data.comparisons import read_comparisons
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration, read_demonstrations
 from alignment.rewards.best_of_n import Response
-from cluster.cli.best_of import tell, write
+from cluster.cli.best_of_table import print_result, write_result
 from cluster.cli.main import app
 from cluster.config.job_file import load_job
 from cluster.driver.evaluation import Evaluator
-from cluster.jobs.best_of import Answers
+from cluster.jobs.best_of import ScoredResponses
 from cluster.run_state.manifest import Manifest, save_manifest
 from cluster.validation.best_of import check, reward_source
 from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
@@ -127,8 +127,8 @@ def refusal(*arguments):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--n", 0), "--n 0: it takes at least 1 response"),
-        (("--n", 1, "--pairs", "{place}/pairs.jsonl"), "--pairs compares 2 responses or more"),
+        (("--n", 0), "--n 0: must be at least 1"),
+        (("--n", 1, "--pairs", "{place}/pairs.jsonl"), "--pairs needs at least 2 responses"),
         (("--pairs", "{place}/best.jsonl"), "must be different files"),
         (("--prompts", "{place}/best.jsonl"), "must be different files"),
         (("--pairs", "{place}/none/pairs.jsonl"), "there is no folder"),
@@ -167,22 +167,22 @@ def test_a_reward_model_is_checked_and_taken(run, tmp_path):
     assert [each.model for each in request.config.rewards] == [str(tmp_path / "reward")]
 
 
-def test_what_was_found_is_told_and_written(run, tmp_path):
+def test_the_result_is_printed_and_written(run, tmp_path):
     request = prepared(run, prompts=str(run.parent / "data.jsonl"))
     rows = [Response("a", 1.0, 2, False), Response("b", 3.0, 4, False), Response("c", 9.0, 5, True)]
     cut = [each._replace(was_cut=True) for each in rows]
-    found = Answers({3: rows, 5: cut}, {7: "prompt 7 has no reward"}, 1234)
+    result = ScoredResponses({3: rows, 5: cut}, {7: "prompt 7 has no reward"}, 1234)
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    tell(request, found, 60.4, console)
+    print_result(request, result, 60.4, console)
     out, pairs = tmp_path / "best.jsonl", tmp_path / "pairs.jsonl"
-    write(request, found, out, pairs, console)
+    write_result(request, result, out, pairs, console)
     console.file.close()
     text = console.export_text()
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "4.333", "4.333", "to", "4.333", "0.000", "3.7"] in lines
     assert ["3", "9", "9", "to", "9", "0.432", "5.0"] in lines
     assert "20 prompts, 4 responses to each, 1,234 tokens sampled, 60 s." in text
-    assert "data.max_response_tokens = 4: 4 responses." in text
+    assert "4 responses were cut off at data.max_response_tokens = 4." in text
     assert "Left out: 1 prompts without a reward; prompt 7 has no reward" in text
     left_out = "(left out: 1 prompts where no response is whole and not empty)"
     assert f"{out}: 1 demonstrations {left_out}" in text
@@ -228,7 +228,7 @@ def test_a_policy_is_sampled_and_its_best_are_kept(tmp_path):
     said, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, said
     assert "3 prompts, 20 responses to each" in said
-    assert "with 0.03 it holds out about 10% of them" in said
+    assert "with 0.03 about 10% of them" in said
     lines = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
     best = read_demonstrations(tmp_path / "best.jsonl")
     assert [line["reward"] for line in lines] == [each.response.split().count("b") for each in best]

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from alignment.data.comparisons import Comparison
 from alignment.data.tokenized import TokenizedComparisons
-from cluster.cli.check import show, show_comparisons
+from cluster.cli.check import print_comparisons, print_report
 from cluster.config.job_file import load_job
 from cluster.validation import preflight
 from tests.fakes.tiny_job import save_tiny_job, save_tiny_tokenizer
@@ -29,7 +29,7 @@ def shown(rows, tokenizer, source=None):
     fixed = {"system_prompt": None, "held_out_fraction": 0.5, "seed": 0}
     data = TokenizedComparisons.tokenize(rows, tokenizer, **fixed, **limits)
     console = colored()
-    show_comparisons(data, console, source)
+    print_comparisons(data, console, source)
     return data, console.file.getvalue()
 
 
@@ -57,7 +57,7 @@ def test_single_labels_are_counted_by_value_and_their_format_is_named(tokenizer,
 def test_equal_texts_strengths_and_domains_are_told(tokenizer):
     rows = [Comparison(p, ("b", "b"), (0, 1), strength=1.0, domain=p) for p in "abcd"]
     _, text = shown(rows, tokenizer)
-    for remark in ("4 pairs", "4 with twice the same response", "4 with a strength", "4 domains"):
+    for remark in ("4 pairs", "4 with the same response twice", "4 with a strength", "4 domains"):
         assert remark in text
     assert "tie" not in text
 
@@ -66,7 +66,9 @@ def test_the_format_of_the_demonstrations_is_named(tmp_path):
     save_tiny_job(tmp_path)
     config = load_job(tmp_path / "job.yaml")
     console = colored()
-    show(config, preflight.check(config, None, {"CPU": 8.0, "memory": 64.0 * 2**30}), console)
+    print_report(
+        config, preflight.check(config, None, {"CPU": 8.0, "memory": 64.0 * 2**30}), console
+    )
     text = console.file.getvalue()
     assert '20 demonstrations as "prompt" (text), "response" (text)' in text
     assert f"{GREEN}b c </s>{PLAIN}" in text
@@ -81,7 +83,7 @@ def test_rewards_that_only_rank_are_no_objective_of_their_own(tmp_path):
         "objective.divergence_weight=0",
     ]
     console = colored()
-    show(load_job(tmp_path / "job.yaml", ranked), findings, console)
+    print_report(load_job(tmp_path / "job.yaml", ranked), findings, console)
     text = " ".join(console.file.getvalue().split())
-    assert "of preferences among its own responses, by rewards." in text
+    assert "preferences between its own responses, ranked by rewards." in text
     assert "rewards and" not in text

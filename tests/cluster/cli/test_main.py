@@ -61,7 +61,7 @@ def test_check_shows_workers_data_model_and_a_conversation_and_writes_nothing(pl
         "responses up to 3 (mean 3)",
         "b c </s>",
         "take turns",
-        "tiny is ready: 100 steps of SFT, then 100 of jensen_shannon.",
+        "tiny is ready: 100 steps of SFT, then 100 on-policy steps with jensen_shannon.",
     ):
         assert shown in result.stdout
     assert sorted(place.rglob("*")) == before

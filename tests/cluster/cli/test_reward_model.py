@@ -109,10 +109,12 @@ def test_a_contrast_is_written_as_comparisons_and_described(
         Comparison(f"a {2 * i}", (chosen, rejected), (0, 1), domain=pair)
         for i in range(1, NUM_PROMPTS)
     ]
-    assert "24 comparisons of 25 held-out prompts (left out: 1 where both texts are equal)" in text
+    assert (
+        "24 comparisons from 25 held-out prompts (left out: 1 where both texts are equal)" in text
+    )
     assert f"estimates {estimate}." in text
     # All prompts are held out at 0.5, so the reward model's job has to hold out fewer
-    assert "needs data.held_out_fraction below 0.5, which is the run's: 0.1 keeps" in text
+    assert "needs a data.held_out_fraction below 0.5, that of the run: 0.1 keeps" in text
     assert "system_prompt" not in text
 
 
@@ -137,13 +139,13 @@ def test_lines_that_cannot_be_read_are_told(tmp_path):
     assert "Line 51 of samples.jsonl was torn" in told(run_dir, "--out", tmp_path / "pairs.jsonl")
 
 
-def test_the_help_says_what_each_contrast_estimates_and_what_sets_their_number():
+def test_the_help_states_what_each_contrast_estimates_and_what_sets_their_number():
     text = " ".join(told("--help").replace("│", " ").split())
     for shown in (
         "log pi_SFT / pi_0",
         "log p / pi_0",
         "log p / pi_SFT",
-        "evaluation.num_prompts of the run sets how many",
+        "number of prompts is evaluation.num_prompts of the run",
         "data.held_out_fraction must be smaller",
     ):
         assert shown in text
@@ -153,32 +155,32 @@ def test_the_help_says_what_each_contrast_estimates_and_what_sets_their_number()
     ("made", "options", "sentence"),
     [
         ({}, ("--out", "pairs.jsonl", "--pair", "sft-demonstrations"), None),
-        ({}, (), "nothing to write: give --out FILE or --closed-form FOLDER"),
+        ({}, (), "nothing to write: give --out FILE or --log-ratio FOLDER"),
         (
             {"sft": {"steps": 0}},
             ("--out", "pairs.jsonl"),
-            "has no pi_SFT, since its sft.steps is 0; run the job with more",
+            "has no pi_SFT, since its sft.steps is 0; run the job with a larger one",
         ),
         (
             {"phases": ("before",)},
             ("--out", "pairs.jsonl"),
-            "has no answers of the phase after_sft yet, which it gives after its SFT of 3 steps",
+            "has no samples of the phase after_sft yet, which it takes after its SFT of 3 steps",
         ),
         (
             {"phases": ()},
             ("--out", "pairs.jsonl", "--pair", "init-demonstrations"),
-            "has no answers of the phase before yet, which it gives before its first step",
+            "has no samples of the phase before yet, which it takes before its first step",
         ),
         ({}, ("--out", "gone/pairs.jsonl"), "cannot write gone/pairs.jsonl: No such file"),
         (
             {},
-            ("--closed-form", "reward", "--pair", "sft-demonstrations"),
-            "--pair sft-demonstrations has no closed form, since of the expert only demonstrations",
+            ("--log-ratio", "reward", "--pair", "sft-demonstrations"),
+            "--pair sft-demonstrations has no exact log-ratio: the expert is known by",
         ),
         (
             {"data": {"path": "gone.jsonl"}},
             ("--out", "pairs.jsonl"),
-            "the run's data cannot be read any more: gone.jsonl: no such file",
+            "the data of the run cannot be read: gone.jsonl: no such file",
         ),
     ],
 )
@@ -203,9 +205,9 @@ def test_too_few_comparisons_are_refused_with_the_setting_to_raise(tmp_path):
     path.write_text("".join(lines[:20] + lines[25:]))
     error = refusal(run_dir, "--out", tmp_path / "pairs.jsonl")
     assert (
-        "answered 25 held-out prompts, which give 19 comparisons (left out: 1 where both texts are "
-        "equal, 5 where only one side answered); it takes 20: run the job in another --run-dir "
-        "with evaluation.num_prompts (here 25) raised"
+        "has samples of 25 held-out prompts, which give 19 comparisons (left out: 1 where both "
+        "texts are equal, 5 where only one side answered); at least 20 are needed: run the job in "
+        "another --run-dir with a larger evaluation.num_prompts (here 25), and a larger"
     ) in error
 
 
@@ -214,21 +216,19 @@ def test_data_that_was_changed_since_the_run_is_refused(tmp_path):
     write_rows(tmp_path, [{"prompt": f"a {i + (i > 3)}", "response": "b"} for i in range(60)])
     error = refusal(run_dir, "--out", tmp_path / "pairs.jsonl")
     assert "row 5 of" in error
-    assert "is not the prompt that the run answered" in error
+    assert "is not the prompt in the samples of the run" in error
     write_rows(tmp_path, [{"prompt": "a 0", "response": "b"}])
     assert "row 3 of" in refusal(run_dir, "--out", tmp_path / "pairs.jsonl")
 
 
 @pytest.mark.parametrize("steps", [(3,), (2, 3), (3, 4)])
-def test_the_closed_form_is_of_the_policy_after_the_warm_start_and_outlives_its_checkpoint(
-    tmp_path, steps
-):
+def test_the_log_ratio_is_of_the_policy_after_sft_and_outlives_its_checkpoint(tmp_path, steps):
     save_tiny_model(tmp_path / "init", seed=9)
     run_dir, folder = write_run(tmp_path), tmp_path / "reward"
     write_checkpoints(run_dir, steps, warm_up=2)
     sft = run_dir / "checkpoints" / "step-000005" / "policy"
     expected = AutoModelForCausalLM.from_pretrained(sft).lm_head.weight
-    text = told(run_dir, "--pair", "init-sft", "--closed-form", folder)
+    text = told(run_dir, "--pair", "init-sft", "--log-ratio", folder)
     assert "reward holds the reward log pi_SFT - log pi_0" in text
     shutil.rmtree(run_dir)
     source = read_log_ratio(str(folder))
@@ -252,21 +252,26 @@ def test_the_closed_form_is_of_the_policy_after_the_warm_start_and_outlives_its_
         ),
     ],
 )
-def test_a_run_without_the_policy_after_the_warm_start_is_refused(tmp_path, steps, sentence):
+def test_a_run_without_the_policy_after_sft_is_refused(tmp_path, steps, sentence):
     run_dir = write_run(tmp_path)
     if steps:
         write_checkpoints(run_dir, steps)
-    assert sentence in refusal(run_dir, "--closed-form", tmp_path / "reward")
+    assert sentence in refusal(run_dir, "--log-ratio", tmp_path / "reward")
     assert not (tmp_path / "reward").exists()
+
+
+def test_the_old_name_of_the_option_is_refused_with_the_new_one(tmp_path):
+    error = refusal(write_run(tmp_path), "--closed-form", tmp_path / "reward")
+    assert error == "--closed-form is now called --log-ratio"
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
     run_dir = write_run(tmp_path)
     write_checkpoints(run_dir, (3,))
-    assert "exists and is not empty" in refusal(run_dir, "--closed-form", run_dir)
-    assert "exists and is not empty" in refusal(run_dir, "--closed-form", tmp_path / "data.jsonl")
+    assert "exists and is not empty" in refusal(run_dir, "--log-ratio", run_dir)
+    assert "exists and is not empty" in refusal(run_dir, "--log-ratio", tmp_path / "data.jsonl")
     below_a_file = tmp_path / "data.jsonl" / "reward"
-    assert "cannot copy" in refusal(run_dir, "--closed-form", below_a_file)
+    assert "cannot copy" in refusal(run_dir, "--log-ratio", below_a_file)
 
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.cli.status_table import show, table_of_runs, time_left
+from cluster.cli.status_table import print_status, runs_table
 from cluster.jobs.submission import Run
 from cluster.run_state.status import MemberStatus, Status
 
@@ -25,46 +25,44 @@ def printed(thing):
     text = io.StringIO()
     console = Console(file=text, width=150)
     if isinstance(thing, Status):
-        show(thing, Path("runs/a"), console)
+        print_status(thing, Path("runs/a"), console)
     else:
         console.print(thing)
     return [" ".join(line.split()) for line in text.getvalue().splitlines()]
 
 
-def test_a_status_says_where_the_run_is_who_works_and_what_happened():
+def test_a_status_has_progress_workers_metrics_and_events():
     assert printed(STATUS) == [
-        "runs/a | 2/2 on-policy | step 20 of 50 | sampling, 4 s"
-        " | about 10 min 00 s left at the newest step's pace",
+        "runs/a | 2/2 on-policy | step 20 of 50 | sampling, 4 s | about 10 min 00 s left",
         "worker state weights requests served",
         "rollout-0 serving v17 12",
         "newest step",
         "loss 0.25",
-        "staleness of a token, steps 1",
-        "seconds of the step 20",
+        "staleness of tokens, steps 1",
+        "step time, s 20",
         "12 s: rollout-1 lost",
     ]
 
 
-def test_a_run_that_has_hardly_begun_or_failed_can_be_shown_too():
+def test_a_run_that_is_starting_or_has_failed_can_be_printed_too():
     begun = Status("starting", "loading the data", 0.0, 0, 0, [], False, None, {}, ())
-    assert printed(begun)[2] == "none yet"
+    assert printed(begun)[2] == "none"
     assert printed(begun._replace(error="no [room]"))[-1] == "no [room]"
 
 
-def test_there_is_no_time_left_to_guess_without_a_step_or_after_the_end():
-    assert not time_left(STATUS._replace(last_step={}))
-    assert not time_left(STATUS._replace(is_over=True))
-    assert not time_left(STATUS._replace(iteration=50))
+def test_no_time_left_is_printed_without_a_step_or_after_the_end():
+    for changes in ({"last_step": {}}, {"is_over": True}, {"iteration": 50}):
+        assert not any("left" in line for line in printed(STATUS._replace(**changes)))
 
 
-def test_runs_are_a_line_each_and_none_is_said():
+def test_runs_are_a_row_each():
     run = Run("a-2", "a", "/runs/a", "RUNNING", 1000.0, 0.0, {})
     over = run._replace(job_id="a-1", status="FAILED", ended=1060.0)
     pending = run._replace(job_id="b-1", name="b", status="PENDING", began=0.0)
-    lines = printed(table_of_runs([run, over, pending], now=1600.0))
-    assert lines[0] == "run job status began lasted run directory"
+    lines = printed(runs_table([run, over, pending], now=1600.0))
+    assert lines[0] == "run job status started duration run directory"
     assert lines[1].startswith("a a-2 RUNNING ")
     assert lines[1].endswith(" 10 min 00 s /runs/a")
     assert lines[2].endswith(" 1 min 00 s /runs/a")
     assert lines[3] == "b b-1 PENDING /runs/a"
-    assert printed(table_of_runs([], now=0.0))[1] == "none"
+    assert printed(runs_table([], now=0.0))[1] == "none"

@@ -6,7 +6,7 @@ import yaml
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.jobs.control import check_sizes, parse_sizes, remove_address, scale
+from cluster.jobs.control import check_sizes, parse_sizes, remove_address, scale_run
 
 KINDS = ["rollout", "discriminator", "sum"]
 
@@ -31,9 +31,12 @@ def test_a_kind_given_twice_is_refused():
     ("argument", "message"),
     [
         ("rollouts=2", "rollouts=2: this run has no workers of that kind; it has rollout, discr"),
-        ("rollout=-1", "rollout=-1: there cannot be fewer than 0 workers"),
-        ("discriminator=0", "discriminator=0: every step needs at least 1; rollout=0 pauses"),
-        ("sum=0", "sum=0: every step needs at least 1; rollout=0 pauses the run"),
+        ("rollout=-1", "rollout=-1: the number of workers must be at least 0"),
+        (
+            "discriminator=0",
+            "discriminator=0: every step needs at least 1 worker; rollout=0 pauses",
+        ),
+        ("sum=0", "sum=0: every step needs at least 1 worker; rollout=0 pauses the run"),
     ],
 )
 def test_numbers_that_no_run_can_have_are_refused(argument, message):
@@ -41,7 +44,7 @@ def test_numbers_that_no_run_can_have_are_refused(argument, message):
         check_sizes(parse_sizes([argument]), KINDS)
 
 
-def test_a_pause_and_every_growth_are_fine_and_nothing_is_refused():
+def test_a_pause_and_any_growth_are_accepted_and_no_kind_is_refused():
     check_sizes({"rollout": 0, "discriminator": 1, "sum": 7}, KINDS)
     with pytest.raises(InvalidInputError, match="nothing to scale; give KIND=N for one of rollout"):
         check_sizes({}, KINDS)
@@ -58,20 +61,20 @@ def run_dir(tmp_path):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"is no run: it has no config\.yaml"):
-        scale(tmp_path, {"rollout": 2})
+        scale_run(tmp_path, {"rollout": 2})
 
 
-def test_where_no_run_goes_on_is_said_in_one_sentence(run_dir):
+def test_a_run_that_does_not_go_on_is_refused(run_dir):
     with pytest.raises(InvalidInputError) as never_begun:
-        scale(run_dir, {"rollout": 2})
+        scale_run(run_dir, {"rollout": 2})
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     # The job process was killed and its cluster with it: nobody listens any more.
     place = {"address": f"127.0.0.1:{port}", "namespace": "irlign-test", "auth_mode": "token"}
     (run_dir / "cluster.json").write_text(json.dumps(place))
     with pytest.raises(InvalidInputError) as left_behind:
-        scale(run_dir, {"rollout": 2})
-    expected = f"no run is going on in {run_dir}; irlign train starts one, or goes on with it"
+        scale_run(run_dir, {"rollout": 2})
+    expected = f"no run goes on in {run_dir}; irlign train starts or resumes one"
     assert [str(each.value) for each in (never_begun, left_behind)] == [expected] * 2
 
 

@@ -161,9 +161,9 @@ def test_another_process_reaches_the_driver_of_a_run(tmp_path):
     assert ray.get(driver.requested.remote()) == []
     code = (
         "import sys; from pathlib import Path; from actors.errors import InvalidInputError; "
-        "from cluster.jobs.control import scale\n"
+        "from cluster.jobs.control import scale_run\n"
         "for wanted in ({'rollout': 0}, {'discriminator': 2}):\n"
-        "    try: print(scale(Path(sys.argv[1]), wanted))\n"
+        "    try: print(scale_run(Path(sys.argv[1]), wanted))\n"
         "    except InvalidInputError as error: print(error)\n"
     )
     other = subprocess.run(

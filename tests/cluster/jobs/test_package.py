@@ -8,7 +8,7 @@ import yaml
 from actors.errors import InvalidInputError
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
-from cluster.jobs.package import MAX_DATA_MIB, modules_beside, pack, unpack
+from cluster.jobs.package import MAX_DATA_MIB, fill_package, modules_next_to, unpack
 
 ROW = '{"prompt": "a", "response": "b"}\n'
 
@@ -20,14 +20,14 @@ def job(place, **sections):
     return load_job(place / "job.yaml")
 
 
-def package_of(place, config, name="parcel"):
+def package_of(place, config, name="packed"):
     package_dir = place / name
     package_dir.mkdir()
-    pack(config, place / "job.yaml", package_dir)
+    fill_package(config, place / "job.yaml", package_dir)
     return package_dir
 
 
-def test_a_parcel_runs_by_itself(tmp_path):
+def test_a_package_runs_by_itself(tmp_path):
     package_dir = package_of(tmp_path, job(tmp_path))
     code = "import cluster.cli.main, cluster; print(cluster.__file__)"
     told = subprocess.run(
@@ -67,7 +67,7 @@ def test_a_path_that_is_not_here_is_taken_for_one_on_the_cluster(tmp_path):
 def test_too_large_demonstrations_are_refused_with_the_remedy(tmp_path):
     config = job(tmp_path)
     os.truncate(tmp_path / "data.jsonl", (MAX_DATA_MIB + 1) * 2**20)  # a hole: no disk is taken
-    with pytest.raises(InvalidInputError, match="put it on storage that the cluster sees"):
+    with pytest.raises(InvalidInputError, match="put it on storage that the cluster shares"):
         package_of(tmp_path, config)
 
 
@@ -78,7 +78,7 @@ def test_modules_that_the_job_names_come_along_and_no_others(tmp_path):
     (tmp_path / "package" / "deep.py").write_text("x = 1\n")
     rewards = [{"function": "mine:f"}, {"function": "package.deep:g"}, {"function": "numpy:sum"}]
     config = job(tmp_path, rewards=rewards, objective={"divergence": "mine:convex"})
-    assert [path.name for path in modules_beside(config, tmp_path)] == ["mine.py", "package"]
+    assert [path.name for path in modules_next_to(config, tmp_path)] == ["mine.py", "package"]
     package_dir = package_of(tmp_path, config)
     assert (package_dir / "mine.py").is_file()
     assert (package_dir / "package" / "deep.py").is_file()

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from cluster.jobs import progress
-from cluster.jobs.progress import Bar, Lines, TimeLeft, counted, display
+from cluster.jobs.progress import Bar, Lines, StagePace, counted, display
 from cluster.run_state.status import Status
 
 
@@ -13,21 +13,23 @@ def status(stage="on_policy", iteration=3, phase="learning", phase_s=0.0):
 
 def test_time_left_follows_the_pace_of_the_stage_under_way():
     now = [0.0]
-    left = TimeLeft(clock=lambda: now[0])
-    assert left.text(status(iteration=2)) == ""  # nothing is known yet
+    pace = StagePace(clock=lambda: now[0])
+    assert pace.time_left(status(iteration=2)) == ""  # nothing is known yet
     now[0] = 20.0
-    assert left.text(status(iteration=4)) == "about 60 s left"  # 10 s a step, 6 to go
+    assert pace.time_left(status(iteration=4)) == "about 1 min 00 s left"  # 10 s a step, 6 to go
     now[0] = 220.0
-    assert left.text(status(iteration=5)) == "about 6 min left"  # 220 s / 3 steps, 5 to go
-    assert left.text(status(stage="sft", iteration=5)) == ""
-    assert left.text(status(stage="starting", iteration=0)) == ""
+    assert (
+        pace.time_left(status(iteration=5)) == "about 6 min 07 s left"
+    )  # 220 s / 3 steps, 5 to go
+    assert pace.time_left(status(stage="sft", iteration=5)) == ""
+    assert pace.time_left(status(stage="starting", iteration=0)) == ""
 
 
 def test_a_log_gets_a_line_for_every_stage_and_not_for_every_step():
     console = Console(file=io.StringIO(), width=40)
     lines = Lines(console)
     for each in (status(), status(iteration=4), status(stage="finished", iteration=10)):
-        lines.show(each)
+        lines.update(each)
     printed = console.file.getvalue().splitlines()
     assert len(printed) == 2  # long lines are not wrapped
     assert "2/2 on-policy | step 3 of 10 | learning" in printed[0]
@@ -38,7 +40,7 @@ def test_a_terminal_gets_a_bar_with_stage_step_and_phase():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     bar = display(console)
     assert isinstance(bar, Bar)
-    bar.show(status(phase="sampling", phase_s=7.0))
+    bar.update(status(phase="sampling", phase_s=7.0))
     bar.close()
     printed = console.file.getvalue()
     for text in ("2/2 on-policy", "3/10", "sampling 7 s"):

@@ -125,7 +125,7 @@ def story(tmp_path_factory):
 def test_a_run_ends_well_in_spite_of_a_stop_and_of_losses(story):
     assert story["first"][0] == 0, story["first"][1]
     assert story["second"][0] == 0, story["second"][1]
-    assert "the same command goes on from there" in story["first"][1]
+    assert "the same command resumes the run" in story["first"][1]
     assert "Report: run/report/index.html" in story["second"][1]
     assert not story["manifest_at_stop"]["is_finished"]
 
