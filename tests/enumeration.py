@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.mdp.segments import action_positions
 from alignment.objectives.policy_gradient import policy_gradient
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE
 
 NUM = len(TABLE.responses)

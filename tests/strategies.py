@@ -8,8 +8,8 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import enumerate_responses
 from alignment.mdp.trajectories import FinishReason, PolicyVersion
+from alignment.studies.response_table import enumerate_responses
 
 settings.register_profile("irlign", max_examples=25, deadline=None)
 settings.load_profile("irlign")

@@ -57,7 +57,7 @@ def has_logits(config: ObjectiveConfig) -> bool:
 def reward_advantages(batch: PackedBatch, rewards: Tensor, config: ObjectiveConfig) -> Tensor:
     """Return the advantages [action] of rewards [sequence] of whole responses."""
     baseline = BASELINES.get(config.advantage, leave_one_out)
-    return baseline(rewards, batch.group_index).values[batch.sequence_index]
+    return baseline(rewards, batch.group_index)[batch.sequence_index]
 
 
 def assign_credit(
@@ -105,10 +105,10 @@ def _by_response(
     total = rewards + config.divergence_weight * record.reward(logits)
     if config.advantage == "self_normalized":
         weighted = self_normalized(logits, batch.group_index)
-        others = leave_one_out(rewards, batch.group_index).values
+        others = leave_one_out(rewards, batch.group_index)
         values = config.divergence_weight * weighted.values + others
         return values[batch.sequence_index], total, weighted.effective_sizes
-    values = BASELINES[config.advantage](total, batch.group_index).values
+    values = BASELINES[config.advantage](total, batch.group_index)
     return values[batch.sequence_index], total, None
 
 
@@ -125,6 +125,6 @@ def _by_token(
         else increment_rewards(logits, index, record.reward)
     ) * config.divergence_weight
     returns = rewards_to_go(by_token, index)
-    values = leave_one_out_by_position(returns, index, batch.group_index).values
-    values = values + leave_one_out(rewards, batch.group_index).values[index]
+    values = leave_one_out_by_position(returns, index, batch.group_index)
+    values = values + leave_one_out(rewards, batch.group_index)[index]
     return values, rewards + sequence_sums(by_token, index, batch.num_sequences), None

@@ -1,6 +1,7 @@
-"""Advantages of responses, from what the group that shares their prompt received.
+"""Advantages of responses, relative to the group of responses to the same prompt.
 
-Every choice here goes into the same objective, which averages over all N responses of a step:
+All of them are constants for the gradient, and are used in the same objective, an average over all
+N responses of a step:
 
     gradient = -(1/N) sum_i A_i grad log pi(y_i)
 
@@ -8,39 +9,32 @@ Every choice here goes into the same objective, which averages over all N respon
     group_mean         (1 - 1/K) times it, for groups of K
     group_normalized   another direction (GRPO)
     self_normalized    the gradient of forward KL as K grows; bounded, and biased for small K
-    best_of_group      cloning each group's best: the gradient towards the best-of-K policy
+    best_of_group      clones the best response of each group: towards the best-of-K policy
+
+A response that is alone in its group has no baseline and gets advantage 0.
 """
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignment.mdp.segments import action_positions
 
 MIN_STANDARD_DEVIATION = 1e-4
-"""Rewards of a group that differ by less differ by rounding; other implementations add the same
-number to the deviation, which bends every advantage a little."""
-
-
-class Advantages(NamedTuple):
-    """Advantages, constant for the gradient, and which responses had nothing to compare with."""
-
-    values: Float[Tensor, " advantage"]
-    """One for each response; one for each action from leave_one_out_by_position."""
-    is_alone: Bool[Tensor, " trajectory"]
-    """The only one of its group, hence without a baseline and with advantage 0; log the count."""
+"""Lower bound of a group's standard deviation: smaller differences are rounding. Other
+implementations add this number to the deviation, which changes every advantage a little."""
 
 
 class SelfNormalized(NamedTuple):
-    """Advantages from weights that sum to 1 in every group, and how many responses they are."""
+    """Advantages from weights that sum to 1 in every group, and effective sample sizes."""
 
     values: Float[Tensor, " trajectory"]
     """K w_i - 1, between -1 and K - 1, for a group of K."""
     effective_sizes: Float[Tensor, " group"]
     """1 / sum w^2 of each group, from 1 (one response has all the weight) to K, by ascending id.
-    Their sum over the number of responses is the fraction that the weighted ones are worth."""
+    Their sum over the number of responses is the effective sample fraction."""
 
 
 class _Centered(NamedTuple):
@@ -54,7 +48,7 @@ class _Centered(NamedTuple):
 
 def leave_one_out(
     rewards: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
-) -> Advantages:
+) -> Float[Tensor, " trajectory"]:
     """Reward minus the mean reward of the other members of the group.
 
     With n members and group mean m, that is n / (n - 1) * (r_i - m). The baseline does not depend
@@ -65,9 +59,6 @@ def leave_one_out(
         rewards: one scalar for each trajectory, in reward units.
         group_ids: equal ids share a prompt. Groups may lie anywhere and differ in size.
 
-    Returns:
-        The advantages, in the order of the rewards.
-
     References:
         Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free"; Ahmadian et al. 2024
         (RLOO), arXiv:2402.14740.
@@ -75,27 +66,24 @@ def leave_one_out(
     centered, group, sizes = _centered(rewards, group_ids)
     size = sizes[group]
     others = (size - 1).clamp(min=1)  # alone, a reward is its own mean: the advantage is 0
-    return Advantages(centered * size / others, size == 1)
+    return centered * size / others
 
 
 def leave_one_out_by_position(
     returns: Float[Tensor, " action"],
     sequence_index: Int[Tensor, " action"],
     group_ids: Int[Tensor, " trajectory"],
-) -> Advantages:
+) -> Float[Tensor, " action"]:
     """Return minus the mean return of the other members of the group at the same position.
 
-    For rewards by token: action t of a response is compared with what the others still had to
-    come at their action t, which is 0 for one that has already ended. The baseline does not depend
-    on the response itself, so the policy gradient stays unbiased.
+    For rewards by token: the baseline of action t of a response is the mean of the others' returns
+    at their action t, which is 0 for a response that has ended. It does not depend on the response
+    itself, so the policy gradient stays unbiased.
 
     Args:
         returns: reward-to-go of each action, in reward units.
         sequence_index: which trajectory each action belongs to, ascending.
         group_ids: equal ids share a prompt. Groups may lie anywhere and differ in size.
-
-    Returns:
-        The advantages, in the order of the returns.
     """
     ids, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
     position = action_positions(sequence_index)
@@ -104,16 +92,15 @@ def leave_one_out_by_position(
     table[sequence_index, position] = returns.detach()
     sums = table.new_zeros(len(ids), longest).index_add(0, group, table)
     size = sizes[group]
-    is_alone = size == 1
     others = (size - 1).clamp(min=1)
     baselines = (sums[group] - table) / others[:, None]
-    values = (table - baselines).masked_fill(is_alone[:, None], 0.0)
-    return Advantages(values[sequence_index, position], is_alone)
+    values = (table - baselines).masked_fill((size == 1)[:, None], 0.0)
+    return values[sequence_index, position]
 
 
 def group_mean(
     rewards: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
-) -> Advantages:
+) -> Float[Tensor, " trajectory"]:
     """Reward minus the mean reward of the group, the response itself included.
 
     The expected gradient is 1 - 1/K of leave_one_out's, for groups of K: a smaller step in the same
@@ -123,25 +110,21 @@ def group_mean(
         rewards: one scalar for each trajectory, in reward units.
         group_ids: equal ids share a prompt. Groups may lie anywhere and differ in size.
 
-    Returns:
-        The advantages, in the order of the rewards.
-
     References:
         Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783.
     """
-    centered, group, sizes = _centered(rewards, group_ids)
-    return Advantages(centered, sizes[group] == 1)
+    return _centered(rewards, group_ids).values
 
 
 def group_normalized(
     rewards: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
-) -> Advantages:
+) -> Float[Tensor, " trajectory"]:
     """Reward minus the group's mean, over the group's standard deviation (GRPO).
 
-    It makes steps of one size at any scale of reward, and hides two things. Prompts whose responses
-    differ little count as much as those whose responses differ a lot, so the direction is no longer
-    that of the expected reward. And the choice of divergence all but vanishes: in a group of two
-    every increasing reward gives the same advantages. To compare divergences use leave_one_out.
+    The step has the same size at any scale of the reward. Prompts whose responses differ little
+    count as much as those whose responses differ a lot, so the direction is no longer that of the
+    expected reward. The divergence hardly matters any more: in a group of two, every increasing
+    reward gives the same advantages. To compare divergences use leave_one_out.
 
     Args:
         rewards: one scalar for each trajectory, in any unit.
@@ -158,16 +141,16 @@ def group_normalized(
     centered, group, sizes = _centered(rewards, group_ids)
     squares = centered.new_zeros(len(sizes)).index_add(0, group, centered.square())
     deviations = (squares / (sizes - 1).clamp(min=1)).sqrt().clamp(min=MIN_STANDARD_DEVIATION)
-    return Advantages(centered / deviations[group], sizes[group] == 1)
+    return centered / deviations[group]
 
 
 def self_normalized(
     logits: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
 ) -> SelfNormalized:
-    """Share of the group's e^h, times the group's size K, minus 1: bounded, for forward KL only.
+    """K times the self-normalized weight e^h in a group of K, minus 1; for forward KL only.
 
-    e^h is the exact reward of forward KL and has the heaviest tail of all. Dividing it by its mean
-    over the group, whose expectation is 1 for the optimal discriminator, bounds it by K:
+    e^h is the exact reward of forward KL and has a heavy tail. Dividing it by its mean over the
+    group, whose expectation is 1 for the optimal discriminator, bounds it by K:
 
         A_i = K w_i - 1,    w = softmax(h_1 .. h_K)
 
@@ -199,12 +182,12 @@ def self_normalized(
 
 def best_of_group(
     rewards: Float[Tensor, " trajectory"], group_ids: Int[Tensor, " trajectory"]
-) -> Advantages:
-    """K for the best of a group of K and 0 for the rest: each group's best response is cloned.
+) -> Float[Tensor, " trajectory"]:
+    """K for the best of a group of K and 0 for the others: the best response is cloned.
 
-    Several that are equally good share the K. Only the order of rewards matters. The expected
-    gradient is that of KL(best-of-K, policy), where best-of-K is the law of the best of K samples
-    of the policy that sampled: supervised fine-tuning on responses that rejection sampling wrote.
+    Equally good responses share the K. Only the order of rewards matters. The expected gradient is
+    that of KL(best-of-K, policy), where best-of-K is the distribution of the best of K samples of
+    the behavior policy: supervised fine-tuning on the result of rejection sampling.
     On-policy that is the policy gradient of the reward best-of-K(y) / pi(y), which rises with the
     response's quantile F among the policy's own, as K F^(K - 1); it is not that of the expected
     reward. There is no baseline.
@@ -214,8 +197,8 @@ def best_of_group(
         group_ids: equal ids share a prompt. Groups may lie anywhere; one counts by its size.
 
     Returns:
-        The advantages, without unit, in the order of the rewards. One that is alone is its own
-        best, from which nothing can be learned: 0, as its expected gradient is on-policy.
+        The advantages, without unit. A response that is alone gets 0, which is its expected
+        gradient on-policy.
 
     References:
         Dong et al. 2023 (RAFT), arXiv:2304.06767, with one response kept at each prompt.
@@ -228,8 +211,7 @@ def best_of_group(
     is_best = (rewards == largest[group]).to(rewards.dtype)  # none in a group with NaN: 0 / 0
     num_best = is_best.new_zeros(len(ids)).index_add(0, group, is_best)
     values = is_best / num_best[group] * sizes[group]
-    is_alone = sizes[group] == 1
-    return Advantages(values.masked_fill(is_alone, 0.0), is_alone)
+    return values.masked_fill(sizes[group] == 1, 0.0)
 
 
 def _centered(rewards: Tensor, group_ids: Tensor) -> _Centered:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from alignment.divergences.record import MAX_LOGIT, Divergence, Generator
-from alignment.divergences.transforms import conjugate_by_inversion
 
 GRID = torch.linspace(-MAX_LOGIT, MAX_LOGIT, 2001, dtype=torch.float64)
 """Logarithms of the ratios at which a generator is checked: the safe range, a percent apart."""
@@ -67,8 +66,6 @@ def custom(path: str) -> Divergence:
             f=f,
             derivative=derivative,
             second_derivative=_derivative(derivative),
-            conjugate=conjugate_by_inversion(f, derivative),
-            activation=lambda v: derivative(v.exp()),
             at_zero=_limit(path, f, -1.0),
             slope_at_infinity=_limit(path, lambda u: f(u) / u, 1.0),
         ),

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
-from alignment.divergences.transforms import conjugate_by_inversion
 
 
 def forward_kl() -> Divergence:
@@ -23,8 +22,6 @@ def forward_kl() -> Divergence:
             f=lambda u: u * u.log(),
             derivative=lambda u: u.log() + 1.0,
             second_derivative=lambda u: 1.0 / u,
-            conjugate=lambda t: (t - 1.0).exp(),
-            activation=torch.clone,
             at_zero=0.0,
             slope_at_infinity=math.inf,
         ),
@@ -47,8 +44,6 @@ def reverse_kl() -> Divergence:
             f=lambda u: -u.log(),
             derivative=lambda u: -1.0 / u,
             second_derivative=lambda u: u**-2.0,
-            conjugate=lambda t: -1.0 - (-t).log(),
-            activation=lambda v: -(-v).exp(),
             at_zero=math.inf,
             slope_at_infinity=0.0,
         ),
@@ -78,8 +73,6 @@ def jeffreys() -> Divergence:
             f=f,
             derivative=derivative,
             second_derivative=lambda u: 1.0 / u + u**-2.0,
-            conjugate=conjugate_by_inversion(f, derivative),
-            activation=torch.clone,
             at_zero=math.inf,
             slope_at_infinity=math.inf,
         ),

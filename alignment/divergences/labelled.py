@@ -3,10 +3,9 @@
 import math
 
 import torch
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
-from alignment.divergences.transforms import conjugate_by_inversion
 
 MAX_CRITIC = 1000.0
 """A critic may lie anywhere, since only its differences count; beyond this float32 gets coarse."""
@@ -38,8 +37,6 @@ def log_d() -> Divergence:
             f=f,
             derivative=derivative,
             second_derivative=lambda u: 1.0 / (u.square() * (1.0 + u)),
-            conjugate=conjugate_by_inversion(f, derivative),
-            activation=lambda v: softplus(-v) - (-v).exp() - math.log(2.0),
             at_zero=math.inf,
             slope_at_infinity=-math.log(2.0),
         ),

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
-from alignment.divergences.transforms import box_cox, conjugate_by_inversion, inverse_box_cox
 
 
 def log_mixture(logits: Tensor, weight: float) -> Tensor:
@@ -42,8 +41,6 @@ def jensen_shannon() -> Divergence:
             f=lambda u: 0.5 * (u * (2.0 * u / (u + 1.0)).log() + (2.0 / (u + 1.0)).log()),
             derivative=lambda u: 0.5 * (2.0 * u / (u + 1.0)).log(),
             second_derivative=lambda u: 0.5 / (u * (u + 1.0)),
-            conjugate=lambda t: -0.5 * torch.log1p(-torch.expm1(2.0 * t)),
-            activation=lambda v: half_log_2 - 0.5 * softplus(-v),
             at_zero=half_log_2,
             slope_at_infinity=half_log_2,
         ),
@@ -95,8 +92,6 @@ def generalized_js(beta: float) -> Divergence:
             f=lambda u: u * critic(u.log()) - reward(u.log()),
             derivative=lambda u: critic(u.log()),
             second_derivative=lambda u: 1.0 / (u * (beta * u + 1.0 - beta)),
-            conjugate=lambda t: -inverse_box_cox(-box_cox(t, 1.0 - beta), beta),
-            activation=critic,
             at_zero=_log_price(1.0 - beta),
             slope_at_infinity=_log_price(beta),
         ),
@@ -149,8 +144,6 @@ def skew_forward_kl(skew: float) -> Divergence:
             f=f,
             derivative=derivative,
             second_derivative=lambda u: rest**2 / (u * (skew * u + rest).square()),
-            conjugate=conjugate_by_inversion(f, derivative),
-            activation=lambda v: derivative(v.exp()),
             at_zero=0.0,
             slope_at_infinity=-math.log(skew) if skew else math.inf,
         ),
@@ -194,8 +187,6 @@ def skew_reverse_kl(skew: float) -> Divergence:
             f=lambda u: -log_mixture(u.log(), rest),
             derivative=lambda u: -rest / (skew + rest * u),
             second_derivative=lambda u: rest**2 / (skew + rest * u).square(),
-            conjugate=lambda t: math.log(rest) - 1.0 - (skew / rest) * t - (-t).log(),
-            activation=lambda v: -rest * (-log_mixture(v, rest)).exp(),
             at_zero=-math.log(skew) if skew else math.inf,
             slope_at_infinity=0.0,
         ),
@@ -222,8 +213,6 @@ def le_cam() -> Divergence:
             f=lambda u: (u - 1.0).square() / (u + 1.0),
             derivative=lambda u: 1.0 - 4.0 * (u + 1.0) ** -2.0,
             second_derivative=lambda u: 8.0 * (u + 1.0) ** -3.0,
-            conjugate=lambda t: 4.0 - t - 4.0 * (1.0 - t).sqrt(),
-            activation=lambda v: 1.0 - 4.0 * torch.sigmoid(-v).square(),
             at_zero=1.0,
             slope_at_infinity=1.0,
         ),

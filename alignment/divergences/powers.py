@@ -3,10 +3,9 @@
 import math
 
 import torch
-from torch.nn.functional import softplus
 
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
-from alignment.divergences.transforms import box_cox, inverse_box_cox
+from alignment.divergences.transforms import box_cox
 
 MAX_PEARSON_LOGIT = 2.0
 """e^(2 h) is the heaviest tail here; e^4 = 55 already."""
@@ -49,8 +48,6 @@ def alpha(alpha: float) -> Divergence:
             f=lambda u: u * box_cox(u.log(), alpha - 1.0) - box_cox(u.log(), alpha),
             derivative=lambda u: box_cox(u.log(), alpha - 1.0),
             second_derivative=lambda u: u ** (alpha - 2.0),
-            conjugate=lambda t: box_cox(inverse_box_cox(t, alpha - 1.0), alpha),
-            activation=lambda v: _alpha_activation(v, alpha),
             at_zero=1.0 / alpha if alpha > 0.0 else math.inf,
             slope_at_infinity=1.0 / (1.0 - alpha) if alpha < 1.0 else math.inf,
         ),
@@ -80,8 +77,6 @@ def squared_hellinger() -> Divergence:
             f=lambda u: (u.sqrt() - 1.0).square(),
             derivative=lambda u: 1.0 - u.rsqrt(),
             second_derivative=lambda u: 0.5 * u**-1.5,
-            conjugate=lambda t: t / (1.0 - t),
-            activation=lambda v: -torch.expm1(-v),
             at_zero=1.0,
             slope_at_infinity=1.0,
         ),
@@ -104,8 +99,6 @@ def pearson_chi2() -> Divergence:
             f=lambda u: (u - 1.0).square(),
             derivative=lambda u: 2.0 * (u - 1.0),
             second_derivative=lambda u: torch.full_like(u, 2.0),
-            conjugate=lambda t: t + t.square() / 4.0,
-            activation=lambda v: softplus(v) - 2.0,
             at_zero=1.0,
             slope_at_infinity=math.inf,
         ),
@@ -132,8 +125,6 @@ def neyman_chi2() -> Divergence:
             f=lambda u: (1.0 - u).square() / u,
             derivative=lambda u: 1.0 - u**-2.0,
             second_derivative=lambda u: 2.0 * u**-3.0,
-            conjugate=lambda t: 2.0 - 2.0 * (1.0 - t).sqrt(),
-            activation=lambda v: -torch.expm1(-v),
             at_zero=math.inf,
             slope_at_infinity=1.0,
         ),
@@ -144,13 +135,6 @@ def neyman_chi2() -> Divergence:
             "expert; take reverse_kl to seek the expert's modes"
         ),
     )
-
-
-def _alpha_activation(values: torch.Tensor, alpha: float) -> torch.Tensor:
-    if alpha == 1.0:
-        return values.clone()
-    side = math.copysign(1.0, alpha - 1.0)  # f' is above -1 / (alpha - 1), or below it
-    return side * softplus(side * values) - 1.0 / (alpha - 1.0)
 
 
 def _alpha_safe_logits(alpha: float) -> tuple[float, float]:

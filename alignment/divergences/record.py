@@ -46,10 +46,6 @@ class Generator(NamedTuple):
     """f'(u) at u > 0."""
     second_derivative: Callable[[Tensor], Tensor]
     """f''(u) at u > 0; where f has a kink, that of its smooth parts."""
-    conjugate: Callable[[Tensor], Tensor]
-    """f*(t) = sup over u > 0 of u t - f(u), for t in the range of f'."""
-    activation: Callable[[Tensor], Tensor]
-    """Takes any real number, increasingly, into the range of f': a critic's last layer."""
     at_zero: float
     """Limit of f(u) as u falls to 0: the price of policy mass that the expert never chooses."""
     slope_at_infinity: float

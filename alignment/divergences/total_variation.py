@@ -23,8 +23,6 @@ def total_variation() -> Divergence:
             f=lambda u: 0.5 * (u - 1.0).abs(),
             derivative=lambda u: 0.5 * (u - 1.0).sign(),
             second_derivative=torch.zeros_like,
-            conjugate=torch.clone,
-            activation=lambda v: 0.5 * v.tanh(),
             at_zero=0.5,
             slope_at_infinity=0.5,
         ),

@@ -39,15 +39,6 @@ class PackedGroup(NamedTuple):
         """Prompt and responses together."""
         return self.prompt_length + sum(self.response_lengths)
 
-    @property
-    def response_starts(self) -> tuple[int, ...]:
-        """Of each response, in tokens from the row's beginning."""
-        ends = np.cumsum(self.response_lengths, dtype=np.int64)
-        first = self.start + self.prompt_length
-        return tuple(
-            int(first + end - n) for end, n in zip(ends, self.response_lengths, strict=True)
-        )
-
 
 class PackedBatch(NamedTuple):
     """What one forward pass takes. An action is a response token; n trajectories, in row order."""

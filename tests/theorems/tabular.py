@@ -2,9 +2,9 @@
 
 import torch
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.objectives.behavior_cloning import behavior_cloning
 from alignment.objectives.policy_gradient import policy_gradient
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}

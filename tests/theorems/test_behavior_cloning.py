@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.objectives.behavior_cloning import behavior_cloning
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, policy_tables
 from tests.theorems.tabular import (
     EXACT,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.mdp.segments import sequence_lengths
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.strategies import TABLE, policy_tables
 from tests.theorems.tabular import (
     EXACT,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import assume, given
 
 from alignment.credit.importance import TRUNCATION, prefix_staleness_correction
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.mdp.segments import sequence_sums
 from alignment.objectives.policy_gradient import policy_gradient
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.strategies import TABLE, floats64, policy_tables
 from tests.theorems.tabular import (
     EXACT,

@@ -7,8 +7,8 @@ Q(s, a) - V(s'). Garg et al. 2021, arXiv:2106.12142; for language models: arXiv:
 import torch
 from hypothesis import given
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.mdp.segments import sequence_sums
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, policy_tables
 from tests.theorems.tabular import EXACT, NUM, expected_behavior_cloning, probabilities
 

@@ -66,19 +66,6 @@ def test_policy_gradient_of_the_reward_is_minus_that_of_the_divergence(record, e
 @every_f_divergence
 @given(expert=policy_tables(0.7), policy=policy_tables(0.7))
 @few_examples
-def test_reward_is_the_conjugate_at_the_optimal_critic(record, expert, policy):
-    f, ratios = record.generator, log_ratios(expert, policy).exp()
-    critic = f.derivative(ratios)
-    conjugate = f.conjugate(critic)
-    torch.testing.assert_close(conjugate, ratios * critic - f.f(ratios), atol=1e-8, rtol=1e-8)
-    rewards = record.reward(ratios.log())
-    constant = rewards[0] - conjugate[0]
-    torch.testing.assert_close(rewards, conjugate + constant, atol=1e-8, rtol=1e-8)
-
-
-@every_f_divergence
-@given(expert=policy_tables(0.7), policy=policy_tables(0.7))
-@few_examples
 def test_with_its_arguments_swapped_the_reward_is_minus_the_derivative(record, expert, policy):
     p, ratios = probabilities(expert), log_ratios(expert, policy).exp()
     exact = gradient(lambda table: record.value(probabilities(table), p), policy)

@@ -9,8 +9,8 @@ from hypothesis import given
 
 from alignment.credit.importance import staleness_correction
 from alignment.credit.reference_kl import k1_penalty
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.divergences.lookup import divergence
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.strategies import TABLE, policy_tables
 from tests.theorems.tabular import (
     EXACT,

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 
 from alignment.credit.token_rewards import increment_rewards, occupancy_rewards, rewards_to_go
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.mdp.segments import prefix_sums
 from alignment.objectives.policy_gradient import policy_gradient
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.strategies import TABLE, policy_tables
 from tests.theorems.tabular import (
     EXACT,

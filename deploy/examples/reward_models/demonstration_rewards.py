@@ -44,8 +44,8 @@ from scipy.special import expit
 from scipy.stats import spearmanr, t
 from torch import Tensor
 
-from alignment.discriminator.metrics import enumerate_responses, tabular_response_logprobs
 from alignment.rewards.best_of_n import best_of_chances
+from alignment.studies.response_table import enumerate_responses, tabular_response_logprobs
 from deploy.examples.reward_models.demonstration_rewards_tables import (
     draw_best_of,
     print_tables,

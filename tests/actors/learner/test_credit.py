@@ -6,11 +6,11 @@ from hypothesis import assume, given, settings
 
 from actors.config.objective import ObjectiveConfig
 from actors.learner.credit import assign_credit, reward_advantages
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.mdp.packing import microbatches
 from alignment.mdp.segments import prefix_sums
 from alignment.mdp.trajectories import concatenate, pack
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.enumeration import all_groups, expected_gradient
 from tests.strategies import TABLE, policy_tables
 

@@ -26,15 +26,14 @@ GROUPS = torch.tensor([7, 3, 7, 9, 3, 7])
 def test_hand_computed_groups_of_unequal_size():
     # Baselines (4+1)/2, (1+1)/2, (1+4)/2, then 5 and 2
     found = leave_one_out(REWARDS, GROUPS)
-    torch.testing.assert_close(found.values, torch.tensor([-1.5, -3.0, 3.0, 0.0, 3.0, -1.5]))
-    assert found.is_alone.tolist() == [False, False, False, True, False, False]
+    torch.testing.assert_close(found, torch.tensor([-1.5, -3.0, 3.0, 0.0, 3.0, -1.5]))
     # Baselines 2 and 3.5
     found = group_mean(REWARDS, GROUPS)
-    torch.testing.assert_close(found.values, torch.tensor([-1.0, -1.5, 2.0, 0.0, 1.5, -1.0]))
+    torch.testing.assert_close(found, torch.tensor([-1.0, -1.5, 2.0, 0.0, 1.5, -1.0]))
     # Deviations sqrt((1 + 1 + 4) / 2) and sqrt(2 * 1.5^2)
     found = group_normalized(REWARDS, GROUPS)
     expected = torch.tensor([-1 / 3**0.5, -(0.5**0.5), 2 / 3**0.5, 0.0, 0.5**0.5, -1 / 3**0.5])
-    torch.testing.assert_close(found.values, expected)
+    torch.testing.assert_close(found, expected)
 
 
 @given(groups=group_lists, data=st.data())
@@ -47,38 +46,34 @@ def test_equal_their_definitions_group_by_group(groups, data):
     for i, group in enumerate(groups):
         members = rewards[ids == group]
         others = rewards[(ids == group) & (torch.arange(len(groups)) != i)]
-        is_alone = len(members) == 1
         expected = torch.zeros(3, dtype=torch.float64)
-        if not is_alone:
+        if len(members) > 1:
             centered = rewards[i] - members.mean()
             deviation = members.std().clamp(min=MIN_STANDARD_DEVIATION)
             expected = torch.stack([rewards[i] - others.mean(), centered, centered / deviation])
-        found = torch.stack([one_out.values[i], mean.values[i], normalized.values[i]])
+        found = torch.stack([one_out[i], mean[i], normalized[i]])
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
-        for advantages in (one_out, mean, normalized):
-            assert advantages.is_alone[i].item() == is_alone
 
 
 @every_baseline
 def test_no_trajectories_have_no_advantages(advantages):
     found = advantages(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    assert len(found.values) == 0
-    assert len(found.is_alone) == 0
+    assert len(found) == 0
 
 
 @every_baseline
 def test_a_broken_reward_stays_in_its_group(advantages):
     rewards = torch.tensor([torch.nan, 1.0, 2.0, 4.0])
     found = advantages(rewards, torch.tensor([0, 0, 1, 1]))
-    assert found.values[:2].isnan().all()
-    assert found.values[2].item() == -found.values[3].item() != 0.0
+    assert found[:2].isnan().all()
+    assert found[2].item() == -found[3].item() != 0.0
 
 
 def test_rewards_that_differ_by_rounding_are_not_blown_up():
     found = group_normalized(torch.tensor([1.0, 1.0, 1.0 + 1e-6]), torch.zeros(3, dtype=torch.long))
-    assert found.values.abs().max().item() < 0.02
+    assert found.abs().max().item() < 0.02
     equal = group_normalized(torch.ones(3), torch.zeros(3, dtype=torch.long))
-    assert equal.values.tolist() == [0.0, 0.0, 0.0]
+    assert equal.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_hand_computed_advantages_by_position():
@@ -88,8 +83,7 @@ def test_hand_computed_advantages_by_position():
     index = torch.tensor([0, 0, 1, 2, 2, 3, 3, 3])
     found = leave_one_out_by_position(returns, index, torch.tensor([4, 4, 1, 4]))
     expected = torch.tensor([-0.5, 0.0, 2.5, 0.0, 0.0, -2.0, 1.5, 6.0])
-    torch.testing.assert_close(found.values, expected)
-    assert found.is_alone.tolist() == [False, False, True, False]
+    torch.testing.assert_close(found, expected)
 
 
 @given(batch=flat_batches(), data=st.data())
@@ -97,7 +91,7 @@ def test_by_position_equals_a_loop_over_the_other_responses(batch, data):
     index, returns, _ = batch
     num = int(index.max()) + 1
     ids = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=num, max_size=num)))
-    found = leave_one_out_by_position(returns, index, ids).values
+    found = leave_one_out_by_position(returns, index, ids)
     responses = [returns[index == i].tolist() for i in range(num)]
     expected = []
     for i, response in enumerate(responses):
@@ -112,11 +106,11 @@ def test_a_broken_return_stays_in_its_group_and_position():
     returns = torch.tensor([torch.nan, 1.0, 2.0, 4.0, 6.0])
     index = torch.tensor([0, 0, 1, 2, 3])
     found = leave_one_out_by_position(returns, index, torch.tensor([0, 0, 1, 1]))
-    assert found.values.isnan().tolist() == [True, False, True, False, False]
-    assert found.values[[1, 3, 4]].tolist() == [1.0, -2.0, 2.0]
+    assert found.isnan().tolist() == [True, False, True, False, False]
+    assert found[[1, 3, 4]].tolist() == [1.0, -2.0, 2.0]
     empty = torch.zeros(0)
     nothing = leave_one_out_by_position(empty, empty.long(), empty.long())
-    assert len(nothing.values) == len(nothing.is_alone) == 0
+    assert len(nothing) == 0
 
 
 def test_hand_computed_self_normalized_weights():

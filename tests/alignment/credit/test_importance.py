@@ -12,7 +12,7 @@ from alignment.credit.importance import (
     prefix_staleness_correction,
     staleness_correction,
 )
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, flat_batches, policy_tables
 
 # Two sequences, of two actions and of one: ratios 3 and 1/2, then 1.

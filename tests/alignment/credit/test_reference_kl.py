@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.mdp.segments import sequence_sums
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, distributions, floats64, policy_tables
 
 # Log-ratios policy - reference of log 2, -log 2 and log 4; sequences {0, 1} and {2}.

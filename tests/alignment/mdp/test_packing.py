@@ -27,7 +27,6 @@ def test_hand_packed_row():
     assert batch.last_indices.tolist() == [3, 6, 10]
     assert batch.trajectory_indices.tolist() == [0, 1, 2]
     assert [tuple(group) for group in batch.groups] == [(0, 2, (2, 3)), (7, 2, (2,))]
-    assert [group.response_starts for group in batch.groups] == [(2, 4), (9,)]
 
 
 def test_a_group_is_never_split_and_the_largest_is_packed_first():

@@ -8,9 +8,9 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import enumerate_responses
 from alignment.mdp.token_mdp import ENVIRONMENT_ID, State, TokenEnvironment, TokenMDP
 from alignment.mdp.trajectories import FinishReason
+from alignment.studies.response_table import enumerate_responses
 
 MDP = TokenMDP(num_tokens=4, end_token=0, max_response_tokens=3, context_tokens=5)
 

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.objectives.behavior_cloning import behavior_cloning
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, flat_batches, policy_tables
 
 REDUCTIONS = ("sum_per_sequence", "token_mean", "sequence_mean")

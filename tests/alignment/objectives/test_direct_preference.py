@@ -225,8 +225,8 @@ def test_shards_sum_to_the_whole_step(likelihood, log_ratios):
         ({"label_smoothing": 0.1, "likelihood": PLACKETT_LUCE}, "a ranking has no single opposite"),
         ({"divergence": divergence("le_cam")}, "le_cam cannot be the divergence"),
         ({"likelihood": preference_likelihood("learned_variance")}, "needs log_scales"),
-        ({"ranks": f64(0.0, 0.0)}, "1 ties among the answers, to which bradley_terry gives no"),
-        ({"ranks": f64(1.0, 0.0)}, "must stand best first"),
+        ({"ranks": f64(0.0, 0.0)}, "hold 1 ties, to which bradley_terry gives no"),
+        ({"ranks": f64(1.0, 0.0)}, "must be sorted best first"),
     ],
 )
 def test_what_has_no_meaning_is_an_error(changes, message):

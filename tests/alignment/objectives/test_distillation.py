@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.full_vocabulary import Teacher, state_divergences
 from alignment.mdp.segments import sequence_sums
 from alignment.objectives.distillation import distillation
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.strategies import TABLE, flat_batches, policy_tables
 
 NUM_RESPONSES = len(TABLE.responses)

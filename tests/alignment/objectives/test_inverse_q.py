@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.objectives.behavior_cloning import behavior_cloning
 from alignment.objectives.inverse_q import inverse_q
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.strategies import TABLE, flat_batches, policy_tables
 from tests.theorems.tabular import EXACT, NUM, probabilities
 

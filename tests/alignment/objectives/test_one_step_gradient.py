@@ -17,10 +17,10 @@ from alignment.credit.importance import (
     staleness_correction,
 )
 from alignment.credit.token_rewards import increment_rewards, rewards_to_go
-from alignment.discriminator.metrics import tabular_action_logprobs, tabular_response_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.divergences.record import clip_logits
 from alignment.mdp.segments import prefix_sums
+from alignment.studies.response_table import tabular_action_logprobs, tabular_response_logprobs
 from tests.enumeration import all_groups, expected_gradient
 from tests.strategies import TABLE, policy_tables
 
@@ -32,13 +32,13 @@ NAMES = ["forward_kl", "reverse_kl", "jensen_shannon"]
 
 def by_response(rewards):
     """Advantages of all pairs from one reward for each response."""
-    return leave_one_out(rewards[PAIRS.members], PAIRS.group_ids).values
+    return leave_one_out(rewards[PAIRS.members], PAIRS.group_ids)
 
 
 def by_token(rewards):
     """Advantages of all pairs from one reward for each action."""
     returns = rewards_to_go(rewards, TABLE.sequence_index)[PAIRS.actions]
-    return leave_one_out_by_position(returns, PAIRS.sequence_index, PAIRS.group_ids).values
+    return leave_one_out_by_position(returns, PAIRS.sequence_index, PAIRS.group_ids)
 
 
 def exact_gradient(name, expert, logits):

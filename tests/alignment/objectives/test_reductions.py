@@ -32,7 +32,7 @@ def test_clipped_group_normalized_policy_gradient_with_k3_is_grpo(numbers):
     policy = policy.clone().requires_grad_()
     rewards = torch.tensor([0.3, -1.0, 2.0, 0.4], dtype=torch.float64)
     index = torch.arange(NUM_RESPONSES).repeat_interleave(NUM_TOKENS)
-    advantages = group_normalized(rewards, torch.zeros(NUM_RESPONSES, dtype=torch.int64)).values
+    advantages = group_normalized(rewards, torch.zeros(NUM_RESPONSES, dtype=torch.int64))
     out = policy_gradient(
         policy.ravel(),
         behavior.ravel(),

@@ -83,7 +83,7 @@ def test_gradients_are_finite_however_far_the_log_ratios():
 
 
 def test_a_group_without_a_rollout_is_an_error():
-    with pytest.raises(ValueError, match="two responses of different ranks; group 1"):
+    with pytest.raises(ValueError, match="two responses of different ranks; comparison 1"):
         self_play(
             torch.zeros(3),
             torch.tensor([0.0, 1.0, 0.0]),

@@ -10,7 +10,6 @@ from alignment.credit.advantages import best_of_group
 from alignment.data.comparisons import Comparison, read_comparisons
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration, read_demonstrations
-from alignment.discriminator.metrics import tabular_action_logprobs
 from alignment.divergences.lookup import divergence
 from alignment.rewards.best_of_n import (
     Response,
@@ -21,6 +20,7 @@ from alignment.rewards.best_of_n import (
     best_over_worst,
     value_of_best,
 )
+from alignment.studies.response_table import tabular_action_logprobs
 from tests.enumeration import NUM, all_groups, expected_gradient
 from tests.strategies import TABLE, distributions, floats64
 from tests.theorems.tabular import (
@@ -136,16 +136,15 @@ def test_hand_computed_advantages_of_the_best():
     # Group 7: 1, 4, 1. Group 3: 5 and 5, a tie. Group 9: alone.
     rewards = torch.tensor([1.0, 5.0, 4.0, 9.0, 5.0, 1.0], requires_grad=True)
     found = best_of_group(rewards, torch.tensor([7, 3, 7, 9, 3, 7]))
-    assert found.values.tolist() == [0.0, 1.0, 3.0, 0.0, 1.0, 0.0]
-    assert found.is_alone.tolist() == [False, False, False, True, False, False]
-    assert not found.values.requires_grad
+    assert found.tolist() == [0.0, 1.0, 3.0, 0.0, 1.0, 0.0]
+    assert not found.requires_grad
     empty = best_of_group(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    assert len(empty.values) == len(empty.is_alone) == 0
+    assert len(empty) == 0
 
 
 def test_a_broken_reward_stays_in_its_group():
     rewards = torch.tensor([torch.nan, 1.0, 2.0, 4.0])
-    found = best_of_group(rewards, torch.tensor([0, 0, 1, 1])).values
+    found = best_of_group(rewards, torch.tensor([0, 0, 1, 1]))
     assert found.isnan().tolist() == [True, True, False, False]
     assert found[2:].tolist() == [0.0, 2.0]
 
@@ -155,7 +154,7 @@ def test_expected_gradient_clones_the_best_of_the_group(size):
     behavior, policy = random_tables(3)
     rewards = torch.arange(NUM, dtype=torch.float64).remainder(7)  # with ties
     groups = all_groups(size)
-    advantages = best_of_group(rewards[groups.members], groups.group_ids).values
+    advantages = best_of_group(rewards[groups.members], groups.group_ids)
     found = expected_gradient(policy, behavior, advantages, groups)
     best = law_of_the_best(probabilities(behavior), rewards, size)
 
