@@ -95,7 +95,8 @@ def leave_one_out_by_position(
     others = (size - 1).clamp(min=1)
     baselines = (sums[group] - table) / others[:, None]
     values = (table - baselines).masked_fill((size == 1)[:, None], 0.0)
-    return values[sequence_index, position]
+    advantages: Tensor = values[sequence_index, position]
+    return advantages
 
 
 def group_mean(
@@ -211,7 +212,8 @@ def best_of_group(
     is_best = (rewards == largest[group]).to(rewards.dtype)  # none in a group with NaN: 0 / 0
     num_best = is_best.new_zeros(len(ids)).index_add(0, group, is_best)
     values = is_best / num_best[group] * sizes[group]
-    return values.masked_fill(sizes[group] == 1, 0.0)
+    advantages: Tensor = values.masked_fill(sizes[group] == 1, 0.0)
+    return advantages
 
 
 def _centered(rewards: Tensor, group_ids: Tensor) -> _Centered:
