@@ -1,7 +1,7 @@
 """The worker that scores responses with a Python function."""
 
 import importlib
-import math
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ from alignment.data.tokenized import decoded
 from alignment.mdp.trajectories import Trajectories
 
 RewardFunction = Callable[[str, str, str], float]
+MAX_REWARD = float(np.finfo(np.float32).max)
 
 
 class RewardFunctionWorker:
@@ -67,7 +68,8 @@ class RewardFunctionWorker:
     def _reward(self, prompt_id: int, texts: tuple[str, str, str]) -> float:
         try:
             reward = self._function(*texts)
-        except Exception as error:  # an error in the user's function costs the prompt, not the run
+        # An error in the user's function costs the prompt, not the worker: sys.exit too.
+        except (Exception, SystemExit) as error:
             raise RewardError(
                 f"prompt {prompt_id}: {self._name} raised {type(error).__name__}: {error}",
                 [prompt_id],
@@ -76,16 +78,30 @@ class RewardFunctionWorker:
 
 
 def checked_reward(reward: object, prompt_id: int) -> float:
-    """Return a finite number as a float; raise RewardError for anything else, and for a bool."""
-    if isinstance(reward, (int, float, np.floating, np.integer)) and not isinstance(reward, bool):
-        number = float(reward)
-        if math.isfinite(number):
-            return number
-    raise not_finite(reward, prompt_id)
+    """Return a reward as a float that float32 can hold, or raise RewardError.
+
+    Whatever float() takes is a number (an int, a bool, a Decimal, an array or tensor of one
+    element), except text.
+    """
+    try:
+        if isinstance(reward, str | bytes | bytearray):
+            raise TypeError("text is no number")
+        value: Any = reward.item() if hasattr(reward, "item") else reward
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        message = f"prompt {prompt_id}: the reward is {reward!r}, not a number ({error})"
+        raise RewardError(message, [prompt_id]) from error
+    if not abs(number) <= MAX_REWARD:  # this way round for nan
+        raise not_finite(reward, prompt_id)
+    return number
 
 
 def load_reward_function(path: str) -> RewardFunction:
-    """Import a reward function by its path module:name, or raise InvalidInputError."""
+    """Import a reward function by its path module:name.
+
+    Raises:
+        InvalidInputError: if it cannot be imported, or cannot be called with three texts.
+    """
     module_name, _, name = path.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module_name), name)
@@ -99,5 +115,18 @@ def load_reward_function(path: str) -> RewardFunction:
             f"reward function {path!r} is a {type(function).__name__}, which cannot be called; "
             "name a function of (prompt, response, expert_response)"
         )
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__):
+        raise InvalidInputError(
+            f"reward function {path!r} is asynchronous; name a plain function that returns a number"
+        )
+    try:
+        inspect.signature(function).bind("", "", "")
+    except TypeError as error:
+        raise InvalidInputError(
+            f"reward function {path!r} is called with three texts (prompt, response, "
+            f"expert_response), and its parameters do not take them: {error}"
+        ) from error
+    except ValueError:  # some built-in functions have no signature to look at
+        pass
     checked: RewardFunction = function
     return checked

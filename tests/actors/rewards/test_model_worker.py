@@ -14,14 +14,8 @@ from transformers import (
 )
 
 from actors.errors import InvalidInputError, RewardError
-from actors.rewards.function_worker import (
-    RewardFunctionWorker,
-    checked_reward,
-    load_reward_function,
-)
 from actors.rewards.model_worker import RewardModelWorker, batches_by_length
 from alignment.mdp.trajectories import concatenate, pack
-from alignment.rewards.reward_functions import exact_match
 from tests.fakes.tiny_llama import save_tiny_llama
 
 WORDS = ["<pad>", "<unk>", "</s>", *(f"w{number}" for number in range(3, 64))]
@@ -76,16 +70,6 @@ def trajectories():
 
 
 EXPERT = ["w8 w9"] * 5
-
-
-def length_difference(prompt, response, expert_response):
-    return len(response.split()) - len(expert_response.split()) + 10 * len(prompt.split())
-
-
-def failing(prompt, response, expert_response):
-    if "w20" in response:
-        raise KeyError("no answer")
-    return 1.0
 
 
 @pytest.mark.parametrize("pad_token_id", [None, 0])
@@ -174,52 +158,3 @@ def test_batches_hold_every_sequence_once_within_their_limit():
     # Sorted 1 2 2 | 5 | 9 | 30: three of 2 take 6, four of 5 would take 20; 30 is alone.
     assert batches == [[1, 3, 4], [0], [2], [5]]
     assert batches_by_length([], 10) == []
-
-
-def test_a_function_gets_prompt_response_and_expert_response_as_text(policy):
-    worker = RewardFunctionWorker(f"{__name__}:length_difference", policy)
-    rewards = worker.score(trajectories(), EXPERT)
-    # Words in the response less 2, plus 10 for each word of the prompt; </s> is no text.
-    assert rewards.tolist() == [30.0, 14.0, -1.0, 80.0, 30.0]
-    assert rewards.dtype == np.float32
-    with pytest.raises(ValueError, match="4 expert_responses for 5 trajectories"):
-        worker.score(trajectories(), EXPERT[:4])
-
-
-def test_what_a_function_raises_is_an_error_that_names_the_prompt(policy):
-    worker = RewardFunctionWorker(f"{__name__}:failing", policy)
-    assert worker.score(trajectories().select([0]), EXPERT[:1]).tolist() == [1.0]
-    with pytest.raises(RewardError, match=r"prompt 13: .*failing raised KeyError: 'no answer'"):
-        worker.score(trajectories(), EXPERT)
-
-
-@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, None, "1", True, [1.0], 1j])
-def test_what_is_no_finite_number_is_an_error_and_never_zero(reward):
-    with pytest.raises(RewardError, match="prompt 7: the reward is"):
-        checked_reward(reward, 7)
-
-
-def test_numbers_of_all_kinds_are_rewards():
-    rewards = [checked_reward(value, 7) for value in (1, 0.5, np.float32(0.25), np.int64(-2))]
-    assert rewards == [1.0, 0.5, 0.25, -2.0]
-
-
-@pytest.mark.parametrize("path", ["nowhere:f", "math:nothing", "math", ":f", "math:pi"])
-def test_a_function_that_cannot_be_imported_is_refused_by_name(path):
-    with pytest.raises(InvalidInputError, match="reward function"):
-        load_reward_function(path)
-
-
-@pytest.mark.parametrize(
-    ("response", "expert_response", "reward"),
-    [
-        ("so 6 * 7 = 42 #### 42", "#### 42 ", 1.0),
-        ("#### 41 no, #### 42", "it is\n#### 42", 1.0),
-        ("#### 41", "#### 42", 0.0),
-        (" Paris\n", "Paris", 1.0),
-        ("paris", "Paris", 0.0),
-        ("42", "because #### 42", 1.0),
-    ],
-)
-def test_exact_match_compares_the_final_answers(response, expert_response, reward):
-    assert exact_match("6 * 7?", response, expert_response) == reward
