@@ -20,9 +20,9 @@ from cluster.run_state.manifest import (
     Event,
     Manifest,
     Position,
+    at_previous_checkpoint,
     checkpoint_folder,
     commit_checkpoint,
-    gone_back,
     partial_folder,
     save_manifest,
 )
@@ -90,7 +90,7 @@ class RunRecord:
         """
         while self.folder and (damage := await asyncio.to_thread(damage_of, self.folder)):
             logger.error("%s", damage)
-            self.manifest = gone_back(self.manifest, damage)
+            self.manifest = at_previous_checkpoint(self.manifest, damage)
             self.event(f"{damage}; the run returns to step {self.manifest.step}")
         end = self.manifest.iteration
         phases = [phase for phase in self.manifest.phases_sampled if phase_ends[phase] <= end]

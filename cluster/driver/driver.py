@@ -148,7 +148,6 @@ class Driver:
         await self._sample_phase("after")
         self.record.save(is_finished=True)
         self.progress.enter("finished", "")
-        self.progress.is_finished = True
         return True
 
     async def _run_sft(self) -> None:

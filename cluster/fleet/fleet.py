@@ -21,7 +21,7 @@ from cluster.fleet import failure_policy
 from cluster.fleet.failure_policy import Decision
 from cluster.fleet.members import READY, Handle, Member, Members, WorkerLostError
 from cluster.fleet.requests import Request, RequestQueue
-from cluster.run_state.status import MemberStatus
+from cluster.run_state.status import WorkerStatus
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Fleet:
         """Seconds spent on requests so far, summed over workers."""
         return self._busy_s + self._members.busy_s()
 
-    def status(self) -> list[MemberStatus]:
+    def status(self) -> list[WorkerStatus]:
         """Return each worker's name, state, version and number of requests served."""
         return self._members.statuses()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from actors.messages import Published
-from cluster.run_state.status import MemberStatus
+from cluster.run_state.status import WorkerStatus
 
 READY = "ready"
 """A method that every worker has: it returns once the worker has started."""
@@ -79,10 +79,10 @@ class Members(dict[str, Member]):
         """Return the leading worker: the oldest one that is not draining."""
         return next((member for member in self.values() if member.state != "draining"), None)
 
-    def statuses(self) -> list[MemberStatus]:
+    def statuses(self) -> list[WorkerStatus]:
         """Return each worker's name, state, version and number of requests served."""
         return [
-            MemberStatus(m.name, m.state, _label(m.version), m.num_served) for m in self.values()
+            WorkerStatus(m.name, m.state, _label(m.version), m.num_served) for m in self.values()
         ]
 
     def serving(self) -> list[Member]:

@@ -1,4 +1,4 @@
-"""The names of the files in a run directory, and how they are written."""
+"""Names of files in a run directory, and functions that write them."""
 
 import json
 import os
@@ -6,9 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+CONFIG = "config.yaml"
+WEIGHTS = "weights"
+"""Folder of a run's weight store."""
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file whole: a reader, or a crash, sees the old text or the new one."""
+    """Replace a file atomically: a reader sees the old text or the new one, also after a crash."""
     partial = path.with_suffix(path.suffix + ".partial")
     with partial.open("w") as file:
         file.write(text)
@@ -18,14 +24,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, rows: list[dict[str, object]]) -> None:
-    """Append rows as JSON lines, each written whole."""
+    """Append rows as JSON lines."""
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
 
 
 def keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Take out the JSON lines of steps that will be repeated, and torn ones; one replacement."""
+    """Remove the JSON lines that are not kept or are incomplete, with one atomic replacement."""
     if not path.exists():
         return
     text = path.read_text()
@@ -39,16 +45,3 @@ def _is_kept(line: str, is_kept: Callable[[dict[str, Any]], bool]) -> bool:
         return is_kept(json.loads(line))
     except (ValueError, LookupError, TypeError):
         return False
-
-
-METRICS = "metrics.jsonl"
-
-
-SAMPLES = "samples.jsonl"
-
-
-WEIGHTS = "weights"
-"""Folder of a run's weight store."""
-
-
-CONFIG = "config.yaml"

@@ -1,4 +1,4 @@
-"""What a run needs to go on: one small file, replaced whole, beside the checkpoint it names."""
+"""The manifest of a run: a small file that names the newest checkpoint, replaced atomically."""
 
 import shutil
 from contextlib import suppress
@@ -10,12 +10,10 @@ from actors.errors import DamagedCheckpointError, InvalidInputError
 from cluster.run_state.files import write_atomically
 
 KEEP_CHECKPOINTS = 2
-"""The newest, and the one before in case that is damaged."""
+"""The newest checkpoint, and the one before in case the newest is damaged."""
 
 
 CHECKPOINTS = "checkpoints"
-
-
 MANIFEST = "manifest.json"
 
 
@@ -24,93 +22,93 @@ FORMAT_VERSION = 2
 
 
 class Event(BaseModel):
-    """Something worth telling that happened to the run."""
+    """An event of the run, such as a lost worker or a failed checkpoint."""
 
     time_s: float
     what: str
 
 
 class Position(BaseModel):
-    """Where a run stands: a checkpoint, and what is behind it. A new one is the run's beginning."""
+    """A checkpoint and the position of the run at it; without arguments, the start of a run."""
 
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str | None = None
-    """Folder under checkpoints/, complete."""
+    """Name of a complete folder under checkpoints/; None before the first."""
     step: int = 0
-    """Optimizer steps behind the checkpoint."""
+    """Optimizer steps done at the checkpoint."""
     iteration: int = 0
-    """Driver loops behind the checkpoint: optimizer steps and discriminator warm-up."""
+    """Iterations done at the checkpoint: optimizer steps and the discriminator's warm-up."""
     num_draws: int = 0
     """Training prompts drawn so far, over all epochs and stages."""
     unfinished_draws: list[int] = []
-    """Draws before that number which no step behind the checkpoint was trained on."""
+    """Numbers below num_draws of the draws that were neither trained on nor dropped."""
     trained_draws: int = 0
-    """How many draws the steps behind the checkpoint were trained on."""
+    """Number of draws that were trained on."""
     dropped_draws: dict[str, int] = {}
-    """How many draws no step will be trained on, by reason."""
+    """Number of dropped draws for each reason."""
     elapsed_s: float = 0.0
-    """Running time behind the checkpoint, over all starts."""
+    """Running time at the checkpoint, over all starts."""
     is_finished: bool = False
 
 
 class Manifest(Position):
-    """The durable state of a run, at its newest checkpoint. What is not here can be derived."""
+    """The durable state of a run at its newest checkpoint, with what belongs to the whole run."""
 
     name: str
     format_version: int = FORMAT_VERSION
     """Of the run directory; directory.refuse_other_format compares it."""
     num_starts: int = 0
-    """How often a driver has taken the run up. One that was thought dead, and finds that another
-    has since, ends: a node that fell silent may come back."""
+    """How many drivers have claimed the run. A driver that finds a larger number than its own ends:
+    its node was thought lost, and another driver has claimed the run since."""
     attempt: int = -1
-    """Of the learner's newest worker group."""
+    """Number of the learner's newest worker group; -1 before the first."""
     previous: Position | None = None
-    """The checkpoint before, to go back to; None if there is none."""
+    """The checkpoint before, to return to if the newest one is damaged."""
     phases_sampled: list[str] = []
-    """Phases of samples.jsonl that are complete."""
+    """Phases that are complete in samples.jsonl."""
     events: list[Event] = []
     reward_scales: dict[str, float] = {}
-    """Of reward sources beside a divergence, as measured before stage 2."""
+    """Scales of reward sources that are combined with a divergence; see Scorer.measure_scales."""
     target_workers: dict[str, int] = {}
     """Requested numbers of workers by kind, where they replace those of the job file."""
 
     @property
     def newest_s(self) -> float:
-        """Running time known of: a driver that died may have told of events after a checkpoint."""
+        """The latest known running time: events may be later than the newest checkpoint."""
         return max([self.elapsed_s, *(event.time_s for event in self.events)])
 
 
 class RunTakenOverError(RuntimeError):
-    """Another driver has taken the run up; this one must end, and write nothing more."""
+    """Another driver has claimed the run; this one must end and write nothing more."""
 
 
 def save_manifest(run_dir: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a run.
+    """Replace the manifest of a run on disk.
 
     Raises:
-        RunTakenOverError: if a later driver has saved one.
+        RunTakenOverError: if a later driver has claimed the run.
     """
     refuse_if_taken_over(run_dir, manifest)
     write_atomically(run_dir / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def refuse_if_taken_over(run_dir: Path, manifest: Manifest) -> None:
-    """Raise RunTakenOverError if the manifest on disk is a later driver's."""
-    with suppress(OSError, InvalidInputError):  # none yet, or one that is to be replaced
+    """Raise RunTakenOverError if the manifest on disk is of a later driver."""
+    with suppress(OSError, InvalidInputError):  # no manifest yet, or a damaged one
         num_starts = load_manifest(run_dir, manifest.name).num_starts
         if num_starts > manifest.num_starts:
             raise RunTakenOverError(
-                f"the run in {run_dir} was taken up again by another driver (start {num_starts}); "
+                f"another driver has claimed the run in {run_dir} (start {num_starts}); "
                 f"this one is of start {manifest.num_starts}"
             )
 
 
 def load_manifest(run_dir: Path, name: str) -> Manifest:
-    """Return a run's manifest, a new one if there is none.
+    """Return the manifest of a run, or a new one if there is none.
 
     Raises:
-        InvalidInputError: if the file is not a manifest.
+        InvalidInputError: if the file is damaged.
     """
     path = run_dir / MANIFEST
     if not path.exists():
@@ -124,45 +122,45 @@ def load_manifest(run_dir: Path, name: str) -> Manifest:
 
 
 def partial_folder(run_dir: Path, iteration: int) -> Path:
-    """Return a folder to write a checkpoint into, which is not there yet or any more."""
+    """Return the folder to write a checkpoint to, after removing what a failed attempt left."""
     folder = run_dir / CHECKPOINTS / f"step-{iteration:06d}.partial"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
 def checkpoint_folder(run_dir: Path, position: Position) -> Path | None:
-    """Return the folder of a position's checkpoint, or None at the beginning of the run."""
+    """Return the folder of a position's checkpoint; None before the first."""
     return run_dir / CHECKPOINTS / position.checkpoint if position.checkpoint else None
 
 
 def commit_checkpoint(
     run_dir: Path, partial: Path, manifest: Manifest, position: Position
 ) -> Manifest:
-    """Give a complete checkpoint its name, note it, and delete all but it and the one before.
+    """Rename a complete checkpoint, save the manifest that names it, and delete older checkpoints.
 
     Args:
-        partial: what partial_folder returned, made and filled.
-        position: of the checkpoint; its name is set here.
+        partial: the folder that partial_folder returned, with all files.
+        position: of the run at the checkpoint; the name is set here.
 
     Returns:
-        The manifest as saved.
+        The saved manifest.
 
     Raises:
-        OSError: if it cannot be saved; the manifest on disk and its checkpoints are as before.
-        RunTakenOverError: if a later driver has saved a manifest.
-        RuntimeError: if a draw is neither trained on, nor dropped, nor waiting, or twice so.
+        OSError: if the manifest cannot be saved; the old one and its checkpoints are unchanged.
+        RunTakenOverError: if a later driver has claimed the run.
+        RuntimeError: if the numbers of trained, dropped and unfinished draws do not add up.
     """
-    settled = position.trained_draws + sum(position.dropped_draws.values())
-    if settled + len(position.unfinished_draws) != position.num_draws:
+    finished = position.trained_draws + sum(position.dropped_draws.values())
+    if finished + len(position.unfinished_draws) != position.num_draws:
         raise RuntimeError(
-            f"the ledger does not add up: of {position.num_draws} draws {settled} are trained on "
-            f"or dropped and {len(position.unfinished_draws)} wait"
+            f"the ledger does not add up: of {position.num_draws} draws {finished} are trained on "
+            f"or dropped and {len(position.unfinished_draws)} are unfinished"
         )
     refuse_if_taken_over(run_dir, manifest)
     final = partial.with_suffix("")
-    shutil.rmtree(final, ignore_errors=True)  # of a way that the run has gone back from
+    shutil.rmtree(final, ignore_errors=True)  # of steps that the run has returned from
     partial.rename(final)
-    previous = _position(manifest) if manifest.checkpoint else None
+    previous = _position_of(manifest) if manifest.checkpoint else None
     changes = {**dict(position), "checkpoint": final.name, "previous": previous}
     saved = manifest.model_copy(update=changes)
     try:
@@ -176,23 +174,22 @@ def commit_checkpoint(
     return saved
 
 
-def gone_back(manifest: Manifest, damage: str) -> Manifest:
-    """Return the manifest as of the checkpoint before.
+def at_previous_checkpoint(manifest: Manifest, damage: str) -> Manifest:
+    """Return the manifest with the position of the checkpoint before the newest.
 
     Args:
-        manifest: whose newest checkpoint cannot be used.
-        damage: why not, in a clause.
+        damage: of the newest checkpoint, in a clause.
 
     Raises:
-        DamagedCheckpointError: if there is none before it.
+        DamagedCheckpointError: if there is no checkpoint before it.
     """
     if manifest.previous is None:
         raise DamagedCheckpointError(
-            f"{damage}, and there is no checkpoint before it; put the file back, or start over in "
+            f"{damage}, and there is no checkpoint before it; restore the file, or start over in "
             "another --run-dir"
         )
     return manifest.model_copy(update={**dict(manifest.previous), "previous": None})
 
 
-def _position(manifest: Manifest) -> Position:
+def _position_of(manifest: Manifest) -> Position:
     return Position(**{name: getattr(manifest, name) for name in Position.model_fields})

@@ -1,4 +1,4 @@
-"""Where a run is, for people."""
+"""The status of a run, as `irlign status` shows it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 
-class MemberStatus(NamedTuple):
-    """A worker, for people."""
+class WorkerStatus(NamedTuple):
+    """The status of one worker."""
 
     name: str
     state: str
@@ -29,7 +29,7 @@ STAGES_IN_WORDS = {
 
 @dataclass
 class Progress:
-    """How far a run has come, and what it is doing now."""
+    """The stage, the phase and the iteration of a run."""
 
     stage: Stage = "starting"
     phase: str = "starting workers"
@@ -37,20 +37,19 @@ class Progress:
     """On the monotonic clock."""
     iteration: int = 0
     num_iterations: int = 0
-    is_finished: bool = False
 
     def enter(self, stage: Stage, phase: str) -> None:
-        """Note that a stage begins, or goes on."""
+        """Set the stage, and the phase in it."""
         self.stage = stage
         self.show(phase)
 
     def show(self, phase: str) -> None:
-        """Note what is being done now."""
+        """Set the phase, and when it began."""
         self.phase, self.phase_began = phase, time.monotonic()
 
 
 class Status(NamedTuple):
-    """What a run is doing, for people."""
+    """The status of a run."""
 
     stage: str
     phase: str
@@ -58,11 +57,11 @@ class Status(NamedTuple):
     """Seconds in this phase so far."""
     iteration: int
     num_iterations: int
-    workers: list[MemberStatus]
+    workers: list[WorkerStatus]
     is_over: bool
-    """Finished, stopped or failed: nothing more will happen."""
+    """Whether the run is finished, stopped or failed."""
     error: str | None
     last_step: Mapping[str, float]
     """Metrics of the newest step; empty before the first."""
     events: Sequence[str]
-    """The newest of what happened to the run, each with its time, the newest last."""
+    """The newest events of the run, each with its time, the newest last."""

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from cluster.cli.status_table import print_status, runs_table
 from cluster.jobs.submission import Run
-from cluster.run_state.status import MemberStatus, Status
+from cluster.run_state.status import Status, WorkerStatus
 
 STATUS = Status(
     stage="on_policy",
@@ -13,7 +13,7 @@ STATUS = Status(
     phase_s=4.0,
     iteration=20,
     num_iterations=50,
-    workers=[MemberStatus("rollout-0", "serving", "v17", 12)],
+    workers=[WorkerStatus("rollout-0", "serving", "v17", 12)],
     is_over=False,
     error=None,
     last_step={"learner/loss": 0.25, "time/step_s": 20.0, "rollout/staleness": 1.0},

@@ -8,23 +8,23 @@ from cluster.run_state.files import keep_lines
 from cluster.run_state.manifest import (
     Manifest,
     Position,
+    at_previous_checkpoint,
     checkpoint_folder,
     commit_checkpoint,
-    gone_back,
     load_manifest,
     partial_folder,
     save_manifest,
 )
 
 
-def test_a_saved_manifest_is_loaded_as_it_was(tmp_path):
+def test_a_saved_manifest_is_loaded_unchanged(tmp_path):
     manifest = Manifest(name="run", step=7, unfinished_draws=[3, 5], phases_sampled=["before"])
     save_manifest(tmp_path, manifest)
     assert load_manifest(tmp_path, "run") == manifest
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_without_a_manifest_a_run_begins_at_step_0(tmp_path):
+def test_without_a_manifest_a_run_starts_at_step_0(tmp_path):
     assert load_manifest(tmp_path, "run") == Manifest(name="run")
 
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_counts_only_once_it_is_complete(tmp_path):
     assert (checkpoint_folder(tmp_path, manifest) / "weights").read_text() == "5"
 
 
-def test_an_unfinished_checkpoint_is_begun_anew(tmp_path):
+def test_an_incomplete_checkpoint_is_replaced(tmp_path):
     folder = partial_folder(tmp_path, 10)
     folder.mkdir(parents=True)
     (folder / "half").write_text("")
@@ -86,17 +86,17 @@ def test_the_newest_checkpoint_and_the_one_before_are_kept_with_their_positions(
     )
 
 
-def test_going_back_takes_the_position_and_leaves_what_belongs_to_the_run(tmp_path):
+def test_returning_to_the_previous_checkpoint_keeps_what_belongs_to_the_run(tmp_path):
     manifest = write_checkpoint(tmp_path, Manifest(name="run", attempt=4), 5)
     manifest = write_checkpoint(tmp_path, manifest, 10)
-    back = gone_back(manifest, "it is damaged")
+    back = at_previous_checkpoint(manifest, "it is damaged")
     assert (back.checkpoint, back.step, back.attempt) == ("step-000005", 5, 4)
     assert back.previous is None
     with pytest.raises(DamagedCheckpointError, match=r"damaged, and there is no .* before it"):
-        gone_back(back, "it is damaged")
+        at_previous_checkpoint(back, "it is damaged")
 
 
-def test_a_manifest_that_cannot_be_saved_leaves_everything_as_it_was(tmp_path):
+def test_a_manifest_that_cannot_be_saved_changes_nothing(tmp_path):
     manifest = write_checkpoint(tmp_path, Manifest(name="run"), 5)
     (tmp_path / "manifest.json.partial").mkdir()  # so that it cannot be written
     with pytest.raises(OSError, match="directory"):
@@ -119,7 +119,7 @@ def test_draws_that_do_not_add_up_are_never_saved(tmp_path, trained):
         )
 
 
-def test_lines_are_taken_out_in_one_replacement(tmp_path):
+def test_lines_are_removed_in_one_replacement(tmp_path):
     path = tmp_path / "metrics.jsonl"
     keep_lines(path, bool)  # none yet
     path.write_text('{"step": 1}\n{"step": 9}\n[1]\n{"step": 2}\n{"st')
@@ -130,7 +130,7 @@ def test_lines_are_taken_out_in_one_replacement(tmp_path):
     assert path.stat().st_ino == inode
 
 
-def test_a_changed_a_shortened_and_a_missing_file_are_noticed(tmp_path):
+def test_a_changed_a_shortened_and_a_missing_file_are_detected(tmp_path):
     (tmp_path / "learner").mkdir()
     weights, other = tmp_path / "learner" / "weights", tmp_path / "other"
     weights.write_bytes(bytes(1000))
