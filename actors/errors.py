@@ -1,21 +1,21 @@
-"""Failures that a worker reports and a failure policy decides on."""
+"""Errors that cross packages and processes; the driver's failure policy decides what follows."""
 
 from collections.abc import Iterable
 
 
 class RetryableError(RuntimeError):
-    """The worker is well and the request is good; another try may succeed."""
+    """The worker works and the request is valid; another attempt may succeed."""
 
 
 class WeightMismatchError(RuntimeError):
-    """The weights in hand are not the weights that were published."""
+    """Weights are not those that were published."""
 
 
 class RewardError(RuntimeError):
     """A reward could not be computed; the message names the first prompt and the cause."""
 
     prompt_ids: tuple[int, ...] = ()
-    """All prompts of the request that have no reward; empty if that is not known."""
+    """All prompts of the request without a reward; empty if they are not known."""
 
     def __init__(self, message: str, prompt_ids: Iterable[int] = ()) -> None:
         super().__init__(message)
@@ -23,15 +23,15 @@ class RewardError(RuntimeError):
 
 
 class InvalidInputError(ValueError):
-    """What the user gave cannot be used; the message names the value, the limit and the remedy."""
+    """The user's input cannot be used; the message names the value, the limit and the remedy."""
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint's files are not those that were written, and there is no other to use."""
+    """The files of a checkpoint are not those that were written, and there is no other one."""
 
 
 class CheckpointFailedError(RuntimeError):
-    """A checkpoint could not be written; the one before it is whole."""
+    """A checkpoint could not be written; the one before it is complete."""
 
 
 class TrainingDivergedError(RuntimeError):

@@ -1,7 +1,7 @@
-"""What workers say to one another: the records that cross processes and the ports between them.
+"""The records that cross processes, and the interfaces (ports) of the workers.
 
-Whoever holds a port does not know what is behind it: a Ray actor in production, a plain object in
-tests. No torch here, so that the driver stays light.
+A port is implemented by a Ray actor in production and by a plain object in tests. Imports no torch,
+so that the driver stays light.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,40 +17,40 @@ from alignment.mdp.trajectories import PolicyVersion, Trajectories
 
 
 class Canary(NamedTuple):
-    """A few tokens and what the learner thinks of them: proves that a worker holds its weights."""
+    """A short text with the learner's log-probabilities: a worker with its weights has the same."""
 
     token_ids: tuple[int, ...]
-    """A short text, beginning with a token that is only context."""
+    """The first token is only context."""
     logprobs: tuple[float, ...]
-    """Of each token after the first, at temperature 1, by the published weights."""
+    """Of each token after the first under the published weights, at temperature 1."""
 
 
 class Published(NamedTuple):
-    """Weights that the learner has made available in the weight store."""
+    """A version of the weights in the weight store."""
 
     version: PolicyVersion
     path: str
-    """Of the safetensors file, which no one changes after its name appears."""
+    """Of the safetensors file, which does not change once it has this name."""
     checksum: str
     """xxh3-64 of the file's bytes, hexadecimal."""
     canary: Canary
 
 
 class RolloutRequest(NamedTuple):
-    """Prompts to answer."""
+    """Prompts to sample responses to."""
 
     prompt_ids: tuple[int, ...]
     """Rows of the prompts in the data set."""
     prompts: tuple[NDArray[np.int32], ...]
-    """Token ids of each."""
+    """[prompt] token ids."""
     group_size: int
-    """Responses to each prompt."""
+    """Responses to sample for each prompt."""
     seed: int
-    """Of this request alone; the same request with the same weights gives the same responses."""
+    """Each request has its own; the same request with the same weights gives the same responses."""
 
 
 class RolloutResult(NamedTuple):
-    """Answers to a request, a prompt's group together, in the request's order."""
+    """Responses to a request in its order; the group of a prompt is adjacent."""
 
     trajectories: Trajectories
     sampling_s: float
@@ -58,18 +58,18 @@ class RolloutResult(NamedTuple):
 
 
 class RolloutWorker(Protocol):
-    """Samples responses from the newest weights it was given."""
+    """Samples responses from the newest weights that it was given."""
 
     async def sync_weights(self, published: Published) -> PolicyVersion:
-        """Load these weights, prove them, and return the version now served.
+        """Load these weights, check their canary, and return the version now served.
 
         Raises:
-            WeightMismatchError: the checksum or the canary does not agree.
+            WeightMismatchError: the checksum or the canary does not match.
         """
         ...
 
     async def rollout(self, request: RolloutRequest) -> RolloutResult:
-        """Sample the responses. Never fewer than asked: a failure raises."""
+        """Sample all responses of the request, or raise."""
         ...
 
 
@@ -85,16 +85,16 @@ class DiscriminatorWorker(Protocol):
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
-        Rollouts and demonstrations hold the same prompts; demonstrations one each, rollouts a group
-        each. The demonstrations held out have prompts of their own, and are only measured on.
-        Preferences are learned in the same updates, where there are some.
+        Each prompt has one demonstration and a group of rollouts. The held-out demonstrations have
+        prompts of their own, and are never trained on. The updates are also trained on the ranked
+        responses, if there are any.
         """
         ...
 
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
         """Return logits, high for expert, without an offset for the class ratio.
 
-        [trajectory]; or, at levels token and occupancy, [response token], one for each prefix.
+        [trajectory]; at levels token and occupancy [response token], one for each prefix.
         """
         ...
 
@@ -103,58 +103,61 @@ class DiscriminatorWorker(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from what save wrote."""
+        """Continue from what save wrote."""
         ...
 
 
 class TeacherWorker(Protocol):
-    """Serves an expert that is a model."""
+    """Scores responses with an expert that is a model."""
 
     def logprobs(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """[response token] the teacher's log-probability of each token, in nats."""
+        """Return the teacher's log-probability [response token] of each token, in nats."""
         ...
 
     def states(self, trajectories: Trajectories) -> NDArray[np.float32]:
-        """[response token, hidden] the states from which its output head predicts each token."""
+        """Return the states [response token, hidden] from which its head predicts each token."""
         ...
 
 
 class RewardSource(Protocol):
-    """A reward model, or a reward function."""
+    """A reward model, a reward function, or a log-ratio of two policies."""
 
     def score(
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Return one reward a trajectory; expert_responses are the demonstrations, as text.
+        """Return the reward [trajectory] of each trajectory.
+
+        Args:
+            expert_responses: [trajectory] the demonstration of the same prompt, as text.
 
         Raises:
-            RewardError: naming the prompt; an error is never a reward of 0.
+            RewardError: if a reward cannot be computed; a failure is never a reward of 0.
         """
         ...
 
 
 class AuxiliaryBatch(NamedTuple):
-    """What a step of stage 2 learns beside the rollouts, or without any."""
+    """Preferences and demonstrations of a step of stage 2, with or without rollouts."""
 
     comparisons: RankedResponses
-    """This rank's part."""
+    """This rank's share."""
     num_comparisons: int
     """Over all ranks."""
     num_compared: int
     """Responses in them, over all ranks."""
     demonstrations: Trajectories
-    """This rank's share of those that are cloned in the same step."""
+    """This rank's share of the demonstrations that are trained on in the same step."""
     num_demonstrations: int
     """Over all ranks."""
     num_demonstration_tokens: int
     """Over all ranks."""
     mismatched: Trajectories
-    """This rank's share of prompts with responses to others, which measure how far policy and
-    reference are apart."""
+    """This rank's share of prompts with responses to other prompts, from which the KL divergence of
+    policy and reference is estimated."""
     num_mismatched: int
     """Over all ranks."""
     renews_reference: bool = False
-    """The policy as it is before this step becomes the reference."""
+    """Whether the policy before this step becomes the reference."""
 
 
 @dataclass(frozen=True)
@@ -257,29 +260,29 @@ are never equal, also if they hold the same values."""
 
 
 class LearnerStart(NamedTuple):
-    """How a learner begins, and how it begins again after a failure."""
+    """From where a worker group of the learner starts, at first and after a failure."""
 
     attempt: int
-    """Goes into every version that it publishes."""
+    """Part of every version that the worker group publishes."""
     checkpoint: str | None
-    """Folder of the newest complete checkpoint, or None to begin from the model."""
+    """Folder of the newest complete checkpoint, or None to start from the model."""
 
 
 class LearnerPort(Protocol):
-    """What the learner's ranks need of the driver. Every call has a deadline and may raise."""
+    """The driver as seen by the learner's ranks. Every call has a deadline and may raise."""
 
     def start(self, rank: int, world_size: int) -> LearnerStart:
-        """Say that this rank is up. All ranks of a worker group are told the same."""
+        """Report that this rank is up; return the same start to all ranks of a worker group."""
         ...
 
     def next_task(self, rank: int, world_size: int, index: int) -> LearnerTask:
-        """Wait for task number index of this worker group, counted from 0 since its start."""
+        """Wait for task number index of this worker group, from 0, and return this rank's share."""
         ...
 
     def published(self, published: Published) -> None:
-        """Say that new weights are in the store (rank 0 only)."""
+        """Report that new weights are in the store (rank 0 only)."""
         ...
 
     def finished(self, index: int, metrics: Mapping[str, float]) -> None:
-        """Say that a task is done, its checkpoint written (rank 0 only)."""
+        """Report that a task is done, and its metrics (rank 0 only)."""
         ...

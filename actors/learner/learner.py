@@ -200,7 +200,8 @@ class Learner:
         """Step the optimizer, unless the step has to be skipped.
 
         Returns:
-            The norm of the gradient before clipping; and 1 by the key of SKIPPED, if it was.
+            The norm of the gradient before clipping; and {key: 1} with a key of SKIPPED if the
+            step was skipped, else {}.
         """
         norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
         skipped = reason_to_skip(task, sums, norm)

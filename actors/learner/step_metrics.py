@@ -9,8 +9,8 @@ from alignment.credit.importance import effective_sample_fraction
 def reason_to_skip(task: OptimizerStep, sums: dict[str, float], norm: float) -> str | None:
     """Return the key of SKIPPED if a step must not change the weights, else None.
 
-    Adam's moments move the weights even where the gradient is 0, so a step that has learned nothing
-    is skipped too.
+    Adam's moments change the weights even if the gradient is 0, so a step whose sequences were all
+    rejected is skipped too.
 
     Args:
         sums: of the diagnostics of all microbatches and ranks.
@@ -53,7 +53,7 @@ def step_metrics(
         "step_s": step_s,
         "tokens_per_s": sums["trained_tokens"] / step_s,
     }
-    # Of a step that was skipped, some are not finite; JSON has no such numbers.
+    # Some metrics of a skipped step are not finite, and JSON has no such numbers.
     return {f"learner/{name}": each for name, each in metrics.items() if math.isfinite(each)}
 
 
@@ -72,7 +72,7 @@ def accepted_scale(task: OptimizerStep, sums: dict[str, float]) -> float:
 
 
 def step_counts(task: OptimizerStep) -> tuple[int, int]:
-    """Trajectories and response tokens of a step over all ranks, without its auxiliary batch."""
+    """Return trajectories and response tokens over all ranks, without the auxiliary batch."""
     if isinstance(task, PreferenceStep):
         return 0, 0
     return task.num_sequences, task.num_action_tokens

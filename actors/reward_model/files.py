@@ -1,4 +1,4 @@
-"""Reward models as files: sequence classification in Hugging Face format."""
+"""Files of reward models: sequence classification in Hugging Face format."""
 
 import copy
 from pathlib import Path
@@ -21,20 +21,18 @@ from alignment.models.lora import SCALE
 from alignment.models.scalar_head import ScalarModel
 
 HEAD = "score.weight"
-"""What transformers calls the head of a decoder that classifies sequences."""
+"""The name in transformers of the head of a decoder that classifies sequences."""
 READS_CONVERSATIONS = "reads_irlign_conversations"
-"""In the config of a reward model that was trained here: it reads a conversation as the policy
-does, up to the end token, and not as its chat template writes one that is over."""
+"""Entry in the config of a reward model trained by irlign: its input is a conversation in the
+policy's format, up to the end token, instead of a finished one by its chat template."""
 
 
 def load_reward_model(name: str) -> PreTrainedModel:
-    """Load a sequence-classification model in float32, all of it from files.
-
-    Returns:
-        The model, in evaluation mode.
+    """Load a sequence-classification model in float32 and in evaluation mode.
 
     Raises:
-        InvalidInputError: if the model has several outputs, or weights that are in no file.
+        InvalidInputError: if the model has several outputs, or if weights are in no file, which
+            transformers would initialize at random.
     """
     model, loading = AutoModelForSequenceClassification.from_pretrained(
         name,
@@ -45,7 +43,7 @@ def load_reward_model(name: str) -> PreTrainedModel:
     )
     if model.config.num_labels != 1:
         raise InvalidInputError(
-            f"reward model {name} has {model.config.num_labels} outputs; it needs exactly 1"
+            f"reward model {name} has {model.config.num_labels} outputs; give a model with 1"
         )
     if loading["missing_keys"]:
         raise InvalidInputError(
@@ -57,15 +55,14 @@ def load_reward_model(name: str) -> PreTrainedModel:
 
 
 def save_reward_model(folder: Path, model: ScalarModel, *, source: str, rank: int) -> None:
-    """Write a reward model so that load_reward_model loads it; all ranks call it.
+    """Write a reward model for load_reward_model, in float32; all ranks call it, rank 0 writes.
 
-    Of a head with several outputs the first is the reward. Adapters are added to the weights that
-    they correct.
+    The reward is the first output of the head. Adapters are merged into the weights. Rank 0 holds
+    the whole model in main memory.
 
     Args:
-        model: sharded or not, its head without bias; written in float32, as it is trained.
+        model: sharded or not; its head has no bias.
         source: folder or hub name of the model that training began with, for the tokenizer.
-        rank: of this process; rank 0 writes, and holds the whole model in main memory.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
@@ -92,16 +89,10 @@ def save_reward_model(folder: Path, model: ScalarModel, *, source: str, rank: in
 def classification_config(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedConfig:
-    """Return a decoder's configuration with one output, marked as trained here.
+    """Return a copy of a decoder's configuration with one output, marked as trained by irlign.
 
-    transformers reads the score at the last token that is not the pad token. So a tokenizer that
-    pads with its end token gets none here; then batches of one are what transformers takes.
-
-    Args:
-        tokenizer: its tokenizer.
-
-    Returns:
-        A copy.
+    transformers reads the score at the last token that is not the pad token. If the tokenizer pads
+    with its end token, the copy has no pad token; transformers then accepts only batches of one.
     """
     changed = copy.deepcopy(config)
     pad = tokenizer.pad_token_id
@@ -113,13 +104,11 @@ def classification_config(
 
 
 def empty_classifier(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a sequence classifier without memory for its weights.
-
-    Returns:
-        The model, on the device meta.
+    """Return a sequence classifier on the meta device, without memory for its weights.
 
     Raises:
-        InvalidInputError: if transformers has none for it, or one with another head.
+        InvalidInputError: if transformers has no classifier for the model, or one whose head is
+            not HEAD.
     """
     kind = config.model_type
     try:
@@ -144,7 +133,7 @@ def empty_classifier(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _without_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add low-rank corrections to their weights, and name these as before they were adapted."""
+    """Merge low-rank adapters into their weights, and restore the weights' original names."""
     merged = {}
     for name, tensor in tensors.items():
         layer, _, part = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""A member of an ensemble of reward models, from its first step to its files."""
+"""Trains one member of an ensemble of reward models and writes its files."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ from alignment.data.tokenized import TokenizedComparisons
 from alignment.rewards.evaluation import FEATURES
 
 HELD_OUT = "held_out.json"
-"""In a member's folder: what it says of the held-out rows."""
+"""File in a member's folder with its outputs for the held-out rows."""
 FEATURE_ROWS = 4000
-"""Rows whose features are kept: enough to fit a head of a few hundred weights again and again, in
-a file of some ten MiB."""
-HELD_OUT_FEATURE_SHARE = 0.25
-"""Of these rows, at most this share are held-out ones."""
+"""Rows whose features are saved: enough to refit a head of a few hundred weights many times, in a
+file of about ten MiB."""
+HELD_OUT_FEATURE_FRACTION = 0.25
+"""Largest fraction of these rows that are held-out ones."""
 
 
 def train_member(
@@ -34,12 +34,10 @@ def train_member(
     rank: int,
     world_size: int,
 ) -> Path:
-    """Train a member from the beginning, measure it on held-out rows and write it down.
+    """Train a member from the start, measure it on the held-out rows, and write its files.
 
     Args:
-        run_dir: where it is written; of member 0 the features too.
-        device: on which this rank computes.
-        rank: of this process, from 0.
+        run_dir: where the folder is written, and the features of member 0.
 
     Returns:
         The folder, which the caller gives its final name.
@@ -54,12 +52,12 @@ def train_member(
     folder = run_dir / f"member-{member}.partial"
     save_reward_model(folder, trainer.model, source=settings.model, rank=rank)
     if rank == 0:
-        judged = {
+        held_out = {
             "scores": outputs[:, 0].tolist(),
             "log_scales": outputs[:, 1].tolist() if outputs.shape[1] == 2 else None,
             "log_tie": float(trainer.log_tie.detach()),
         }
-        (folder / HELD_OUT).write_text(json.dumps(judged))
+        (folder / HELD_OUT).write_text(json.dumps(held_out))
     if member == 0:
         save_features(run_dir / FEATURES, data, trainer, report, rank)
     return folder
@@ -68,14 +66,10 @@ def train_member(
 def rows_of_steps(
     train_rows: NDArray[np.int64], settings: RewardModelSettings, member: int
 ) -> list[NDArray[np.int64]]:
-    """Say which rows each step of a member learns from.
+    """Return the rows of each optimizer step of a member; the last step may have fewer.
 
-    Args:
-        member: number in the ensemble. One of several draws as many rows as there are, with
-            replacement, once; each epoch is a new order of these.
-
-    Returns:
-        The rows of each step; the last step may have fewer.
+    A single model is trained on all rows. A member of an ensemble draws as many rows with
+    replacement once (bootstrap). Each epoch has an order of its own.
     """
     rng = np.random.default_rng([settings.seed % 2**64, member])
     rows = train_rows
@@ -93,14 +87,13 @@ def save_features(
     report: Report,
     rank: int,
 ) -> None:
-    """Write what the head sees of some rows; all ranks call it, rank 0 writes.
+    """Write the inputs of the head for some rows; all ranks call it, rank 0 writes.
 
-    Args:
-        path: holds features [response, hidden], rows [response] of the data, ranks [response] and
-            is_held_out [response], 0 or 1.
-        data: the rows are spread evenly over each side of it.
+    The file holds features [response, hidden], rows [response] of the data, ranks [response] and
+    is_held_out [response], 0 or 1. The rows are evenly spaced among the training rows and among the
+    held-out rows.
     """
-    held_out = _spread(data.held_out_rows, int(FEATURE_ROWS * HELD_OUT_FEATURE_SHARE))
+    held_out = _spread(data.held_out_rows, int(FEATURE_ROWS * HELD_OUT_FEATURE_FRACTION))
     rows = np.concatenate([held_out, _spread(data.train_rows, FEATURE_ROWS - len(held_out))])
     _, features = trainer.measure(rows, report, with_features=True)
     if rank != 0 or features is None:
@@ -115,6 +108,6 @@ def save_features(
     save_file(columns, path)
 
 
-def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return all rows, or so many at even distances."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64)]
+def _spread(rows: NDArray[np.int64], max_rows: int) -> NDArray[np.int64]:
+    """Return all rows, or max_rows evenly spaced ones."""
+    return rows[np.linspace(0, len(rows) - 1, min(max_rows, len(rows))).round().astype(np.int64)]

@@ -1,8 +1,8 @@
-"""Trains a reward model on what annotators said, on one rank or several.
+"""Trains a reward model on ranked responses, on one rank or several.
 
 Losses are divided by the rows of the whole optimizer step, so the gradients of microbatches and
 ranks add up to that of the step, however it was split. Ranks compute in lock-step: one with fewer
-microbatches computes stand-ins of weight 0, so that all take part in every collective.
+microbatches computes padding microbatches of weight 0, so that all take part in every collective.
 """
 
 import math
@@ -43,32 +43,33 @@ from alignment.preferences.likelihood_loss import (
 from alignment.preferences.record import PreferenceLikelihood
 
 MAX_GRAD_NORM = 1.0
-"""Gradients are clipped to it: one odd batch must not undo the model."""
+"""Global norm to which gradients are clipped, so that one bad batch does little damage."""
 
 
 Report = Callable[[Mapping[str, float]], None]
-"""Is told the figures of each step, and nothing while a microbatch is measured: a sign of life."""
+"""Called with the metrics of each step, and with none after each microbatch that is only measured,
+to show that the rank makes progress."""
 
 
 class LabelledMicrobatch(NamedTuple):
-    """A microbatch and its labels, on the trainer's device."""
+    """A microbatch of comparisons, on the trainer's device."""
 
     batch: PackedBatch
     pairs: LabelledPairs
     weight: float
-    """1; or 0 for a stand-in that only keeps this rank in step with the others."""
+    """1, or 0 for a padding microbatch, which only keeps this rank in step with the others."""
 
 
 class RewardModelTrainer:
-    """One rank's part of a member and its optimizer.
+    """One rank's part of an ensemble member and its optimizer.
 
         trainer = RewardModelTrainer(data, settings, member, device=..., rank=..., world_size=...)
         for step, rows in enumerate(steps):
-            figures = trainer.update(rows, step, len(steps))
+            metrics = trainer.update(rows, step, len(steps))
         outputs, _ = trainer.measure(data.held_out_rows, report)
 
-    Every method is collective: all ranks call it with the same arguments. It promises that neither
-    the number of ranks nor the size of a microbatch changes what is learned, but for rounding.
+    Every method is collective: all ranks call it with the same arguments. Up to rounding, neither
+    the number of ranks nor the size of a microbatch changes the result.
     """
 
     def __init__(
@@ -81,13 +82,12 @@ class RewardModelTrainer:
         rank: int,
         world_size: int,
     ) -> None:
-        """Load the model under a head that knows nothing yet, and take this rank's part of it.
+        """Load the model under a head of zeros, and keep this rank's part of it.
+
+        With several ranks, a process group must exist.
 
         Args:
-            member: number in the ensemble; seeds what is random.
-            device: on which this rank computes.
-            rank: of this process, from 0.
-            world_size: number of ranks; with more than one, a process group must exist.
+            member: number in the ensemble; seeds the adapters.
         """
         self._data, self._settings = data, settings
         self._device, self._rank, self._world_size = device, rank, world_size
@@ -120,26 +120,24 @@ class RewardModelTrainer:
             step: number of it, from 0.
 
         Returns:
-            loss, in nats a row; accuracy, the share of pairs in the right order before the step, a
-            mean over its rows with one (nan if there is none); learning_rate, the backbone's;
-            grad_norm before clipping, of all but a tie parameter.
+            loss, in nats per row; accuracy, the fraction of untied pairs in the right order before
+            the step, a mean over the rows that have such pairs (nan if there are none);
+            learning_rate of the backbone; grad_norm before clipping, without the tie parameter.
 
         Raises:
             RuntimeError: if the gradient is not finite.
         """
         totals: dict[str, Tensor | float] = {"loss": 0.0, "in_order": 0.0, "untied": 0.0}
-        for microbatch in self._microbatches(
-            self._data.select(rows[self._rank :: self._world_size])
-        ):
+        for batch, pairs, weight in self._microbatches(rows[self._rank :: self._world_size]):
             likelihood = self._likelihood_with(self.log_tie)
-            outputs = self._outputs(microbatch.batch)
-            loss = likelihood_loss(outputs, microbatch.pairs, likelihood, num_comparisons=len(rows))
-            # FSDP averages the gradients of the ranks; but losses are shares, which add up.
-            (loss * (microbatch.weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
-            totals["loss"] += microbatch.weight * loss.detach()
-            accuracies = untied_accuracies(outputs[:, 0], microbatch.pairs)
-            totals["in_order"] += microbatch.weight * accuracies.nansum()
-            totals["untied"] += microbatch.weight * accuracies.isfinite().sum()
+            outputs = self._outputs(batch)
+            loss = likelihood_loss(outputs, pairs, likelihood, num_comparisons=len(rows))
+            # The losses of the ranks add up to that of the step, but FSDP averages their gradients.
+            (loss * (weight * self._world_size)).backward()  # type: ignore[no-untyped-call]
+            totals["loss"] += weight * loss.detach()
+            accuracies = untied_accuracies(outputs[:, 0], pairs)
+            totals["in_order"] += weight * accuracies.nansum()
+            totals["untied"] += weight * accuracies.isfinite().sum()
         sums = self._summed(totals)
         return {
             "loss": sums["loss"],
@@ -151,34 +149,33 @@ class RewardModelTrainer:
     def measure(
         self, rows: NDArray[np.int64], report: Report, *, with_features: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Judge the responses of some rows.
+        """Compute the model's outputs for the responses of some rows.
 
         Args:
-            with_features: whether to return what the head sees.
+            with_features: whether to return the inputs of the head too.
 
         Returns:
-            [response, output] score, and log-scale if there is one, equal on all ranks; and
+            [response, output] score, and log-scale if the model has one, equal on all ranks; and
             [response, hidden] features or None.
         """
         sizes = self._data.sizes[rows]
         is_mine = np.repeat(np.arange(len(rows)) % self._world_size == self._rank, sizes)
         place = torch.from_numpy(np.flatnonzero(is_mine))
-        mine = self._data.select(rows[self._rank :: self._world_size])
         seen: list[Tensor] = []
         handle = self.model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        found: Tensor | None = None
-        for microbatch in self._microbatches(mine):
-            outputs = self._outputs(microbatch.batch)
+        values: Tensor | None = None
+        for batch, _, weight in self._microbatches(rows[self._rank :: self._world_size]):
+            outputs = self._outputs(batch)
             state = seen.pop()
             columns = torch.cat([outputs, state], dim=1) if with_features else outputs
-            if found is None:
-                found = columns.new_zeros(len(is_mine), columns.shape[1])
-            if microbatch.weight:
-                found[place[microbatch.batch.trajectory_indices.cpu()].to(found.device)] = columns
+            if values is None:
+                values = columns.new_zeros(len(is_mine), columns.shape[1])
+            if weight:
+                values[place[batch.trajectory_indices.cpu()].to(values.device)] = columns
             report({})
         handle.remove()
-        assert found is not None  # there is a stand-in at least
-        whole = sum_rows_over_ranks(found, self._world_size).cpu().numpy()
+        assert values is not None  # there is at least a padding microbatch
+        whole = sum_rows_over_ranks(values, self._world_size).cpu().numpy()
         width = num_outputs(self._likelihood)
         return whole[:, :width], whole[:, width:] if with_features else None
 
@@ -191,21 +188,20 @@ class RewardModelTrainer:
         outputs: Tensor = self.model(batch)
         return outputs if outputs.ndim == 2 else outputs[:, None]
 
-    def _microbatches(self, rows: RankedResponses) -> list[LabelledMicrobatch]:
-        """Cut this rank's comparisons into microbatches; all ranks get equally many, at least 1."""
+    def _microbatches(self, rows: NDArray[np.int64]) -> list[LabelledMicrobatch]:
+        """Cut this rank's rows into microbatches; all ranks get equally many, at least one."""
         limit = self._settings.learner.max_tokens_per_microbatch
-        made = [
+        *real, padding = [
             LabelledMicrobatch(moved, pairs_of_batch(part, moved), weight)
-            for part, weight in ((rows, 1.0), (_PADDING, 0.0))
+            for part, weight in ((self._data.select(rows), 1.0), (_PADDING, 0.0))
             for batch in microbatches(part.trajectories, limit)
             for moved in [batch.to(self._device)]
         ]
-        *real, padding = made
         most = largest_over_ranks(len(real), self._device, self._world_size)
         return real + [padding] * (max(most, 1) - len(real))
 
     def _summed(self, totals: dict[str, Tensor | float]) -> dict[str, float]:
-        """Sum figures over ranks, and the gradient of log_tie, which is not sharded."""
+        """Sum the totals over ranks, and the gradient of log_tie, which is not sharded."""
         gradient = self.log_tie.grad
         if gradient is None:
             return sum_over_ranks(totals, self._device, self._world_size)
@@ -215,7 +211,7 @@ class RewardModelTrainer:
         return sums
 
     def _step(self, step: int, num_steps: int) -> dict[str, float]:
-        """Apply the gradient."""
+        """Apply the gradient; return learning_rate and grad_norm."""
         norm = clip_gradients(self.model, MAX_GRAD_NORM)
         if not math.isfinite(norm):
             raise RuntimeError(

@@ -44,7 +44,7 @@ def settings_for(model, likelihood="bradley_terry", *, max_tokens=4096, **more):
     )
 
 
-def silent(_figures):
+def silent(_metrics):
     """Hear a report."""
 
 
@@ -73,13 +73,13 @@ def trainer_for(model, data, likelihood="bradley_terry", member=0, **more):
     return RewardModelTrainer(data, settings_for(model, likelihood, **more), member, **ONE)
 
 
-def test_it_learns_what_annotators_like(model):
+def test_it_learns_which_responses_are_preferred(model):
     data = tokenized(tiny_comparisons(300), model)
     trainer = trainer_for(model, data)
     steps = rows_of_steps(data.train_rows, settings_for(model, num_epochs=4), 0)
-    figures = [trainer.update(rows, step, len(steps)) for step, rows in enumerate(steps)]
-    assert figures[0]["accuracy"] == 0.5  # the head knows nothing yet
-    assert figures[0]["loss"] == pytest.approx(np.log(2))
+    metrics = [trainer.update(rows, step, len(steps)) for step, rows in enumerate(steps)]
+    assert metrics[0]["accuracy"] == 0.5  # the head is zero
+    assert metrics[0]["loss"] == pytest.approx(np.log(2))
     outputs, _ = trainer.measure(data.held_out_rows, silent)
     pairs = pairs_of_responses(data.select(data.held_out_rows))
     order = untied_accuracies(torch.from_numpy(outputs[:, 0]), pairs)
@@ -106,7 +106,7 @@ def test_a_step_follows_the_plain_likelihood_of_each_response_alone(model, likel
     head = trainer.model.head.weight.detach().clone().requires_grad_()
     log_tie = trainer.log_tie.detach().clone().requires_grad_()
     rows = data.train_rows[:7]
-    figures = trainer.update(rows, 0, 10)
+    metrics = trainer.update(rows, 0, 10)
 
     outputs, parameters = plain_outputs(model, data, rows, head)
     record = learned_likelihood(likelihood, PARAMETERS.get(likelihood, {}), log_tie)
@@ -121,17 +121,17 @@ def test_a_step_follows_the_plain_likelihood_of_each_response_alone(model, likel
         loss = loss + 0.01 * (weights * outputs[:, 1].square()).sum() / 7
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1e9)
-    assert figures["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     order = untied_accuracies(outputs[:, 0], pairs)
-    assert figures["accuracy"] == pytest.approx(float(order.nanmean()))
+    assert metrics["accuracy"] == pytest.approx(float(order.nanmean()))
     # Adam's first step has the size of the rate, against the gradient.
     moved = float(trainer.log_tie.detach() - log_tie.detach())
-    rate = 30 * figures["learning_rate"]
+    rate = 30 * metrics["learning_rate"]
     assert moved == pytest.approx(-rate * np.sign(float(log_tie.grad or 0.0)), rel=1e-3)
 
 
-def test_a_score_does_not_depend_on_padding_or_on_what_is_beside_it(model):
+def test_a_score_depends_neither_on_padding_nor_on_the_rest_of_the_batch(model):
     data = data_for(model, "bradley_terry")
     every = np.arange(len(data.rows))
     together, _ = with_random_head(trainer_for(model, data)).measure(every, silent)
@@ -157,9 +157,9 @@ def test_the_size_of_microbatches_changes_nothing(model, likelihood):
     found = []
     for max_tokens in (40, 4096):
         trainer = trainer_for(model, data, likelihood, max_tokens=max_tokens)
-        figures = [trainer.update(data.train_rows[:9], step, 4) for step in range(4)]
+        metrics = [trainer.update(data.train_rows[:9], step, 4) for step in range(4)]
         outputs, _ = trainer.measure(data.held_out_rows, silent)
-        found.append((figures, outputs, float(trainer.log_tie.detach())))
+        found.append((metrics, outputs, float(trainer.log_tie.detach())))
     (small, some, tie), (large, others, other_tie) = found
     for one, other in zip(small, large, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
@@ -173,16 +173,16 @@ def test_a_row_that_is_drawn_twice_counts_twice(model):
     one, two = (data.select(np.asarray([each])).trajectories for each in (row, other))
     # A microbatch that holds either of them once, and none of them twice.
     limit = max(each.lengths.sum() - each.prompt_lengths[1:].sum() for each in (one, two))
-    figures = []
+    metrics = []
     for rows in ([row, row, other], [row, other, row]):
         trainer = with_random_head(trainer_for(model, data, max_tokens=int(limit)))
-        figures.append(trainer.update(np.asarray(rows), 0, 1))
-    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+        metrics.append(trainer.update(np.asarray(rows), 0, 1))
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
     once = [
         with_random_head(trainer_for(model, data)).update(np.asarray([each]), 0, 1)["loss"]
         for each in (row, other)
     ]
-    assert figures[0]["loss"] == pytest.approx((2 * once[0] + once[1]) / 3, rel=1e-5)
+    assert metrics[0]["loss"] == pytest.approx((2 * once[0] + once[1]) / 3, rel=1e-5)
 
 
 def test_one_member_sees_every_row_once_an_epoch_and_several_a_resample_each(model):
@@ -273,14 +273,14 @@ def test_an_ensemble_serves_the_mean_of_its_members(model, tmp_path):
     np.testing.assert_allclose(rewards, np.mean(own, axis=0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_member_leaves_a_model_its_verdicts_and_features(model, tmp_path):
+def test_a_member_writes_its_model_its_outputs_and_its_features(model, tmp_path):
     data = data_for(model, "davidson")
     reports = []
     settings = settings_for(model, "davidson", num_epochs=2)
     folder = train_member(data, settings, 0, tmp_path, reports.append, **ONE)
     steps = [report for report in reports if report]
     assert len(steps) == len(rows_of_steps(data.train_rows, settings, 0))
-    judged = json.loads((folder / HELD_OUT).read_text())
+    held_out_outputs = json.loads((folder / HELD_OUT).read_text())
     scored = load_reward_model(str(folder))
     columns = load_file(tmp_path / FEATURES)
     held_out = columns["is_held_out"] == 1
@@ -289,9 +289,9 @@ def test_a_member_leaves_a_model_its_verdicts_and_features(model, tmp_path):
     # A score is the head's product with the features.
     head = scored.score.weight.detach().numpy()
     scores = columns["features"] @ head[0]
-    np.testing.assert_allclose(scores[held_out], judged["scores"], atol=1e-5)
+    np.testing.assert_allclose(scores[held_out], held_out_outputs["scores"], atol=1e-5)
     np.testing.assert_array_equal(columns["ranks"][held_out], data.select(data.held_out_rows).ranks)
-    assert judged["log_scales"] is None
+    assert held_out_outputs["log_scales"] is None
 
 
 RUNS = ["learned_variance", "davidson", "plackett_luce"]
@@ -304,12 +304,12 @@ def train_on(model, likelihood, rank, world_size):
     tuning = TUNINGS[RUNS.index(likelihood)]
     settings = settings_for(model, likelihood, max_tokens=40, discriminator={"tuning": tuning})
     trainer = RewardModelTrainer(data, settings, 0, device=CPU, rank=rank, world_size=world_size)
-    figures = [
+    metrics = [
         trainer.update(rows, step, 3)
         for step, rows in enumerate([data.train_rows, data.train_rows[:1], data.train_rows[:5]])
     ]
     outputs, features = trainer.measure(data.held_out_rows[:3], silent, with_features=True)
-    return figures, outputs, features, float(trainer.log_tie.detach()), trainer
+    return metrics, outputs, features, float(trainer.log_tie.detach()), trainer
 
 
 def main(folder, rank):
@@ -344,9 +344,9 @@ def test_two_ranks_equal_one(tmp_path):
     errors = [rank.communicate(timeout=240)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
     found = torch.load(tmp_path / "found.pt", weights_only=False)
-    for likelihood, (figures, outputs, features, log_tie) in zip(RUNS, found, strict=True):
+    for likelihood, (metrics, outputs, features, log_tie) in zip(RUNS, found, strict=True):
         *one, trainer = train_on(tmp_path / "model", likelihood, 0, 1)
-        for theirs, mine in zip(figures, one[0], strict=True):
+        for theirs, mine in zip(metrics, one[0], strict=True):
             assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-5, nan_ok=True)
         np.testing.assert_allclose(outputs, one[1], atol=1e-4)
         np.testing.assert_allclose(features, one[2], atol=1e-4)
