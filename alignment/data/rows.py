@@ -112,10 +112,25 @@ def _parsed(text: str, path: Path, first_line: int) -> object:
         ) from error
 
 
+def _is_unicode(value: object) -> bool:
+    """Whether all text in a JSON value can be encoded."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, list):
+        return all(map(_is_unicode, value))
+    return not isinstance(value, dict) or all(map(_is_unicode, value.values()))
+
+
 def _row(place: str, value: object) -> SourceRow:
-    """Check that a value is an object."""
+    """Check that a value is an object whose text every tokenizer can encode."""
     if not isinstance(value, dict):
         raise ValueError(f'{place}: not an object; write {{"prompt": "...", "response": "..."}}')
+    for key, held in value.items():
+        if not _is_unicode(held):
+            raise ValueError(
+                f'{place}: "{key}" contains half of a character (an unpaired surrogate such as '
+                "\\ud83d); write the character whole, or remove it"
+            )
     return SourceRow(place, {key: held for key, held in value.items() if held is not None})
 
 

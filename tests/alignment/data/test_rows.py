@@ -191,3 +191,17 @@ def test_every_source_gives_the_same_demonstrations(tmp_path):
     write_parquet(tmp_path / "a.parquet", ROWS)
     for source in (tmp_path / "a.jsonl", tmp_path / "a.parquet"):
         assert read_demonstrations(source) == [Demonstration(**row) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "a \ud83d"}, {"messages": [{"content": "b"}, {"content": ["\udc00"]}]}]
+)
+def test_half_of_a_character_is_refused_with_row_and_column(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    whole = {"prompt": "\U0001f600 caf\u00e9", "messages": [{"content": "\U0001f600"}]}
+    path.write_text(json.dumps(whole) + "\n" + json.dumps(row) + "\n")
+    rows = read_rows(path, "data.path")
+    assert next(rows).values == whole
+    [key] = row
+    with pytest.raises(ValueError, match=rf'line 2: "{key}" contains half of a character'):
+        next(rows)
