@@ -254,7 +254,7 @@ class DriverActor:
         except FleetFailedError as error:
             raise InvalidInputError(f"the run cannot be scaled: {error}") from error
 
-    # ---- for the learner's ranks and their host
+    # ---- called by the learner's ranks and their host
 
     async def learner_start(self, rank: int, world_size: int) -> LearnerStart:
         """Add a rank to the current worker group."""

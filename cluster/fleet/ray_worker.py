@@ -86,7 +86,7 @@ class RayHandle:
         try:
             await self._actor.__ray_ready__.remote()
         except RayActorError as error:
-            raise WorkerLostError(last_line(error)) from error
+            raise WorkerLostError(cause_of(error)) from error
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
         """Call a method of the worker.
@@ -102,7 +102,7 @@ class RayHandle:
                     await asyncio.wait_for(self._actor.heartbeat.remote(), HEARTBEAT_TIMEOUT_S)
             return await reply
         except RayActorError as error:
-            raise WorkerLostError(last_line(error)) from error
+            raise WorkerLostError(cause_of(error)) from error
         except RayTaskError as error:  # Ray's class for it is a TimeoutError too if its cause is
             raise error.cause from error
         except TimeoutError as error:
@@ -123,10 +123,13 @@ class RayHandle:
         ray.kill(self._actor)
 
 
-def last_line(error: Exception) -> str:
-    """Return the last line of a remote error, which holds the original message."""
+def cause_of(error: Exception) -> str:
+    """Return the cause of a remote error: its last line, without what Ray adds to each of them."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    cause, _, _advice = lines[-1].partition(" Some common causes include:")
+    return cause.rpartition("Worker exit detail: ")[-1].removesuffix(".")
 
 
 def start_worker(

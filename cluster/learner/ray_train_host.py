@@ -26,7 +26,7 @@ from actors.messages import LearnerStart, LearnerTask, Published
 from cluster.config.run_config import RunConfig
 from cluster.fleet import failure_policy
 from cluster.fleet.failure_policy import Decision
-from cluster.fleet.ray_worker import last_line
+from cluster.fleet.ray_worker import cause_of
 from cluster.learner.torch_trainer import RESIZE_EVERY_S, torch_trainer
 from cluster.run_state.files import WEIGHTS
 from cluster.telemetry.log_labels import label_logs
@@ -143,7 +143,7 @@ class RayTrainHost:
                 losses = 1 if finished > finished_before else losses + 1
                 finished_before = finished
                 restart = failure_policy.after_lost_worker(losses)
-                reason = last_line(error)
+                reason = cause_of(error)
                 if restart.decision is Decision.STOP:
                     text = f"the learner failed {losses} times in a row; the last error: {reason}"
                     ray.get(driver.learner_failed.remote(text), timeout=60.0)

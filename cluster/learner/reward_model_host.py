@@ -19,7 +19,7 @@ from actors.rewards.sources import member_folder
 from cluster.config.datasets import load_comparisons
 from cluster.config.reward_model_options import Training, settings_of
 from cluster.config.run_config import RunConfig
-from cluster.fleet.ray_worker import last_line
+from cluster.fleet.ray_worker import cause_of
 from cluster.learner.torch_trainer import torch_trainer
 from cluster.run_state.files import METRICS, keep_lines
 from cluster.run_state.journal import Journal
@@ -180,4 +180,4 @@ def _heartbeat(path: Path) -> str:
 def _first_reason(error: Exception) -> str:
     """Return the message of the first rank that failed."""
     of_ranks = getattr(error, "worker_failures", None) or {0: error}
-    return last_line(next(iter(of_ranks.values())))
+    return cause_of(next(iter(of_ranks.values())))

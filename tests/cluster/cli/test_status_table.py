@@ -17,7 +17,7 @@ STATUS = Status(
     is_over=False,
     error=None,
     last_step={"learner/loss": 0.25, "time/step_s": 20.0, "rollout/staleness": 1.0},
-    events=["12 s: rollout-1 lost"],
+    events=["12 s: rollout-1 was lost"],
 )
 
 
@@ -40,7 +40,7 @@ def test_a_status_has_progress_workers_metrics_and_events():
         "loss 0.25",
         "staleness of tokens, steps 1",
         "step time, s 20",
-        "12 s: rollout-1 lost",
+        "12 s: rollout-1 was lost",
     ]
 
 

@@ -153,7 +153,7 @@ def test_the_losses_are_told(story):
     manifest = json.loads((story["place"] / "run" / "manifest.json").read_text())
     told = " ".join(event["what"] for event in manifest["events"])
     assert "the learner was restarted" in told
-    assert "rollout-0 lost" in told
+    assert "rollout-0 was lost" in told
     assert manifest["is_finished"]
     assert manifest["attempt"] == 2
 

@@ -96,9 +96,8 @@ async def test_a_new_worker_group_gets_no_task_before_the_driver_has_waited_for_
     task_queue = LearnerTaskQueue(attempt=-1, timeout_s=5.0)
     await task_queue.start(0, 1)
     await task_queue.wait_for_worker_group()
-    await task_queue.start(
-        0, 1
-    )  # the old one was lost between tasks; this has the checkpoint's weights
+    # the old one was lost between tasks; this has the checkpoint's weights
+    await task_queue.start(0, 1)
     with pytest.raises(WorkerGroupRestartedError):
         await task_queue.submit(make_task([1]))
     assert await task_queue.wait_for_worker_group() == 1
