@@ -24,14 +24,14 @@ class LogisticDiscriminatorWorker:
     def update(self, rollouts, demonstrations, held_out, ranked=None):
         if set(rollouts.prompt_ids.tolist()) != set(demonstrations.prompt_ids.tolist()):
             raise ValueError("the classes must share their prompts")
-        figures = self._measured(rollouts, demonstrations)
+        metrics = self._measured(rollouts, demonstrations)
         if len(held_out):
             unseen = self._measured(rollouts, held_out)
             unseen["accuracy_held_out"] = unseen.pop("accuracy_fresh")
-            figures = unseen | {name: figures[name] for name in ("accuracy_fresh", "logit_expert")}
+            metrics = unseen | {name: metrics[name] for name in ("accuracy_fresh", "logit_expert")}
         earlier = PromptGroup(*self.earlier)
         fresh = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
-        figures |= control_accuracies(earlier, fresh) | {"skipped": 0.0}
+        metrics |= control_accuracies(earlier, fresh) | {"skipped": 0.0}
         policy = self._features(concatenate([rollouts, self.earlier[0]]))
         expert = self._features(concatenate([demonstrations, self.earlier[1]]))
         gradient = np.zeros_like(self.weights)
@@ -41,12 +41,12 @@ class LogisticDiscriminatorWorker:
             self.weights -= LEARNING_RATE * gradient
         self.num_updates += 1
         expert_logits, policy_logits = expert @ self.weights, policy @ self.weights
-        figures["loss"] = softplus(-expert_logits).mean() + softplus(policy_logits).mean()
-        figures["grad_norm"] = np.linalg.norm(gradient)
-        figures["accuracy_trained"] = accuracy(expert_logits, policy_logits)
-        figures["replayed"] = len(self.earlier[0])
+        metrics["loss"] = softplus(-expert_logits).mean() + softplus(policy_logits).mean()
+        metrics["grad_norm"] = np.linalg.norm(gradient)
+        metrics["accuracy_trained"] = accuracy(expert_logits, policy_logits)
+        metrics["replayed"] = len(self.earlier[0])
         self.earlier = (rollouts, demonstrations)
-        return {f"discriminator/{name}": float(value) for name, value in figures.items()}
+        return {f"discriminator/{name}": float(value) for name, value in metrics.items()}
 
     def score(self, trajectories):
         return (self._features(trajectories) @ self.weights).astype(np.float32)

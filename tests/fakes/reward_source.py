@@ -17,7 +17,7 @@ class TokenRewardSource:
         self.expert_responses += expert_responses
         for prompt_id in trajectories.prompt_ids.tolist():
             if prompt_id in self.fails_on:
-                raise RewardError(f"prompt {prompt_id}: told to fail")
+                raise RewardError(f"prompt {prompt_id}: fails on purpose")
         rewards = [
             float(np.mean(trajectories.response(row) == self.token))
             for row in range(len(trajectories))

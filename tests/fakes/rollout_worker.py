@@ -16,7 +16,7 @@ async def at_once() -> None:
 
 
 class FakeRolloutWorker:
-    """Samples each token independently of those before, from what the version held says.
+    """Samples each token independently from the distribution of the version that it holds.
 
     It lets the event loop run before every token, so weights can change in the middle of a
     response, as they can in an engine.

@@ -60,7 +60,7 @@ def make_worker(request, folder):
 
 
 def batch(first_prompt_id, num_prompts=6):
-    """The expert says 10, the policy says 20, each twice to four times before the end token."""
+    """The expert repeats token 10, the policy 20, two to four times before the end token."""
     rollouts, demonstrations = [], []
     for prompt_id in range(first_prompt_id, first_prompt_id + num_prompts):
         prompt = [5, 6 + prompt_id % 3]
@@ -77,35 +77,35 @@ def test_it_has_the_ports_methods(make_worker):
         assert list(inspect.signature(getattr(worker, name)).parameters) == wanted
 
 
-def test_it_knows_nothing_at_first_and_says_so(make_worker):
+def test_before_training_all_logits_are_zero_and_so_reported(make_worker):
     rollouts, demonstrations = batch(0)
     worker = make_worker()
     assert worker.score(rollouts).tolist() == [0.0] * 12
-    figures = worker.update(rollouts, demonstrations, EMPTY)
-    assert set(figures) == KEYS
-    assert all(type(value) is float for value in figures.values())
-    assert figures["discriminator/accuracy_fresh"] == 0.5
-    assert figures["discriminator/calibration_expert"] == 0.5
-    assert abs(figures["discriminator/jensen_shannon_estimate"]) < 1e-6
-    assert figures["discriminator/replayed"] == 0.0
+    metrics = worker.update(rollouts, demonstrations, EMPTY)
+    assert set(metrics) == KEYS
+    assert all(type(value) is float for value in metrics.values())
+    assert metrics["discriminator/accuracy_fresh"] == 0.5
+    assert metrics["discriminator/calibration_expert"] == 0.5
+    assert abs(metrics["discriminator/jensen_shannon_estimate"]) < 1e-6
+    assert metrics["discriminator/replayed"] == 0.0
 
 
 def test_it_scores_the_expert_high_and_the_policy_low_after_some_updates(make_worker):
     worker = make_worker()
     for step in range(15):
-        figures = worker.update(*batch(6 * step), EMPTY)
-    assert figures["discriminator/accuracy_fresh"] == 1.0
-    assert figures["discriminator/replayed"] > 0
+        metrics = worker.update(*batch(6 * step), EMPTY)
+    assert metrics["discriminator/accuracy_fresh"] == 1.0
+    assert metrics["discriminator/replayed"] > 0
     rollouts, demonstrations = batch(600)
     assert worker.score(demonstrations).min() > 0 > worker.score(rollouts).max()
 
 
-def test_figures_of_a_fresh_batch_are_those_of_the_scores_before_it(make_worker):
+def test_metrics_of_a_fresh_batch_are_those_of_the_scores_before_training_on_it(make_worker):
     worker = make_worker()
     worker.update(*batch(0), EMPTY)
     rollouts, demonstrations = batch(6)
     expert, policy = worker.score(demonstrations), worker.score(rollouts)
-    figures = worker.update(rollouts, demonstrations, EMPTY)
+    metrics = worker.update(rollouts, demonstrations, EMPTY)
     expected = {
         "logit_expert": expert.mean(),
         "logit_policy": policy.mean(),
@@ -116,7 +116,7 @@ def test_figures_of_a_fresh_batch_are_those_of_the_scores_before_it(make_worker)
         "length_slope": np.polyfit(rollouts.response_lengths, policy, 1)[0],
     }
     for name, value in expected.items():
-        actual = figures[f"discriminator/{name}"]
+        actual = metrics[f"discriminator/{name}"]
         assert math.isclose(actual, value, rel_tol=1e-3, abs_tol=1e-6), name
 
 
@@ -130,8 +130,8 @@ def test_demonstrations_held_out_are_measured_and_not_trained_on(make_worker):
     expert, policy = worker.score(held_out), worker.score(rollouts)
     trained = worker.score(demonstrations)
     np.testing.assert_array_equal(other.score(rollouts), policy)
-    figures = worker.update(rollouts, demonstrations, held_out)
-    assert set(figures) == KEYS | {"discriminator/accuracy_held_out"}
+    metrics = worker.update(rollouts, demonstrations, held_out)
+    assert set(metrics) == KEYS | {"discriminator/accuracy_held_out"}
     expected = {
         "accuracy_held_out": ((expert > 0).mean() + (policy < 0).mean()) / 2,
         "forward_kl_estimate": expert.mean(),
@@ -143,11 +143,11 @@ def test_demonstrations_held_out_are_measured_and_not_trained_on(make_worker):
         "accuracy_fresh": ((trained > 0).mean() + (policy < 0).mean()) / 2,
     }
     for name, value in expected.items():
-        actual = figures[f"discriminator/{name}"]
+        actual = metrics[f"discriminator/{name}"]
         assert math.isclose(actual, value, rel_tol=1e-3, abs_tol=1e-6), name
 
 
-def test_what_was_saved_goes_on_in_a_new_worker(make_worker, tmp_path):
+def test_a_new_worker_continues_from_what_was_saved(make_worker, tmp_path):
     worker, resumed = make_worker(), make_worker()
     for step in range(2):
         worker.update(*batch(6 * step), EMPTY)

@@ -35,27 +35,27 @@ def folder(tmp_path_factory):
     ids=lambda settings: "-".join(map(str, settings.values())) or "default",
 )
 def test_the_size_of_a_microbatch_does_not_change_the_update(folder, settings):
-    figures, gradients = [], []
+    metrics, gradients = [], []
     for max_tokens in (16, 40, 4096):  # a response alone, a part of a group, everything
         worker = make_worker(folder, max_tokens=max_tokens, **settings)
         set_head(worker)
-        figures.append(worker.update(*batch(0), EMPTY))
+        metrics.append(worker.update(*batch(0), EMPTY))
         gradients.append({name: p.grad for name, p in worker._parameters.items()})
-    assert figures[0]["discriminator/grad_norm"] > 1e-3
+    assert metrics[0]["discriminator/grad_norm"] > 1e-3
     for other in gradients[1:]:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(other[name], gradient, atol=1e-6, rtol=1e-4)
-    for other in figures[1:]:
-        for name, value in figures[0].items():
+    for other in metrics[1:]:
+        for name, value in metrics[0].items():
             assert math.isclose(other[name], value, rel_tol=1e-4, abs_tol=1e-6), name
 
 
 def test_both_penalties_are_those_of_each_response_alone(folder):
     rollouts, demonstrations = batch(0, num_prompts=2, group_size=2)
-    judge = make_worker(folder)
-    set_head(judge)
+    probe = make_worker(folder)
+    set_head(probe)
     slopes = [
-        [squared_gradient(judge, trajectories.select([row])) for row in range(len(trajectories))]
+        [squared_gradient(probe, trajectories.select([row])) for row in range(len(trajectories))]
         for trajectories in (rollouts, demonstrations)
     ]
     critic = {"name": "wasserstein"}
@@ -65,8 +65,8 @@ def test_both_penalties_are_those_of_each_response_alone(folder):
         for weight in (0.5, 1.0):
             worker = make_worker(folder, gradient_penalty=weight, **settings)
             set_head(worker)
-            figures = worker.update(rollouts, demonstrations, EMPTY)
-            losses.append(figures["discriminator/loss"])
+            metrics = worker.update(rollouts, demonstrations, EMPTY)
+            losses.append(metrics["discriminator/loss"])
         assert math.isclose(losses[1] - losses[0], expected, rel_tol=1e-3)
         assert expected > 1e-3
 
@@ -84,8 +84,8 @@ def test_wasserstein_trains_on_the_difference_of_means(folder):
     set_head(worker)
     rollouts, demonstrations = batch(0)
     difference = worker.score(rollouts).mean() - worker.score(demonstrations).mean()
-    figures = worker.update(rollouts, demonstrations, EMPTY)
-    assert math.isclose(figures["discriminator/loss"], difference, rel_tol=1e-4)
+    metrics = worker.update(rollouts, demonstrations, EMPTY)
+    assert math.isclose(metrics["discriminator/loss"], difference, rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("level", ["token", "occupancy"])
@@ -110,22 +110,22 @@ def test_metrics_at_level_token_are_of_whole_responses(folder):
     rollouts, demonstrations = batch(1)
     last = np.cumsum(rollouts.response_lengths) - 1
     whole = worker.score(rollouts)[last]
-    figures = worker.update(rollouts, demonstrations, EMPTY)
-    assert math.isclose(figures["discriminator/logit_policy"], whole.mean(), rel_tol=1e-4)
+    metrics = worker.update(rollouts, demonstrations, EMPTY)
+    assert math.isclose(metrics["discriminator/logit_policy"], whole.mean(), rel_tol=1e-4)
 
 
 def test_a_token_level_discriminator_learns_prefix_log_ratios(folder):
     # After the first token, 10 or 11, nothing is left to tell: expert 10 in 3 of 4 responses, and
     # always 1 token more; policy 10 in 1 of 4. So h is log 3 or -log 3 at the first prefix.
-    def answers(firsts, rest, prompt_id):
+    def responses(firsts, rest, prompt_id):
         return [pack([5], [first, *rest], prompt_id=prompt_id) for first in firsts]
 
-    rollouts = concatenate(answers([10, 11, 11, 11], [20, 20, 2], 0))
-    demonstrations = concatenate(answers([10, 10, 10, 11], [20, 20, 20, 2], 0))
+    rollouts = concatenate(responses([10, 11, 11, 11], [20, 20, 2], 0))
+    demonstrations = concatenate(responses([10, 10, 10, 11], [20, 20, 20, 2], 0))
     settings = {"label_smoothing": 0.0, "learning_rate": 1e-2, "updates_per_step": 60}
     worker = make_worker(folder, level="token", **settings)
     worker.update(rollouts, demonstrations, EMPTY)
-    scores = worker.score(concatenate(answers([10, 11], [20, 20, 2], 0)))
+    scores = worker.score(concatenate(responses([10, 11], [20, 20, 2], 0)))
     assert scores[[0, 1, 2]] == pytest.approx(math.log(3.0), abs=0.25)
     assert scores[[4, 5, 6]] == pytest.approx(-math.log(3.0), abs=0.25)
     # Only the policy ends after the third token.
@@ -142,23 +142,23 @@ def test_a_pairwise_discriminator_is_calibrated_by_each_group(folder):
     levels = np.log(np.exp(raw).mean(1))
     np.testing.assert_allclose(scores.reshape(4, 2), raw - levels[:, None], atol=1e-5)
     np.testing.assert_allclose(np.exp(scores).reshape(4, 2).mean(1), 1.0, rtol=1e-5)
-    # Its figures take each demonstration against its own prompt's level, and those held out, whose
+    # Its metrics take each demonstration against its own prompt's level, and those held out, whose
     # prompts have no group, against that of all rollouts.
     held_out = batch(30)[1]
     expert = worker._discriminator.logits(demonstrations).numpy() - levels
     unseen = worker._discriminator.logits(held_out).numpy() - np.log(np.exp(raw).mean())
-    figures = worker.update(rollouts, demonstrations, held_out)
-    assert math.isclose(figures["discriminator/logit_policy"], scores.mean(), rel_tol=1e-4)
-    assert math.isclose(figures["discriminator/logit_expert"], expert.mean(), rel_tol=1e-4)
-    assert math.isclose(figures["discriminator/forward_kl_estimate"], unseen.mean(), rel_tol=1e-4)
+    metrics = worker.update(rollouts, demonstrations, held_out)
+    assert math.isclose(metrics["discriminator/logit_policy"], scores.mean(), rel_tol=1e-4)
+    assert math.isclose(metrics["discriminator/logit_expert"], expert.mean(), rel_tol=1e-4)
+    assert math.isclose(metrics["discriminator/forward_kl_estimate"], unseen.mean(), rel_tol=1e-4)
     with pytest.raises(InvalidInputError, match="has one response"):
         worker.score(rollouts.select([0, 1, 2]))
     assert worker.score(EMPTY).shape == (0,)
 
 
-def test_a_pairwise_discriminator_knows_nothing_at_first(folder):
-    figures = make_worker(folder, loss="pairwise").update(*batch(0), EMPTY)
-    assert math.isclose(figures["discriminator/loss"], math.log(2.0), rel_tol=1e-6)
+def test_the_first_pairwise_loss_is_log_2(folder):
+    metrics = make_worker(folder, loss="pairwise").update(*batch(0), EMPTY)
+    assert math.isclose(metrics["discriminator/loss"], math.log(2.0), rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "variational", "least_squares"])
@@ -217,13 +217,13 @@ def test_an_update_hides_its_own_tokens_and_its_loss_is_that_of_what_it_saw(fold
 def test_on_prefixes_the_penalty_is_of_their_sum_in_units_of_the_mean_length(folder):
     rollouts, demonstrations = batch(0, num_prompts=2, group_size=1)
     everything = concatenate([rollouts, demonstrations])
-    judge = make_worker(folder)
-    set_head(judge)
+    probe = make_worker(folder)
+    set_head(probe)
     expected = 0.0
     for row in range(4):
         (packed,) = microbatches(everything.select([row]), 4096)
-        embeddings = judge._model.embed(packed).requires_grad_()
-        total = judge._model(packed, embeddings, per_token=True).sum()
+        embeddings = probe._model.embed(packed).requires_grad_()
+        total = probe._model(packed, embeddings, per_token=True).sum()
         (gradient,) = torch.autograd.grad(total, embeddings)
         expected += float(gradient[int(everything.prompt_lengths[row]) :].square().sum()) / 2
     expected /= everything.response_lengths.mean() ** 2

@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_preferences(fold
     worker = make_worker(folder, preferences=preferences, max_tokens=max_tokens)
     set_head(worker)
     given = ranked(0)
-    figures = worker._discriminator.accumulate_preferences(given, preferences)
+    metrics = worker._discriminator.accumulate_preferences(given, preferences)
     found = gradient(worker)
     worker._optimizer.zero_grad()
     model = worker._model
@@ -57,18 +57,18 @@ def test_the_gradient_is_that_of_the_mean_log_likelihood_of_the_preferences(fold
     logits = torch.stack(plain)
     loss = -torch.nn.functional.logsigmoid(logits[0::2] - logits[1::2]).mean()
     (2.0 * loss).backward()
-    assert figures["preference_loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["preference_loss"] == pytest.approx(loss.item(), abs=1e-6)
     right = (logits[0::2] > logits[1::2]).float().mean().item()
-    assert figures["preference_accuracy"] == pytest.approx(right, abs=1e-6)
+    assert metrics["preference_accuracy"] == pytest.approx(right, abs=1e-6)
     assert torch.allclose(found, gradient(worker), atol=1e-5)
 
 
 def test_one_logit_learns_demonstrations_and_preferences(folder):
     worker, _ = worker_of(folder)
     for step in range(20):
-        figures = worker.update(*batch(step, num_prompts=8), EMPTY, ranked(step))
-    assert figures["discriminator/preference_accuracy"] == 1.0
-    assert figures["discriminator/accuracy_fresh"] > 0.9
+        metrics = worker.update(*batch(step, num_prompts=8), EMPTY, ranked(step))
+    assert metrics["discriminator/preference_accuracy"] == 1.0
+    assert metrics["discriminator/accuracy_fresh"] > 0.9
     fresh = ranked(99)
     logits = worker.score(fresh.trajectories)
     assert (logits[0::2] > logits[1::2] + 0.5).all()
@@ -76,6 +76,6 @@ def test_one_logit_learns_demonstrations_and_preferences(folder):
 
 def test_without_preferences_they_are_neither_trained_on_nor_reported(folder):
     with_them, without = worker_of(folder)[0], make_worker(folder)
-    figures = with_them.update(*batch(0), EMPTY)
-    assert figures == without.update(*batch(0), EMPTY)
-    assert "discriminator/preference_loss" not in figures
+    metrics = with_them.update(*batch(0), EMPTY)
+    assert metrics == without.update(*batch(0), EMPTY)
+    assert "discriminator/preference_loss" not in metrics

@@ -22,10 +22,10 @@ def test_it_learns_to_separate_two_token_distributions_on_fresh_batches(folder, 
     for step in range(20):
         worker.update(*batch(step, num_prompts=8), EMPTY)
     rollouts, demonstrations = batch(1000, num_prompts=32, group_size=1)
-    figures = worker.update(rollouts, demonstrations, EMPTY)
-    assert figures["discriminator/accuracy_fresh"] > 0.9
+    metrics = worker.update(rollouts, demonstrations, EMPTY)
+    assert metrics["discriminator/accuracy_fresh"] > 0.9
     assert (
-        figures["discriminator/logit_expert"] > 0.5 > -0.5 > figures["discriminator/logit_policy"]
+        metrics["discriminator/logit_expert"] > 0.5 > -0.5 > metrics["discriminator/logit_policy"]
     )
 
 
@@ -62,13 +62,13 @@ def test_the_fresh_batch_is_measured_before_training(folder):
 
 def test_several_updates_a_step_measure_the_first_and_report_the_last(folder):
     worker = make_worker(folder, updates_per_step=3)
-    figures = worker.update(*batch(0), EMPTY)
-    assert figures["discriminator/accuracy_fresh"] == 0.5
-    assert figures["discriminator/loss"] < 2 * math.log(2)
-    assert figures["discriminator/accuracy_trained"] > 0.5
+    metrics = worker.update(*batch(0), EMPTY)
+    assert metrics["discriminator/accuracy_fresh"] == 0.5
+    assert metrics["discriminator/loss"] < 2 * math.log(2)
+    assert metrics["discriminator/accuracy_trained"] > 0.5
 
 
-def test_replayed_rollouts_are_the_share_that_was_asked(folder):
+def test_replayed_rollouts_are_the_configured_fraction(folder):
     worker = make_worker(folder, replay_fraction=0.25)
     replayed = [
         worker.update(*batch(step, num_prompts=6), EMPTY)["discriminator/replayed"]
@@ -87,7 +87,7 @@ def test_replayed_rollouts_are_the_share_that_was_asked(folder):
     ],
     ids=["full", "lora", "token"],
 )
-def test_a_worker_that_was_saved_and_loaded_goes_on_bit_for_bit(folder, tmp_path, settings):
+def test_a_worker_that_was_saved_and_loaded_continues_bit_for_bit(folder, tmp_path, settings):
     settings = settings | {"replay_fraction": 0.5}
     worker = make_worker(folder, **settings)
     for step in range(2):
@@ -103,7 +103,7 @@ def test_a_worker_that_was_saved_and_loaded_goes_on_bit_for_bit(folder, tmp_path
     assert not list((tmp_path / "state").glob("*.p*"))  # no pickle, no .pt
 
 
-def test_a_worker_saved_before_its_first_update_goes_on_too(folder, tmp_path):
+def test_a_worker_saved_before_its_first_update_continues_too(folder, tmp_path):
     worker = make_worker(folder)
     worker.save(tmp_path)
     resumed = make_worker(folder)
@@ -119,7 +119,7 @@ def test_another_discriminators_files_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
-def test_training_changes_what_tuning_says_and_nothing_else(folder, tuning):
+def test_training_changes_the_weights_that_tuning_names_and_no_others(folder, tuning):
     worker = make_worker(folder, tuning=tuning)
     before = weights(worker)
     for step in range(2):  # the first moves only the head, which is zero
@@ -150,7 +150,7 @@ def test_the_learning_rate_warms_up_over_five_updates(folder):
     np.testing.assert_allclose(rates[-1], [0.03, 0.03, 1e-3, 1e-3])
 
 
-def test_scores_do_not_depend_on_what_is_scored_beside_them(folder):
+def test_scores_do_not_depend_on_what_else_is_scored(folder):
     worker = make_worker(folder)
     worker.update(*batch(0), EMPTY)
     rollouts, _ = batch(1)
@@ -178,27 +178,27 @@ def test_counters_are_saved_as_text(folder, tmp_path):
 
 def test_an_accurate_discriminator_is_measured_but_not_trained(folder):
     worker = make_worker(folder, max_accuracy=0.8)
-    figures = {"discriminator/skipped": 0.0}
+    metrics = {"discriminator/skipped": 0.0}
     for step in range(60):
         before = weights(worker)
-        figures = worker.update(*batch(step, num_prompts=8), EMPTY)
-        if figures["discriminator/skipped"]:
+        metrics = worker.update(*batch(step, num_prompts=8), EMPTY)
+        if metrics["discriminator/skipped"]:
             break
-        assert figures["discriminator/accuracy_fresh"] <= 0.8
-    assert figures["discriminator/accuracy_fresh"] > 0.8
-    assert "discriminator/loss" not in figures
+        assert metrics["discriminator/accuracy_fresh"] <= 0.8
+    assert metrics["discriminator/accuracy_fresh"] > 0.8
+    assert "discriminator/loss" not in metrics
     for name, value in weights(worker).items():
         assert torch.equal(value, before[name]), name
     # Demonstrations held out decide where there are some; those of a mistaken class are mistaken.
     mistaken = batch(700, num_prompts=8)[0]
     rollouts, demonstrations = batch(step, num_prompts=8)
-    figures = worker.update(rollouts, demonstrations, mistaken)
-    assert figures["discriminator/accuracy_fresh"] > 0.8
-    assert figures["discriminator/accuracy_held_out"] <= 0.8
-    assert figures["discriminator/skipped"] == 0.0
+    metrics = worker.update(rollouts, demonstrations, mistaken)
+    assert metrics["discriminator/accuracy_fresh"] > 0.8
+    assert metrics["discriminator/accuracy_held_out"] <= 0.8
+    assert metrics["discriminator/skipped"] == 0.0
 
 
-def test_controls_see_what_the_expert_may_be_told_by(folder):
+def test_control_classifiers_detect_different_words_and_not_equal_lengths(folder):
     worker = make_worker(folder)
     # Tokens 3 to 8 against 9 to 14, lengths alike; each batch is measured by the ones before.
     first = worker.update(*batch(0, num_prompts=16), EMPTY)
@@ -213,7 +213,7 @@ def test_controls_see_what_the_expert_may_be_told_by(folder):
     assert abs(third["discriminator/bag_of_words_accuracy"] - 0.5) < 0.1
 
 
-def test_the_heads_norm_stays_at_one_if_that_is_asked(folder):
+def test_spectral_norm_keeps_the_norm_of_the_head_at_one(folder):
     norms = {}
     for spectral_norm in (True, False):
         worker = make_worker(folder, spectral_norm=spectral_norm, learning_rate=3e-2)

@@ -104,7 +104,7 @@ def test_each_levels_step_is_the_gradient_of_what_it_names(level, name, expert, 
 @pytest.mark.parametrize("level", ["trajectory", "token"])
 @given(expert=policy_tables(0.5), policy=policy_tables(0.1), snapshot=policy_tables(0.1))
 @settings(max_examples=4)
-def test_a_stale_judge_does_not_matter(level, expert, policy, snapshot):
+def test_logits_of_an_older_policy_give_the_same_credit(level, expert, policy, snapshot):
     """With sequence weights the samples' staleness is exact too."""
     objective = objective_for("jensen_shannon", level=level)
     credit = credit_of(objective, expert, policy, snapshot)

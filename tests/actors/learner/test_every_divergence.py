@@ -1,4 +1,4 @@
-"""Discriminator and learner together, for every divergence: some steps, and all figures finite."""
+"""Discriminator and learner together, for every divergence: a few steps with finite metrics."""
 
 import math
 
@@ -27,7 +27,7 @@ EVERY = [
     for level in LEVELS.get(name, ["trajectory", "token", "occupancy"])
 ]
 EXPERT_TOKENS = range(40, 64)
-"""The expert says these; an untrained policy says anything."""
+"""Tokens of the expert; an untrained policy samples any token."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
     held_out = responses(rng, EXPERT_TOKENS, 1)
     for step in range(3):
         rollouts = sampled(learner, responses(rng, range(3, 64), 3))
-        figures = worker.update(rollouts, responses(rng, EXPERT_TOKENS, 1), held_out)
+        metrics = worker.update(rollouts, responses(rng, EXPERT_TOKENS, 1), held_out)
         logits = worker.score(rollouts)
         task = OnPolicyStep(
             step,
@@ -101,8 +101,8 @@ def test_a_few_steps_stay_finite_and_move_the_policy(tmp_path, model, name, leve
             num_sequences=len(rollouts),
             num_action_tokens=int(rollouts.response_lengths.sum()),
         )
-        figures |= learner.perform(task)
-        assert all(math.isfinite(value) for value in figures.values()), figures
+        metrics |= learner.perform(task)
+        assert all(math.isfinite(value) for value in metrics.values()), metrics
     assert all(
         not torch.equal(old, new)
         for old, new in zip(before, learner.policy.parameters(), strict=True)

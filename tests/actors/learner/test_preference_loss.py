@@ -153,9 +153,9 @@ def test_the_second_step_is_that_of_a_plain_loop(folder, name, plain):
     optimizer = torch.optim.AdamW(theirs.parameters(), RATE, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(2):
         each = task(config, step)
-        figures = ours.perform(each)
+        metrics = ours.perform(each)
         loss = plain(log_ratios(theirs, reference, each.auxiliary.comparisons.trajectories))
-        assert figures["learner/loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert metrics["learner/loss"] == pytest.approx(loss.item(), abs=1e-5)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
@@ -189,16 +189,16 @@ def test_a_renewed_reference_is_the_policy_before_the_step(folder):
     assert renewed["learner/loss"] == pytest.approx(math.log(2.0), abs=1e-6)
 
 
-def test_demonstrations_beside_have_their_weight(folder):
+def test_auxiliary_demonstrations_have_their_weight(folder):
     alone = preferences("dpo")
     both = PreferencesConfig(path="pairs.jsonl", parameters={"sft_weight": 0.5})
-    figures = learner(folder, both).perform(task(both, 0))
+    metrics = learner(folder, both).perform(task(both, 0))
     without = learner(folder, alone).perform(task(alone, 0))
-    expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_token"]
-    assert figures["learner/loss"] == pytest.approx(expected, abs=1e-6)
+    expected = without["learner/loss"] + 0.5 * metrics["learner/nll_per_token"]
+    assert metrics["learner/loss"] == pytest.approx(expected, abs=1e-6)
     per_sequence = settings(folder, both)._replace(sft=SftConfig(reduction="sum_per_sequence"))
     ours = Learner(per_sequence, device=CPU, rank=0, world_size=1)
-    expected = without["learner/loss"] + 0.5 * figures["learner/nll_per_sequence"]
+    expected = without["learner/loss"] + 0.5 * metrics["learner/nll_per_sequence"]
     assert ours.perform(task(both, 0))["learner/loss"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -213,10 +213,10 @@ def test_a_rank_without_comparisons_takes_the_step_with_the_others(folder, name)
     )
     assert one.perform(replace(given, auxiliary=auxiliary))["learner/loss"] == 0.0
     assert torch.equal(weights(one.policy), before)
-    nobody = auxiliary._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
-    figures = one.perform(replace(task(config, 1), auxiliary=nobody))
-    assert figures["learner/loss"] == 0.0
-    assert not [each for each in figures if "accuracy" in each or "log_ratio" in each]
+    no_data = auxiliary._replace(num_comparisons=0, num_compared=0, num_demonstrations=0)
+    metrics = one.perform(replace(task(config, 1), auxiliary=no_data))
+    assert metrics["learner/loss"] == 0.0
+    assert not [each for each in metrics if "accuracy" in each or "log_ratio" in each]
     assert torch.equal(weights(one.policy), before)
 
 

@@ -1,4 +1,4 @@
-"""A reward is a number of the user's own function, or an error; never 0 for want of one."""
+"""A reward is a number of the user's own function, or an error; never 0 in place of one."""
 
 import math
 import sys

@@ -48,7 +48,7 @@ def test_only_a_folder_with_the_file_is_a_log_ratio(place):
     assert not is_log_ratio("some-owner/some-model")
 
 
-def test_a_name_that_is_no_folder_beside_the_file_is_left_to_the_hub(place):
+def test_a_name_that_is_no_folder_next_to_the_file_is_a_hub_name(place):
     write(place, numerator="numerator", denominator="owner/model")
     found = read_log_ratio(str(place / "reward"))
     assert found.numerator == str(place / "reward" / "numerator")

@@ -87,7 +87,7 @@ def test_a_reward_is_the_models_output_on_the_text_alone(policy, tmp_path, pad_t
     assert len(set(rewards.round(4).tolist())) == 5
 
 
-def test_a_reward_does_not_depend_on_what_is_scored_beside_it(policy, tmp_path):
+def test_a_reward_does_not_depend_on_what_else_is_scored(policy, tmp_path):
     worker = RewardModelWorker(save_reward_model(tmp_path), policy)
     together = worker.score(trajectories(), EXPERT)
     for rows in ([0], [1], [3, 0], [4, 3, 2, 1, 0]):
@@ -143,7 +143,7 @@ def test_a_text_beyond_the_context_is_an_error_and_is_not_cut(policy, tmp_path):
         worker.score(trajectories(), EXPERT)
 
 
-def test_a_model_that_answers_nan_is_an_error(policy, tmp_path):
+def test_a_model_that_returns_nan_is_an_error(policy, tmp_path):
     folder = save_reward_model(tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.score.weight.data.fill_(math.nan)

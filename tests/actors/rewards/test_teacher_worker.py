@@ -99,7 +99,7 @@ def test_states_times_the_head_are_the_logits(teacher):
 
 
 @pytest.mark.parametrize("method", ["logprobs", "states"])
-def test_what_is_scored_beside_a_response_does_not_matter(teacher, method):
+def test_scores_do_not_depend_on_the_other_responses(teacher, method):
     batch = trajectories()
     together = getattr(make_worker(teacher), method)(batch)
     for max_tokens in (17, 25, 40):  # with 17 tokens each response to prompt 1 is alone
@@ -124,8 +124,8 @@ def test_the_policy_forms_the_teachers_logits_itself(teacher, policy):
     for batch in batches:
         rows = batch.trajectory_indices.numpy()
         of_batch = torch.from_numpy(whole.select_values(states, rows))
-        asked = Teacher(of_batch, head, "forward_kl", {})
-        scores, divergences = model(batch, TEMPERATURE, asked)
+        of_teacher = Teacher(of_batch, head, "forward_kl", {})
+        scores, divergences = model(batch, TEMPERATURE, of_teacher)
         np.testing.assert_allclose(
             divergences.detach().numpy(), whole.select_values(expected, rows), rtol=1e-3, atol=1e-4
         )
@@ -141,8 +141,8 @@ def test_a_policy_that_is_the_teacher_has_nothing_to_learn(policy):
     model = load_policy(policy)
     (batch,) = microbatches(whole, 4096)
     states = torch.from_numpy(make_worker(policy).states(whole))
-    asked = Teacher(states, load_output_head(policy), "reverse_kl", {})
-    *_, divergences = model(batch, TEMPERATURE, asked)
+    of_teacher = Teacher(states, load_output_head(policy), "reverse_kl", {})
+    *_, divergences = model(batch, TEMPERATURE, of_teacher)
     divergences.sum().backward()
     torch.testing.assert_close(divergences, torch.zeros_like(divergences), atol=1e-6, rtol=0.0)
     assert max(float(p.grad.abs().max()) for p in model.parameters()) < 1e-5

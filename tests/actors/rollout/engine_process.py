@@ -101,7 +101,7 @@ class EngineProcess:
         canary_of: "LlamaForCausalLM | None" = None,
         tensors: "Mapping[str, torch.Tensor] | None" = None,
     ) -> Published:
-        """Publish a next version: the model's weights with its canary, unless told otherwise."""
+        """Publish a next version, by default the model's weights with its canary."""
         from actors.weights.store import WeightStore
 
         logprobs = token_logprobs(canary_of or model, CANARY)

@@ -95,7 +95,7 @@ def equal(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_a_group_for_each_prompt_in_the_order_asked(synced):
+def test_each_prompt_gets_its_group_in_the_order_of_the_request(synced):
     process, version = synced
     got = process.run(sample, request_of())
     assert got.prompt_ids.tolist() == [100] * 4 + [101] * 4 + [102] * 4

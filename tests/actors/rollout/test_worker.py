@@ -1,4 +1,4 @@
-"""The rollout worker on real vLLM, beside a plain forward pass of transformers."""
+"""The rollout worker on real vLLM, compared with a plain forward pass of transformers."""
 
 import asyncio
 import math
@@ -82,7 +82,7 @@ async def sample_and_sync(worker, request, published):
     return (await running).trajectories
 
 
-def test_a_response_under_way_goes_on_with_the_new_weights(tied_engine):
+def test_a_running_response_continues_with_the_new_weights(tied_engine):
     temperature = tied_engine.config.temperature
     first = tied_engine.publish(tied_engine.model(1))
     tied_engine.run(sync, first)
@@ -156,7 +156,7 @@ def test_incomplete_weights_are_refused_and_the_old_ones_served(tied_engine, spo
     assert largest(got, tied_engine.model(1), 0.7) < TOLERANCE_NATS
 
 
-async def break_off_update(worker):
+async def failing_update(worker):
     """Give the engine tensors of the right shapes of which the last has no data."""
     engine = worker._engine
     tensors = {name: torch.zeros(shape) for name, shape in engine._shapes.items()}
@@ -165,10 +165,10 @@ async def break_off_update(worker):
     await engine.update_weights(tensors, PolicyVersion(9, 9))
 
 
-def test_an_update_that_breaks_off_stops_sampling_until_one_succeeds(engine):
+def test_after_a_failed_update_nothing_is_sampled_until_one_succeeds(engine):
     engine.run(sync, engine.publish(engine.model(1)))
     with pytest.raises(EngineFailedError, match=r"update to weights v9.9 failed"):
-        engine.run(break_off_update)
+        engine.run(failing_update)
     with pytest.raises(EngineFailedError, match=r"refuses to sample: its update to weights v9.9"):
         engine.run(sample, request_of())
     engine.run(sync, engine.publish(engine.model(2)))
@@ -176,7 +176,7 @@ def test_an_update_that_breaks_off_stops_sampling_until_one_succeeds(engine):
     assert largest(got, engine.model(2), engine.config.temperature) < TOLERANCE_NATS
 
 
-async def sample_beside_a_failing_step(worker, request):
+async def sample_during_a_failing_step(worker, request):
     """Let an id outside the vocabulary past the check: vLLM's step then raises IndexError."""
     engine, true_size = worker._engine, worker._engine._num_tokens
     held, both_wait = threading.Event(), threading.Event()
@@ -201,7 +201,7 @@ async def sample_beside_a_failing_step(worker, request):
 
 def test_a_failed_step_fails_what_is_in_flight_and_the_next_request_is_served(tied_engine):
     tied_engine.run(sync, tied_engine.publish(tied_engine.model(1)))
-    results = tied_engine.run(sample_beside_a_failing_step, request_of())
+    results = tied_engine.run(sample_during_a_failing_step, request_of())
     assert [type(result) for result in results] == [EngineFailedError, EngineFailedError]
     got = tied_engine.run(sample, request_of())
     assert largest(got, tied_engine.model(1), 0.7) < TOLERANCE_NATS
@@ -231,7 +231,7 @@ def test_every_end_token_of_the_model_ends_a_response(untied_engine):
     assert set(got.token_ids.tolist()) <= set(range(NUM_TOKENS))
 
 
-def test_more_prompts_than_vllm_takes_into_a_step_are_all_answered(tied_engine):
+def test_more_prompts_than_fit_into_a_step_all_get_responses(tied_engine):
     # 90 x 40 tokens are more than the 2,048 of a step; vLLM would cut a prompt in two, and then
     # fail to rewind the seeded generator of a response that it samples too early.
     tied_engine.run(sync, tied_engine.publish(tied_engine.model(1)))
