@@ -60,10 +60,10 @@ def best_of(
     _check_arguments(run, num, out, pairs, prompts)
     from cluster.cli import best_of_table  # noqa: PLC0415 - torch takes seconds
     from cluster.jobs.best_of import sample_and_score  # noqa: PLC0415 - torch and Ray too
-    from cluster.validation.best_of import check  # noqa: PLC0415
+    from cluster.validation.best_of import check_best_of  # noqa: PLC0415
 
     console = line_console()
-    request = check(run, num, reward=reward, prompts=prompts, overrides=overrides or ())
+    request = check_best_of(run, num, reward=reward, prompts=prompts, overrides=overrides or ())
     shared_folder = run if (run / CONFIG).is_file() else out.parent
     _check_writable(shared_folder)
     began = time.monotonic()

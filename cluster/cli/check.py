@@ -24,9 +24,9 @@ def check(job: JobPath, overrides: Overrides = None) -> None:
     """Check a job on this machine and print its workers and data. Starts and writes nothing."""
     config = load_job(job, overrides or ())
     from cluster.resources.availability import this_machine  # noqa: PLC0415 - Ray takes seconds
-    from cluster.validation import preflight  # noqa: PLC0415 - torch takes seconds
+    from cluster.validation import preflight  # noqa: PLC0415
 
-    report = preflight.check(config, None, this_machine())
+    report = preflight.check_run(config, None, this_machine())
     print_report(config, report, Console())
 
 

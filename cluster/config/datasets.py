@@ -1,51 +1,111 @@
-"""The data of a run, ready for its driver."""
+"""The data of a job: read_rows reads and checks it, tokenize_data makes what a run trains on."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformers import AutoTokenizer
-
-from alignment.data.comparisons import best_responses, read_comparisons
-from alignment.data.demonstrations import read_demonstrations
-from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
+from actors.errors import InvalidInputError
+from alignment.data.comparisons import Comparison, best_responses, read_comparisons
+from alignment.data.demonstrations import Demonstration, read_demonstrations
 from cluster.config.run_config import RunConfig
 
+if TYPE_CHECKING:
+    from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 
-def load_data(config: RunConfig) -> TokenizedDemonstrations:
-    """Read, check, tokenize and split a run's demonstrations.
 
-    Returns:
-        The rows of data.path, or the best responses of the preferences where it is not given.
+class Rows(NamedTuple):
+    """The data as text."""
+
+    demonstrations: list[Demonstration]
+    """Rows of data.path, or the best responses of the preferences where it is not given."""
+    comparisons: list[Comparison] | None
+    """Rows of preferences.path, if it is given."""
+
+
+class RunData(NamedTuple):
+    """The data in tokens, split into training and evaluation rows."""
+
+    demonstrations: "TokenizedDemonstrations"
+    comparisons: "TokenizedComparisons | None"
+
+
+def read_rows(config: RunConfig) -> Rows:
+    """Read and check the rows of a job. Needs no tokenizer, so that a missing file is found fast.
 
     Raises:
-        ValueError: if they cannot be used.
+        InvalidInputError: if they cannot be used.
     """
+    source = config.preferences.path if config.preferences else None
+    with invalid_input():
+        demonstrations = read_demonstrations(config.data.path) if config.data.path else None
+        comparisons = read_comparisons(source) if source else None
+        if demonstrations is None:
+            assert comparisons  # RunConfig requires one of both paths
+            demonstrations = best_responses(comparisons)
+    return Rows(demonstrations, comparisons)
+
+
+def tokenize_data(config: RunConfig, rows: Rows) -> RunData:
+    """Tokenize and split the rows of a job with the tokenizer of its policy.
+
+    Raises:
+        InvalidInputError: if a row is longer than the job allows, or a side of the split is empty.
+    """
+    # imports transformers, which takes seconds
+    from alignment.data.tokenized import (  # noqa: PLC0415
+        TokenizedComparisons,
+        TokenizedDemonstrations,
+    )
+
+    with invalid_input():
+        tokenizer, limits = _tokenizer(config), _limits(config)
+        demonstrations = TokenizedDemonstrations.tokenize(rows.demonstrations, tokenizer, **limits)
+        if rows.comparisons is None:
+            return RunData(demonstrations, None)
+        comparisons = TokenizedComparisons.tokenize(rows.comparisons, tokenizer, **limits)
+        return RunData(demonstrations, comparisons)
+
+
+def load_data(config: RunConfig) -> RunData:
+    """Read, check, tokenize and split the data of a job. Raises as read_rows and tokenize_data."""
+    return tokenize_data(config, read_rows(config))
+
+
+def load_demonstrations(config: RunConfig) -> "TokenizedDemonstrations":
+    """Return the demonstrations alone; preferences are read only where these come from them."""
     if config.data.path is not None:
-        rows = read_demonstrations(config.data.path)
-    else:
-        assert config.preferences
-        assert config.preferences.path
-        rows = best_responses(read_comparisons(config.preferences.path))
-    return TokenizedDemonstrations.tokenize(
-        rows, AutoTokenizer.from_pretrained(config.model.name), **_limits(config)
-    )
+        config = config.model_copy(update={"preferences": None})
+    return load_data(config).demonstrations
 
 
-def load_comparisons(config: RunConfig) -> TokenizedComparisons | None:
-    """Read, check, tokenize and split a run's preferences.
-
-    Returns:
-        The rows of preferences.path, if it is given.
+def load_comparisons(config: RunConfig) -> "TokenizedComparisons":
+    """Read, check, tokenize and split the rows of preferences.path, without data.path.
 
     Raises:
-        ValueError: if they cannot be used.
+        InvalidInputError: if they cannot be used.
     """
-    if config.preferences is None or config.preferences.path is None:
-        return None
-    return TokenizedComparisons.tokenize(
-        read_comparisons(config.preferences.path),
-        AutoTokenizer.from_pretrained(config.model.name),
-        **_limits(config),
-    )
+    from alignment.data.tokenized import TokenizedComparisons  # noqa: PLC0415  # as above
+
+    assert config.preferences
+    assert config.preferences.path
+    with invalid_input():
+        rows = read_comparisons(config.preferences.path)
+        return TokenizedComparisons.tokenize(rows, _tokenizer(config), **_limits(config))
+
+
+@contextmanager
+def invalid_input() -> Iterator[None]:
+    """Raise what the data's readers raise as InvalidInputError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(str(error)) from error
+
+
+def _tokenizer(config: RunConfig) -> Any:  # noqa: ANN401  # transformers' classes are dynamic
+    from transformers import AutoTokenizer  # noqa: PLC0415  # takes seconds
+
+    return AutoTokenizer.from_pretrained(config.model.name)
 
 
 def _limits(config: RunConfig) -> dict[str, Any]:

@@ -52,10 +52,10 @@ def _import_and_load(config: RunConfig) -> tuple[type, Data, ComparisonData | No
     Returns:
         The class of the learner's host, the demonstrations, and the comparisons if there are some.
     """
-    from cluster.config.datasets import load_comparisons, load_data  # noqa: PLC0415
+    from cluster.config.datasets import load_data  # noqa: PLC0415
     from cluster.learner.ray_train_host import RayTrainHost  # noqa: PLC0415
 
-    return RayTrainHost, load_data(config), load_comparisons(config)
+    return RayTrainHost, *load_data(config)
 
 
 class DriverActor:

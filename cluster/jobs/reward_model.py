@@ -35,7 +35,7 @@ from cluster.learner.reward_model_host import (
 )
 from cluster.resources.availability import this_machine, wait_for_resources
 from cluster.run_state.files import write_atomically
-from cluster.validation.reward_model import RewardModelReport, check, write_record
+from cluster.validation.reward_model import RewardModelReport, check_reward_model, write_record
 
 
 def train_reward_model(
@@ -57,7 +57,9 @@ def train_reward_model(
     """
     run_dir = run_dir.resolve()
     num_members = training.num_members
-    report = check(config, training, run_dir, this_machine()) if is_embedded() else None
+    report = (
+        check_reward_model(config, training, run_dir, this_machine()) if is_embedded() else None
+    )
     if report is None or num_finished(run_dir, num_members) < num_members:
         try:
             with interrupted_by_signals(), connected(config):
@@ -116,7 +118,7 @@ def write_metrics(
 def _checked_on_cluster(
     config: RunConfig, training: Training, run_dir: Path, console: Console
 ) -> RewardModelReport:
-    report = check(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    report = check_reward_model(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
     wait_for_resources(config, report.plan, console)
     return report
 

@@ -30,7 +30,7 @@ from cluster.jobs.ray_session import connected, is_embedded, is_running
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.run_state.files import write_atomically
 from cluster.run_state.status import Status
-from cluster.validation.preflight import check, show_caveat
+from cluster.validation.preflight import check_run, print_caveat
 
 POLL_S = 0.5
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
@@ -55,7 +55,7 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     """
     console = Console()
     if is_embedded():
-        show_caveat(config, check(config, run_dir, this_machine()), console)
+        print_caveat(config, check_run(config, run_dir, this_machine()), console)
     with connected(config):
         if not is_embedded():
             _check_on_cluster(config, run_dir, console)
@@ -83,8 +83,8 @@ def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> Non
     """
     waits = config.placement.when_full == "wait"
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    report = check(config, run_dir, BOUNDLESS if waits else total)
-    show_caveat(config, report, console)
+    report = check_run(config, run_dir, BOUNDLESS if waits else total)
+    print_caveat(config, report, console)
     if is_running():
         return
     if missing := missing_resources(report.plan, total):

@@ -86,7 +86,6 @@ def run_reward_model_rank(settings: dict[str, Any]) -> None:
     torch.set_num_threads(max(int(config.learner.cpus_per_rank), 1))
     device = ray.train.torch.get_device()
     data = load_comparisons(config)
-    assert data
     # A shared file system may show the newest member to some ranks later than to others.
     done = largest_over_ranks(num_finished(run_dir, training.num_members), device, world_size)
     journal = Journal(run_dir, elapsed_s=0.0)

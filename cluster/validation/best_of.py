@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong with irlign best-of before a worker starts."""
+"""What `irlign best-of` refuses before the first worker starts. Writes nothing."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ from alignment.data.formats import detected_format
 from alignment.data.rows import HUB
 from alignment.data.splits import held_out_sample
 from alignment.data.tokenized import TokenizedDemonstrations, tokenize_rows
-from cluster.config.datasets import load_data
+from cluster.config.datasets import invalid_input, load_demonstrations
 from cluster.config.job_file import load_job
 from cluster.config.run_config import MAX_RESPONSE_TOKENS, DataConfig, RunConfig
 from cluster.resources.model_files import policy_files, reward_model_files
@@ -34,26 +34,26 @@ from cluster.validation.preflight import check_windows
 
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONLY_SAMPLING = "objective.steps=0"
-"""The setting by which a job has neither discriminator nor teacher."""
+"""With this setting a job has neither a discriminator nor a teacher."""
 
 
 class BestOfRequest(NamedTuple):
-    """What is to be sampled and scored, all of it checked."""
+    """What is sampled and scored; all of it was checked."""
 
     config: RunConfig
-    """Of the run, or made for a model; its rewards are those that count."""
+    """Settings of the run, or defaults for a model; its rewards choose the best response."""
     policy: Path
-    """Whose responses."""
+    """Folder of the model that samples."""
     data: TokenizedDemonstrations
     rows: NDArray[np.int64]
-    """Of the data, to be answered."""
+    """Rows of the data whose prompts are sampled from."""
     num_samples: int
-    """Responses to each."""
+    """Responses to each prompt."""
     scales: dict[str, float]
-    """By which reward sources are divided; one that is not here by 1."""
+    """Divisor of each reward source; 1 for one that is not named."""
 
 
-def check(
+def check_best_of(
     place: Path,
     num_samples: int,
     *,
@@ -65,13 +65,10 @@ def check(
 
     Args:
         place: a run directory or a model folder.
-        reward: a model's folder or hub name, or module:function; None takes the run's own rewards,
-            weighed as in the run.
-        prompts: data whose prompts are answered; None takes held-out prompts of the run.
-        overrides: of the settings, as load_job takes them.
-
-    Returns:
-        What to do.
+        reward: a model's folder or hub name, or module:function; None takes the run's own rewards
+            with their weights.
+        prompts: data whose prompts are taken; None takes held-out prompts of the run.
+        overrides: as load_job takes them.
 
     Raises:
         InvalidInputError: at the first thing that would fail.
@@ -79,7 +76,7 @@ def check(
     policy, is_run = newest_policy(place), (place / CONFIG).is_file()
     for option, given in (("--reward", reward), ("--prompts", prompts)):
         if given is None and not is_run:
-            raise InvalidInputError(f"{place} is a model and no run, which has {option}; give it")
+            raise InvalidInputError(f"{place} is a model, not a run; give {option}")
     config = _settings(place, prompts, overrides)
     rewards = (reward_source(reward),) if reward is not None else config.rewards
     if not rewards:
@@ -90,10 +87,8 @@ def check(
     for source in rewards:
         _check_reward(source)
     scales = load_manifest(place, config.name).reward_scales if reward is None else {}
-    try:
-        data = load_data(config) if prompts is None else _load_prompts(config, prompts)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(str(error)) from error
+    with invalid_input():
+        data = load_demonstrations(config) if prompts is None else _load_prompts(config, prompts)
     rows = data.held_out_rows
     if prompts is None:
         rows = held_out_sample(rows, config.evaluation.num_prompts)
@@ -103,7 +98,7 @@ def check(
 def reward_source(name: str) -> RewardConfig:
     """Return the reward that a name stands for: code, a folder, or a model on the hub.
 
-    A prompt that it fails is left out and told of: the others have been paid for.
+    A prompt whose reward fails is left out and counted; the other prompts are kept.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -113,7 +108,7 @@ def reward_source(name: str) -> RewardConfig:
 
 
 def _settings(place: Path, prompts: str | None, overrides: Sequence[str]) -> RunConfig:
-    """Return a run's settings, or for a model the defaults, as far as it has room for them."""
+    """Return the settings of a run, or defaults that fit the context of a model."""
     if (place / CONFIG).is_file():
         return load_job(place / CONFIG, [*overrides, ONLY_SAMPLING])
     window = policy_files(str(place)).max_tokens or sys.maxsize
@@ -139,7 +134,7 @@ def _check_reward(source: RewardConfig) -> None:
 
 
 def _load_prompts(config: RunConfig, source: str) -> TokenizedDemonstrations:
-    """Tokenize the prompts of any data, all to be answered; their responses stay text."""
+    """Tokenize the prompts of any data, all as evaluation rows; their responses stay text."""
     path = source if source.startswith(HUB) else Path(source).expanduser()
     rows: list[Demonstration]
     if detected_format(path, "--prompts").holds == "demonstrations":
@@ -150,7 +145,7 @@ def _load_prompts(config: RunConfig, source: str) -> TokenizedDemonstrations:
     return TokenizedDemonstrations(
         rows=tuple(rows),
         trajectories=tokenize_rows(
-            [row._replace(response="") for row in rows],  # a longer one than allowed is no matter
+            [row._replace(response="") for row in rows],  # its length does not matter
             tokenizer,
             system_prompt=config.data.system_prompt,
             max_prompt_tokens=config.data.max_prompt_tokens,

@@ -21,7 +21,7 @@ from cluster.resources.placement import Plan, WorkerPlan
 from cluster.run_state.directory import check_disk
 from cluster.run_state.files import write_atomically
 from cluster.validation.allowlist import check_allowlist
-from cluster.validation.preference_data import check_answers, check_microbatch
+from cluster.validation.preference_data import check_preference_data
 from cluster.validation.preflight import check_windows, resources
 
 RECORD = "reward_model_job.json"
@@ -35,7 +35,7 @@ class RewardModelReport(NamedTuple):
     plan: Plan
 
 
-def check(
+def check_reward_model(
     config: RunConfig, training: Training, run_dir: Path, cluster: Mapping[str, float]
 ) -> RewardModelReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
@@ -68,13 +68,8 @@ def check(
         )
     check_disk(run_dir, 4 * model.shape.num_parameters * training.num_members / GIB)
     empty_classifier(AutoConfig.from_pretrained(config.model.name))
-    try:
-        data = load_comparisons(config)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(str(error)) from error
-    assert data  # likelihood_config has seen the path
-    check_answers(data, preferences.objective)
-    check_microbatch(data, config.learner.max_tokens_per_microbatch)
+    data = load_comparisons(config)
+    check_preference_data(data, preferences.objective, config.learner.max_tokens_per_microbatch)
     return RewardModelReport(data, plan)
 
 

@@ -79,7 +79,7 @@ def pretend(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_job_passes_the_check_on_the_machines_it_names(pretend, name):
-    report = preflight.check(pretend(name), None, CLUSTERS[name])
+    report = preflight.check_run(pretend(name), None, CLUSTERS[name])
     assert report.model.shape == MODELS[name]
     num_gpus = sum(worker.num_workers * worker.gpus for worker in report.plan.workers)
     assert num_gpus == CLUSTERS[name].get("GPU", 0)  # all of them
@@ -90,7 +90,7 @@ def test_the_job_passes_the_check_on_the_machines_it_names(pretend, name):
 def test_the_job_is_refused_with_one_gpu_fewer(pretend, name):
     fewer = CLUSTERS[name] | {"GPU": CLUSTERS[name]["GPU"] - 1}
     with pytest.raises(InvalidInputError, match=r"lower learner\.gpus_per_rank, rollout\.gpus_per"):
-        preflight.check(pretend(name), None, fewer)
+        preflight.check_run(pretend(name), None, fewer)
 
 
 def test_models_have_hub_names_and_data_are_next_to_the_file():

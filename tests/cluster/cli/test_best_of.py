@@ -25,7 +25,7 @@ from cluster.config.job_file import load_job
 from cluster.driver.evaluation import Evaluator
 from cluster.jobs.best_of import ScoredResponses
 from cluster.run_state.manifest import Manifest, save_manifest
-from cluster.validation.best_of import check, reward_source
+from cluster.validation.best_of import check_best_of, reward_source
 from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
 
 DEADLINE_S = 400
@@ -65,7 +65,7 @@ def run(tmp_path_factory):
 
 
 def prepared(place, reward=None, prompts=None, overrides=()):
-    return check(place, 4, reward=reward, prompts=prompts, overrides=overrides)
+    return check_best_of(place, 4, reward=reward, prompts=prompts, overrides=overrides)
 
 
 def test_a_run_gives_policy_prompts_and_rewards(run):
@@ -152,8 +152,8 @@ def test_no_run_no_reward_no_policy_and_no_trust_are_refused(run, tmp_path, monk
     assert "has no policy yet" in refusal(tmp_path, *out)
     assert "has no rewards of its own; give --reward" in refusal(write_run(tmp_path), *out)
     model = tmp_path / "model"
-    assert "is a model and no run, which has --reward" in refusal(model, *out)
-    assert "which has --prompts" in refusal(model, "--reward", REWARD, *out)
+    assert "is a model, not a run; give --reward" in refusal(model, *out)
+    assert "give --prompts" in refusal(model, "--reward", REWARD, *out)
     assert "there is no folder" in refusal(run, "--out", tmp_path / "none" / "best.jsonl")
     monkeypatch.setenv("IRLIGN_ALLOWED_IMPORTS", "trusted")
     assert "IRLIGN_ALLOWED_IMPORTS does not allow" in refusal(run, *out)

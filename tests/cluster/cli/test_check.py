@@ -67,7 +67,7 @@ def test_the_format_of_the_demonstrations_is_named(tmp_path):
     config = load_job(tmp_path / "job.yaml")
     console = colored()
     print_report(
-        config, preflight.check(config, None, {"CPU": 8.0, "memory": 64.0 * 2**30}), console
+        config, preflight.check_run(config, None, {"CPU": 8.0, "memory": 64.0 * 2**30}), console
     )
     text = console.file.getvalue()
     assert '20 demonstrations as "prompt" (text), "response" (text)' in text
@@ -76,7 +76,7 @@ def test_the_format_of_the_demonstrations_is_named(tmp_path):
 
 def test_rewards_that_only_rank_are_no_objective_of_their_own(tmp_path):
     save_tiny_job(tmp_path)
-    findings = preflight.check(load_job(tmp_path / "job.yaml"), None, {"CPU": 8.0})
+    findings = preflight.check_run(load_job(tmp_path / "job.yaml"), None, {"CPU": 8.0})
     ranked = [
         "preferences={objective: bradley_terry}",
         "rewards=[{function: 'module:name'}]",

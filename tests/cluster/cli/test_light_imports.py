@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.fakes.tiny_job import save_tiny_job
+
 HEAVY = ("torch", "vllm", "transformers", "ray.train", "pandas")
 
 
@@ -31,3 +33,29 @@ def test_a_module_that_must_start_quickly_imports_nothing_heavy(module, forbidde
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.path=gone.jsonl",
+        "preferences.path=gone.jsonl",
+        "model.name=./gone",
+        "teacher.model=./gone",
+    ],
+)
+def test_a_missing_file_is_refused_before_torch_is_imported(tmp_path, override):
+    save_tiny_job(tmp_path)
+    shared = "placement.phases_share_cpus=true"
+    code = (
+        "import sys; from cluster.cli.main import main\n"
+        f"sys.argv = ['irlign', 'check', 'job.yaml', '--set', {override!r}, '--set', {shared!r}]\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert printed.returncode == 2, printed.stderr
+    assert "gone" in printed.stderr
+    assert printed.stdout.strip() == "False"

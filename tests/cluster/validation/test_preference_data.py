@@ -33,7 +33,7 @@ def job_with(place, *rows, objective="bradley_terry", **more):  # noqa: F811
     ],
 )
 def test_answers_that_the_objective_knows_pass(place, rows, objective):  # noqa: F811
-    found = preflight.check(job_with(place, *rows, objective=objective), None, CLUSTER)
+    found = preflight.check_run(job_with(place, *rows, objective=objective), None, CLUSTER)
     assert len(found.comparisons.rows) == 8 * len(rows)
     assert [worker.kind for worker in found.plan.workers] == ["learner", "rollout"]
 
@@ -48,7 +48,7 @@ def test_answers_that_the_objective_knows_pass(place, rows, objective):  # noqa:
         ),
         ([PAIR, TIE], "kahneman_tversky", "choose rao_kupper or davidson, or leave the ties out"),
         ([RANKING], "plackett_luce", "holds 8 ties, to which preferences.objective plackett_luce"),
-        ([VERDICT], "bradley_terry", "labels of single responses, and preferences.objective is"),
+        ([VERDICT], "bradley_terry", "labels of single responses, and preferences.objective"),
     ],
 )
 def test_answers_that_it_does_not_know_are_refused(place, rows, objective, complaint):  # noqa: F811
@@ -85,5 +85,5 @@ def test_in_self_play_the_demonstration_needs_room_beside_the_group(place):  # n
 def test_without_demonstrations_the_best_responses_are_them(place):  # noqa: F811
     config = job_with(place, PAIR)
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": None})})
-    found = preflight.check(config, None, CLUSTER)
+    found = preflight.check_run(config, None, CLUSTER)
     assert [row.response for row in found.data.rows] == ["b c"] * 8

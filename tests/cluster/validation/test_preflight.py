@@ -37,7 +37,7 @@ def all_files(place):
 def error_of(config, run_dir=None, cluster=CLUSTER, place=None):
     before = all_files(place) if place else None
     with pytest.raises(InvalidInputError) as raised:
-        preflight.check(config, run_dir, cluster)
+        preflight.check_run(config, run_dir, cluster)
     assert place is None or all_files(place) == before
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -49,7 +49,7 @@ def edit_json(path, **changes):
 
 def test_a_job_that_can_run_is_described_and_nothing_is_written(place):
     before = all_files(place)
-    found = preflight.check(job(place), place / "runs" / "new", CLUSTER)
+    found = preflight.check_run(job(place), place / "runs" / "new", CLUSTER)
     # embeddings and head 2 x 8 x 16; a layer 4 x 16 x 16 + 3 x 16 x 16 and two norms of 16; a norm
     assert found.model.shape.num_parameters == 2 * 8 * 16 + 2 * (4 * 16 * 64 + 3 * 256 + 32) + 16
     assert (found.model.architecture, found.model.shape.num_layers) == ("LlamaForCausalLM", 2)
@@ -167,11 +167,11 @@ def start_run(place, **sections):
 
 def test_the_same_job_is_resumed_also_for_more_steps_and_other_measurements(place):
     run_dir = start_run(place)
-    assert preflight.check(job(place), run_dir, CLUSTER).is_resumed
+    assert preflight.check_run(job(place), run_dir, CLUSTER).is_resumed
     longer = job(
         place, sft={"steps": 7}, objective={"steps": 9}, evaluation={"patterns": {"x": "y"}}
     )
-    assert preflight.check(longer, run_dir, CLUSTER).is_resumed
+    assert preflight.check_run(longer, run_dir, CLUSTER).is_resumed
 
 
 def test_a_run_directory_of_another_job_is_refused(place):
@@ -185,7 +185,7 @@ def test_a_run_directory_of_another_job_is_refused(place):
 def test_a_directory_that_is_no_run_is_refused_and_an_empty_one_is_taken(place):
     run_dir = place / "run"
     run_dir.mkdir()
-    assert not preflight.check(job(place), run_dir, CLUSTER).is_resumed
+    assert not preflight.check_run(job(place), run_dir, CLUSTER).is_resumed
     (run_dir / "thesis.tex").touch()
     error = error_of(job(place), run_dir, place=place)
     assert "holds files but no config.yaml, so it is no run; choose another --run-dir" in error
@@ -195,7 +195,7 @@ def test_damaged_settings_of_a_run_are_refused(place):
     run_dir = start_run(place)
     (run_dir / "config.yaml").write_text("name: a\nretired_setting: 3\n")
     with pytest.raises(InvalidInputError, match=r"config\.yaml is damaged; use another"):
-        preflight.check(job(place), run_dir, CLUSTER)
+        preflight.check_run(job(place), run_dir, CLUSTER)
 
 
 def test_a_run_directory_below_a_file_is_refused(place):
@@ -239,19 +239,21 @@ def test_an_objective_that_nothing_could_learn_is_refused(place, objective, disc
 
 
 def test_a_divergence_with_a_trap_is_told_and_another_is_not(place):
-    found = preflight.check(job(place, objective={"divergence": "fairl"}), None, CLUSTER)
+    found = preflight.check_run(job(place, objective={"divergence": "fairl"}), None, CLUSTER)
     assert "minimizes no divergence near the expert" in str(found.caveat)
-    assert preflight.check(job(place), None, CLUSTER).caveat is None
+    assert preflight.check_run(job(place), None, CLUSTER).caveat is None
 
 
 def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
     save_tiny_model(place / "teacher", seed=1)
     teacher = {"model": str(place / "teacher")}
     two = job(place, teacher=teacher | {"num_workers": 2})
-    found = preflight.check(two, None, CLUSTER)
+    found = preflight.check_run(two, None, CLUSTER)
     kinds = {worker.kind: worker.num_workers for worker in found.plan.workers}
     assert kinds == {"learner": 1, "rollout": 1, "teacher": 2}  # and no discriminator
-    cloning = preflight.check(job(place, teacher=teacher, objective={"steps": 0}), None, CLUSTER)
+    cloning = preflight.check_run(
+        job(place, teacher=teacher, objective={"steps": 0}), None, CLUSTER
+    )
     assert [worker.kind for worker in cloning.plan.workers] == ["learner", "rollout"]
     edit_json(place / "teacher" / "config.json", max_position_embeddings=4)
     error = error_of(job(place, teacher=teacher), place=place)

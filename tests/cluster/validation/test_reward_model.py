@@ -7,7 +7,7 @@ import pytest
 from actors.errors import InvalidInputError
 from cluster.config.reward_model_options import Training
 from cluster.config.run_config import RunConfig
-from cluster.validation.reward_model import check, write_record
+from cluster.validation.reward_model import check_reward_model, write_record
 from tests.fakes.tiny_comparisons import tiny_comparisons
 from tests.fakes.tiny_job import save_tiny_model
 
@@ -46,7 +46,7 @@ def job(model, path, likelihood="bradley_terry", **sections):
 
 def error_of(config, run_dir, training=TRAINING, cluster=CLUSTER):
     with pytest.raises(InvalidInputError) as raised:
-        check(config, training, run_dir, cluster)
+        check_reward_model(config, training, run_dir, cluster)
     return str(raised.value)
 
 
@@ -56,7 +56,7 @@ def pairs(tmp_path):
 
 
 def test_a_job_that_can_run_is_split_and_nothing_is_written(model, pairs, tmp_path):
-    found = check(job(model, pairs), TRAINING, tmp_path / "run", CLUSTER)
+    found = check_reward_model(job(model, pairs), TRAINING, tmp_path / "run", CLUSTER)
     assert len(found.data.train_rows) + len(found.data.held_out_rows) == 20
     assert [rank.num_workers for rank in found.plan.workers] == [1]
     assert not (tmp_path / "run").exists()
@@ -85,7 +85,7 @@ def test_ties_are_counted_for_a_likelihood_that_knows_none(model, tmp_path):
     message = error_of(job(model, path), tmp_path / "run")
     assert f"holds {num_ties} ties" in message
     assert "rao_kupper or davidson" in message
-    check(job(model, path, "davidson"), TRAINING, tmp_path / "run", CLUSTER)
+    check_reward_model(job(model, path, "davidson"), TRAINING, tmp_path / "run", CLUSTER)
 
 
 def test_margin_needs_a_strength_of_every_row(model, pairs, tmp_path):
@@ -120,7 +120,7 @@ def test_members_of_another_job_are_not_gone_on_with(model, pairs, tmp_path):
     (run_dir / "else.txt").touch()
     assert "holds files but no readable" in error_of(job(model, pairs), run_dir)
     write_record(job(model, pairs), TRAINING, run_dir)
-    check(job(model, pairs, learner={"num_ranks": 2}), TRAINING, run_dir, CLUSTER)
+    check_reward_model(job(model, pairs, learner={"num_ranks": 2}), TRAINING, run_dir, CLUSTER)
     message = error_of(job(model, pairs, "thurstone", seed=1), run_dir)
     assert "seed (0 there, 1 now)" in message
     assert "preferences.objective (bradley_terry there, thurstone now)" in message
@@ -129,4 +129,4 @@ def test_members_of_another_job_are_not_gone_on_with(model, pairs, tmp_path):
         job(model, pairs), run_dir, several
     )
     write_record(job(model, pairs), several, run_dir)  # more members may follow
-    check(job(model, pairs), TRAINING._replace(num_members=5), run_dir, CLUSTER)
+    check_reward_model(job(model, pairs), TRAINING._replace(num_members=5), run_dir, CLUSTER)
