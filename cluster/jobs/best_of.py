@@ -45,7 +45,7 @@ from cluster.validation.best_of import BestOfRequest
 
 PATIENCE = 4
 """A start, a sync, a request and its score may each take placement.timeout_s before the first
-answer."""
+response is scored."""
 
 
 class ScoredResponses(NamedTuple):
@@ -65,15 +65,11 @@ def sample_and_score(
     """Sample and score on the cluster of RAY_ADDRESS, or on one started for it.
 
     Args:
-        shared_folder: where the weights are while it lasts; all nodes see it.
-
-    Returns:
-        The answers to every prompt.
+        shared_folder: holds the weights meanwhile; on a file system that all nodes share.
 
     Raises:
-        InvalidInputError: if there is no room.
-        RunFailedError: if workers cannot be kept alive, a reward cannot be computed, or nothing is
-            answered in time.
+        InvalidInputError: if the machine lacks the resources.
+        RunFailedError: if a fleet or a reward fails, or if no response is scored for too long.
     """
     plan = _plan(request.config)
     if is_embedded() and (missing := missing_resources(plan, this_machine())):
@@ -101,7 +97,7 @@ def sample_and_score(
 async def _sample(
     request: BestOfRequest, scratch: Path, console: Console, update: Update
 ) -> ScoredResponses:
-    """Hire, let work, and dismiss, whatever happens meanwhile."""
+    """Start the fleets, sample and score, and close the fleets."""
 
     async def refuse(damage: Exception) -> None:
         raise damage
@@ -109,23 +105,20 @@ async def _sample(
     def tell(what: str) -> None:
         console.print(what, highlight=False, markup=False, soft_wrap=True)
 
-    run_fleets = start_fleets(request.config, scratch, tell, refuse)
+    fleets = start_fleets(request.config, scratch, tell, refuse)
     try:
         published = await asyncio.to_thread(publish, request, scratch / WEIGHTS)
-        run_fleets.rollout.announce(published)
-        return await answers(request, run_fleets, update)
+        fleets.rollout.announce(published)
+        return await request_scored_responses(request, fleets, update)
     finally:
-        await asyncio.gather(*(fleet.close() for fleet in run_fleets.all()))
+        await asyncio.gather(*(fleet.close() for fleet in fleets.all()))
 
 
 def publish(request: BestOfRequest, weights: Path) -> Published:
-    """Put the policy's weights where rollout workers fetch them.
+    """Publish the policy's weights in a weight store, for the rollout workers.
 
     Args:
-        weights: folder of the weight store, made if it is not there.
-
-    Returns:
-        What a worker needs in order to fetch and to prove them.
+        weights: folder of the weight store; made if it does not exist.
 
     Raises:
         InvalidInputError: if the policy cannot be loaded.
@@ -146,28 +139,27 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
     )
 
 
-async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update) -> ScoredResponses:
-    """Have a run_fleets that holds the weights answer and score every prompt.
+async def request_scored_responses(
+    request: BestOfRequest, fleets: RunFleets, update: Update
+) -> ScoredResponses:
+    """Sample the responses to every prompt and score them, in the order of the rows.
 
     Args:
-        run_fleets: rollout workers and reward sources.
+        fleets: rollout workers to which the weights were announced, and reward sources.
         update: called with the number of responses that have their rewards.
 
-    Returns:
-        The answers, in the order of the rows.
-
     Raises:
-        RewardError: if a reward cannot be computed and its on_error is stop, or no prompt has one.
-        FleetFailedError: if workers cannot be kept alive.
-        RunFailedError: if nothing is answered for too long.
+        RewardError: if a reward fails and its on_error is stop, or if no prompt has its rewards.
+        FleetFailedError: if a fleet fails.
+        RunFailedError: if no response is scored for too long.
     """
-    found, failures, num_tokens = dict[int, list[Response]](), dict[int, str](), 0
+    by_row, failures, num_tokens = dict[int, list[Response]](), dict[int, str](), 0
     num_scored = 0
 
     async def work(part: RolloutRequest) -> tuple[Trajectories, NDArray[np.float32]]:
         nonlocal num_scored
-        result = await request_rollouts(run_fleets.rollout, part)
-        rewards, failed = await _rewards(request, run_fleets.scorers.rewards, result.trajectories)
+        result = await request_rollouts(fleets.rollout, part)
+        rewards, failed = await _rewards(request, fleets.scorers.rewards, result.trajectories)
         failures.update(failed)
         num_scored += len(rewards)
         update(num_scored)
@@ -179,18 +171,17 @@ async def answers(request: BestOfRequest, run_fleets: RunFleets, update: Update)
     ):
         num_tokens += int(part.response_lengths.sum())
         for row, response in _responses(part, rewards, request.data):
-            found.setdefault(row, []).append(response)
-    if len(failures) == len(found):
+            by_row.setdefault(row, []).append(response)
+    if len(failures) == len(by_row):
         raise RewardError(f"no prompt has all its rewards; the first: {failures[min(failures)]}")
-    kept = {row: responses for row, responses in found.items() if row not in failures}
+    kept = {row: responses for row, responses in by_row.items() if row not in failures}
     return ScoredResponses(kept, dict(sorted(failures.items())), num_tokens)
 
 
 def requests(request: BestOfRequest) -> Iterator[RolloutRequest]:
-    """Divide the work: whole prompts, as many as an engine extends at once, else a part of one.
+    """Yield requests in the order of the rows, each with a seed of its own.
 
-    Yields:
-        Requests in the order of the rows, each with a seed of its own.
+    A request has whole prompts, as far as max_sequences allows, or else a part of one prompt.
     """
     rollout, rows = request.config.rollout, request.rows.tolist()
     size = prompts_per_request(
@@ -233,7 +224,7 @@ async def _rewards(
 async def _all_in_time(
     tasks: "Sequence[asyncio.Task[tuple[Trajectories, NDArray[np.float32]]]]", patience_s: float
 ) -> list[tuple[Trajectories, NDArray[np.float32]]]:
-    """Wait for all, but no longer than so many seconds for the next one."""
+    """Wait for all tasks, and for the next one of them at most patience_s."""
     pending = set(tasks)
     try:
         while pending:
@@ -242,8 +233,8 @@ async def _all_in_time(
             )
             if not done:
                 raise RunFailedError(
-                    f"nothing was answered for {patience_s:.0f} s; see that the cluster has room "
-                    "for the workers, or raise placement.timeout_s by --set"
+                    f"no response was scored for {patience_s:.0f} s; check that the cluster has "
+                    "resources for the workers, or raise placement.timeout_s with --set"
                 )
             for task in done:
                 task.result()

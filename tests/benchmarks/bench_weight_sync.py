@@ -88,7 +88,7 @@ def serve(pipe, folder, shapes, dtype):
         pipe.send("done")
 
 
-class RunFleets:
+class WorkerProcesses:
     """Processes that hold weights of their own."""
 
     def __init__(self, size, *arguments):
@@ -124,7 +124,7 @@ def timed(function, *arguments):
     return time.perf_counter() - began, result
 
 
-def repeat(number, count, folder, tensors, run_fleets):
+def repeat(number, count, folder, tensors, workers):
     """Sync once and copy once; which comes first changes from repeat to repeat."""
     store, copied = WeightStore(folder, keep=1), folder / "copied"
     found = {}
@@ -132,7 +132,7 @@ def repeat(number, count, folder, tensors, run_fleets):
     def sync():
         publish = (PolicyVersion(0, number), tensors, Canary((0,), ()))
         found["publish"], published = timed(store.publish, *publish)
-        found["load"], _ = timed(run_fleets.do, count, "load", published)
+        found["load"], _ = timed(workers.do, count, "load", published)
 
     def newest():
         return max(folder.glob("*.safetensors"))
@@ -140,7 +140,7 @@ def repeat(number, count, folder, tensors, run_fleets):
     def bare(path):
         copied.unlink(missing_ok=True)
         found["copy"], _ = timed(shutil.copyfile, path, copied)
-        found["read"], _ = timed(run_fleets.do, count, "read", copied)
+        found["read"], _ = timed(workers.do, count, "read", copied)
 
     if number % 2:
         bare(newest())
@@ -149,7 +149,7 @@ def repeat(number, count, folder, tensors, run_fleets):
     if not number % 2:
         bare(path)
     here_s, _ = timed(checksum_of, path)
-    there_s, _ = timed(run_fleets.do, count, "checksum", path)
+    there_s, _ = timed(workers.do, count, "checksum", path)
     return Seconds(**found, checksum=here_s + there_s)
 
 
@@ -187,15 +187,15 @@ def main():
             tensors = {name: torch.randn(shape).to(kind) for name, shape in shapes.items()}
             size = sum(tensor.nbytes for tensor in tensors.values())
             store = Path(folder) / dtype
-            run_fleets = RunFleets(max(NUM_WORKERS), store, shapes, kind)
+            workers = WorkerProcesses(max(NUM_WORKERS), store, shapes, kind)
             number = 0
             for count in NUM_WORKERS:
                 repeats = []
                 for _ in range(options.repeats + 1):
-                    repeats.append(repeat(number, count, store, tensors, run_fleets))
+                    repeats.append(repeat(number, count, store, tensors, workers))
                     number += 1
                 report(dtype, count, size, repeats[1:])  # the first is a warm-up
-            run_fleets.end()
+            workers.end()
 
 
 if __name__ == "__main__":

@@ -60,11 +60,9 @@ def labels_of_actors():
 
 async def labels_of_fleets(config, place):
     """Start the fleets of a run, return the labels that their workers require, and close them."""
-    run_fleets = start_fleets(
-        RunConfig.model_validate(config), place, lambda _: None, on_damage=None
-    )
+    fleets = start_fleets(RunConfig.model_validate(config), place, lambda _: None, on_damage=None)
     asked = labels_of_actors()
-    for fleet in run_fleets.all():
+    for fleet in fleets.all():
         await fleet.close(patience_s=0.1)
     while {"rollout-0", "teacher-0"} & set(ray.util.list_named_actors()):
         await asyncio.sleep(0.05)  # until Ray has freed the names

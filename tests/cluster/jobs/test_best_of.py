@@ -18,7 +18,7 @@ from alignment.models.policy import load_policy
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.run_fleets import RunFleets
 from cluster.fleet.score_requests import RewardFleet, Scorers
-from cluster.jobs.best_of import answers, publish, requests
+from cluster.jobs.best_of import publish, request_scored_responses, requests
 from cluster.validation.best_of import BestOfRequest
 from tests.fakes.demonstrations import FakeData
 from tests.fakes.handle import WorkerFactory
@@ -41,7 +41,7 @@ def reward_fleet(reward, weight=1.0, on_error="stop", size=1):
 
 
 async def answered(request, *, num_workers=2, completed=None, hang=False, **rewards):
-    """Have a run_fleets of fake workers answer; close it in any case."""
+    """Sample and score with fleets of fake workers, and close them."""
 
     async def sync(handle, published):
         await handle.call("sync_weights", published)
@@ -54,7 +54,7 @@ async def answered(request, *, num_workers=2, completed=None, hang=False, **rewa
 
     rollout = Fleet("rollout", WorkerFactory(start), timeout_s=60.0, sync=sync)
     rollout.scale(num_workers)
-    run_fleets = RunFleets(rollout, Scorers(None, None, rewards))
+    fleets = RunFleets(rollout, Scorers(None, None, rewards))
 
     class Weights:
         version = PolicyVersion(0, 0)
@@ -62,9 +62,9 @@ async def answered(request, *, num_workers=2, completed=None, hang=False, **rewa
     rollout.announce(Weights)
     try:
         count = (lambda _: None) if completed is None else completed.append
-        return await answers(request, run_fleets, count)
+        return await request_scored_responses(request, fleets, count)
     finally:
-        for fleet in run_fleets.all():
+        for fleet in fleets.all():
             await fleet.close(patience_s=0.1)
 
 
@@ -136,7 +136,7 @@ async def test_a_reward_that_cannot_be_told_is_an_error(on_error, fails_on, name
 
 
 async def test_silence_has_an_end():
-    with pytest.raises(RunFailedError, match=r"nothing was answered for 0 s; .*timeout_s"):
+    with pytest.raises(RunFailedError, match=r"no response was scored for 0 s; .*timeout_s"):
         async with asyncio.timeout(30.0):
             await answered(asked_for(2, timeout_s=0.01), hang=True, sum=reward_fleet(SumReward()))
 
