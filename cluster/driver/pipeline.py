@@ -104,9 +104,8 @@ class OnPolicyPipeline:
             for step in range(first, first + count):
                 ranked = self._batches.for_discriminator(update + step - first)
                 sampled, metrics = await self._sample(step)
-                await (
-                    self._may_update.wait()
-                )  # a checkpoint must not hold a discriminator of the next step
+                # A checkpoint must not hold a discriminator of the next step.
+                await self._may_update.wait()
                 self._show_preparation("training the discriminator")
                 metrics |= await self._scorer.update(sampled.trajectories, ranked)
                 self._show_preparation("scoring")

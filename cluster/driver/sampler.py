@@ -166,13 +166,12 @@ class Sampler:
                 raise self._failure
             self._changed.clear()
             await self._changed.wait()
-        # By number, as rollouts come later than demonstrations: both of one step belong together.
         numbers = self._order[: self._on_policy_prompts]
         del self._order[: self._on_policy_prompts]
         parts = [self._ready.pop(number) for number in numbers]
-        for number in sorted(self._demonstrations)[
-            : self._prompts_per_step - self._on_policy_prompts
-        ]:
+        # Only the step's share: demonstrations of later steps are ready before their rollouts.
+        num_demonstrations = self._prompts_per_step - self._on_policy_prompts
+        for number in sorted(self._demonstrations)[:num_demonstrations]:
             parts.append(self._demonstrations.pop(number))
         return SampledStep(
             [draw for draw, _, _ in parts],

@@ -85,9 +85,8 @@ def test_in_self_play_the_reference_is_renewed_once_an_epoch():
 
 
 def test_an_epoch_that_ends_within_a_step_renews_the_reference_at_the_next_step():
-    self_play = batches(
-        SELF_PLAY, num_train=6, comparisons=False
-    )  # epochs start at draws 0, 6, 12, 18
+    # Epochs start at draws 0, 6, 12 and 18.
+    self_play = batches(SELF_PLAY, num_train=6, comparisons=False)
     rollout = pack([3], [9, 2], prompt_id=0)
     renewals = [self_play.auxiliary_batch(index, rollout).renews_reference for index in range(6)]
     assert renewals == [True, False, True, True, False, True]
