@@ -1,4 +1,4 @@
-"""How fast a GPU samples, learns, judges and moves weights, by its data sheet."""
+"""Rates of sampling, training, scoring and moving weights of a GPU, by its data sheet."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,22 @@ from cluster.resources.memory import key_value_bytes
 from cluster.resources.model_shape import ModelShape
 
 COMPUTE_SHARE = 0.3
-"""Of the peak, in training and judging: an assumption. Llama 3 reached 0.38 to 0.43 (Llama team
+"""Of the peak, in training and scoring: an assumption. Llama 3 reached 0.38 to 0.43 (Llama team
 2024, arXiv:2407.21783, table 4) with kernels fused and compiled, which is not done here."""
 BANDWIDTH_SHARE = 0.7
 """Of the peak, when decoding reads weights and cache: an assumption."""
 LINK_SHARE = 0.7
 """Of the peak, when ranks gather: an assumption."""
 ITERATION_S = 0.002
-"""Of the engine for each token of a batch, beside the GPU's reading: an assumption."""
+"""Overhead of the engine per decoding iteration, besides reading weights: an assumption."""
 NETWORK_BYTES_PER_S = 50e9
-"""Of a GPU's way to other nodes: one adapter of 400 Gbit/s each, as DGX H100 has."""
+"""Between GPUs of different nodes: one adapter of 400 Gbit/s per GPU, as in a DGX H100."""
 COPY_BYTES_PER_S = 2e9
 """Of weights between a GPU and the store, checksum included, in memory: an assumption."""
 STORE_BYTES_PER_S = 5e9
-"""What a shared file system gives to all nodes together: an assumption."""
+"""Of a shared file system, for all nodes together: an assumption."""
 OVERHEAD_S = 0.05
-"""Of the driver and Ray in a step: tens of calls of a millisecond, and batches packed."""
+"""Of the driver and Ray per step: tens of calls of a millisecond, and packing of batches."""
 
 
 class Gpu(NamedTuple):
@@ -51,20 +51,20 @@ fast there, and links counted both ways."""
 
 
 class Rates(NamedTuple):
-    """What one GPU of each kind of worker does in a second."""
+    """Rates of one GPU of each kind of worker."""
 
     source: str
-    """Where the figures are from, for people."""
+    """Origin of the rates, for people."""
     iteration_s: float
     """Seconds to decode one more token of every running response, beyond what each token takes."""
     sampled_tokens_per_s: float
-    """Of one engine, beside its iterations; infinite if these are all."""
+    """Of one engine, besides its iterations; infinite if these take all the time."""
     prefilled_tokens_per_s: float
     """Prompt tokens, each prompt once for its group."""
     trained_tokens_per_s: float
-    """Of one rank, forward, backward and reference; what ranks wait for one another not counted."""
+    """Of one rank: forward, backward and reference, without waiting for other ranks."""
     scored_tokens_per_s: float
-    """Forward, of one discriminator worker or teacher."""
+    """Forward pass of one discriminator or teacher worker."""
     link_bytes_per_s: float
     """Between ranks of one node."""
     network_bytes_per_s: float
@@ -82,7 +82,7 @@ class Rates(NamedTuple):
 def rates_from_hardware(
     kind: str, shape: ModelShape, scorer: ModelShape | None, work: Work
 ) -> Rates:
-    """Bound each phase by the slower of a GPU's memory and its arithmetic.
+    """Bound each phase by the memory bandwidth or the arithmetic of a GPU.
 
     With P parameters, F peak operations and B peak bytes a second, c bytes of a token's keys and
     values in the cache, and shares e of the peaks as named above:
@@ -90,10 +90,10 @@ def rates_from_hardware(
         iteration   0.002 + weight bytes / (e B)     weights are read once for all responses
         sampled     1 / (2 P / (e F) + c (prompt + response / 2) / (e B))
         prefilled   e F / (2 P)
-        learned      e F / (6 P), or e F / (8 P) with a reference policy
-        judged      e F / (2 P), P without embeddings
+        trained     e F / (6 P), or e F / (8 P) with a reference policy
+        scored      e F / (2 P), P without embeddings
 
-    Attention's own products are left out, which is fair up to some thousand tokens.
+    The products of attention are left out, which is accurate up to some thousand tokens.
 
     Args:
         scorer: of the discriminator's layers or of the teacher, if there is one.
@@ -115,14 +115,14 @@ def rates_from_hardware(
     weight_width = work.published_bytes / shape.num_parameters
     cache_bytes = key_value_bytes(shape) * weight_width / 2
     has_reference = work.gathered_bytes > 3 * 4 * shape.num_parameters
-    judged = max(scorer.num_parameters - scorer.table_parameters, 1) if scorer else 1
+    scored = max(scorer.num_parameters - scorer.table_parameters, 1) if scorer else 1
     return Rates(
         source=f"the data sheet of {kind}",
         iteration_s=ITERATION_S + work.published_bytes / reading,
         sampled_tokens_per_s=1.0 / (forward / operations + cache_bytes * context / reading),
         prefilled_tokens_per_s=operations / forward,
         trained_tokens_per_s=operations / (forward * (4 if has_reference else 3)),
-        scored_tokens_per_s=operations / (2.0 * judged),
+        scored_tokens_per_s=operations / (2.0 * scored),
         link_bytes_per_s=LINK_SHARE * gpu.link_bytes_per_s,
         network_bytes_per_s=LINK_SHARE * min(NETWORK_BYTES_PER_S, gpu.link_bytes_per_s),
         publish_bytes_per_s=COPY_BYTES_PER_S,

@@ -27,7 +27,7 @@ NEEDED = (
     "time/sync_s",
     "time/waiting_s",
 )
-"""What every on-policy step of a run writes down."""
+"""Metrics of every on-policy step that rates are computed from."""
 Medians = dict[str, float]
 
 
@@ -46,7 +46,7 @@ def lengths_from_metrics(run_dir: Path) -> Lengths:
 def rates_from_metrics(
     run_dir: Path, config: RunConfig, shape: ModelShape, scorer: ModelShape | None, sheet: Rates
 ) -> Rates:
-    """Put what a run measured in the place of a data sheet's rates.
+    """Replace the rates of a data sheet by those that a run measured.
 
     With W rollout workers, and tokens and prompts of one request:
 
@@ -54,8 +54,8 @@ def rates_from_metrics(
                  tokens / rollout/tokens_per_s; iterations are the data sheet's, and at most all
         learned   learner/tokens_per_s of all ranks, by the share of the fullest one
         publish  published bytes / (time/learning_s - learner/step_s)
-        judged   tokens of update and scores / (time/discriminator_s + time/scoring_s), if the run
-                 judged as the job does
+        scored   tokens of update and scores / (time/discriminator_s + time/scoring_s), if the run
+                 has the scorer of the job
         fetch    published bytes / time/sync_s; and overhead, time/waiting_s: only of a run with
                  max_staleness_steps 0, where phases do not overlap
 
@@ -71,7 +71,7 @@ def rates_from_metrics(
         The rates, with which the estimate of that run's own split is what it measured.
 
     Raises:
-        InvalidInputError: if the run says nothing of this job.
+        InvalidInputError: if the run cannot be compared with the job.
     """
     run, seen = read_config(run_dir), _medians(run_dir)
     _require_comparable(run_dir, run, config)
@@ -91,7 +91,7 @@ def rates_from_metrics(
         trained_tokens_per_s=fullest * seen["learner/tokens_per_s"],
         publish_bytes_per_s=_per_second(work.published_bytes, publish_s),
     )
-    if scorer and _judges_alike(run, config):
+    if scorer and _scores_alike(run, config):
         scoring_s = seen.get("time/discriminator_s", 0.0) + seen["time/scoring_s"]
         scorers = run.teacher if run.teacher and run.has_teacher else run.discriminator
         tokens = work.update_passes_tokens + rank_tokens(work, scorers.num_workers)
@@ -104,31 +104,27 @@ def rates_from_metrics(
 
 
 def _require_comparable(run_dir: Path, run: RunConfig, config: RunConfig) -> None:
-    """Refuse a run that says nothing of the job's speed on GPUs.
-
-    Raises:
-        InvalidInputError: with what differs.
-    """
+    """Refuse a run whose rates do not apply to the job on GPUs."""
     if not (run.rollout.gpus_per_worker and run.learner.gpus_per_rank):
         raise InvalidInputError(
-            f"the run in {run_dir} computed on CPUs, which says nothing of GPUs; name a run on "
-            "GPUs, or leave --rates-from out"
+            f"the run in {run_dir} computed on CPUs, so its rates do not apply to GPUs; give a "
+            "run on GPUs, or omit --rates-from"
         )
     there, here = Path(run.model.name).name, Path(config.model.name).name
     if there != here:
         raise InvalidInputError(
-            f"the run in {run_dir} has the model {there}, the job {here}; name a run of the same "
-            "model, or leave --rates-from out"
+            f"the run in {run_dir} has the model {there}, the job {here}; give a run of the same "
+            "model, or omit --rates-from"
         )
     if run.autoscale or run.learner.min_ranks:
         raise InvalidInputError(
             f"the run in {run_dir} changed its number of workers (autoscale, learner.min_ranks), "
-            "so one worker's rate is not known; name a run with fixed numbers"
+            "so the rate of one worker is unknown; give a run with fixed numbers"
         )
 
 
-def _judges_alike(run: RunConfig, config: RunConfig) -> bool:
-    """Whether a token costs a judge of the run what it costs one of the job."""
+def _scores_alike(run: RunConfig, config: RunConfig) -> bool:
+    """Whether the run has the same scorer as the job, so that a token takes as long."""
     if run.has_discriminator:
         there, here = run.discriminator, config.discriminator
         is_same = (there.num_layers, there.tuning) == (here.num_layers, here.tuning)
@@ -145,7 +141,7 @@ def _lengths(run: RunConfig, seen: Medians) -> Lengths:
 
 
 def _medians(run_dir: Path) -> Medians:
-    """Return the median of every figure over the on-policy steps of a run.
+    """Return the median of every metric over the on-policy steps of a run.
 
     Raises:
         InvalidInputError: if there are none, or the file is damaged.
@@ -163,7 +159,7 @@ def _medians(run_dir: Path) -> Medians:
     missing = [name for name in NEEDED if name not in values]
     if missing:
         raise InvalidInputError(
-            f"{path} has no {missing[0]} in any on-policy step; name a run that took some"
+            f"{path} has no {missing[0]} in any on-policy step; give a run with on-policy steps"
         )
     return {name: median(found) for name, found in values.items()}
 

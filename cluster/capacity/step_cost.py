@@ -1,4 +1,4 @@
-"""What one step of stage 2 asks for: tokens, sequences and bytes. Read off a job and its model."""
+"""The work of one on-policy step: tokens, sequences and bytes, from a job and its model."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ from cluster.resources.memory import GIB, key_value_bytes
 from cluster.resources.model_shape import ModelShape
 
 SAVED_BYTES = 12
-"""A trained parameter of the discriminator where it is shared: float32 weight and two moments."""
+"""Per trained parameter that discriminator workers share: float32 weight and two moments."""
 BACKWARD_PASSES = 2
-"""What a backward pass takes, in forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1)."""
+"""Cost of a backward pass in forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1)."""
 
 
 class Lengths(NamedTuple):
@@ -21,31 +21,31 @@ class Lengths(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Of a whole step, unless it says otherwise."""
+    """The work of a whole step, unless stated otherwise."""
 
     num_prompts: int
-    """Drawn; some may be answered by demonstrations."""
+    """Drawn; for some the demonstration may take the place of responses."""
     num_sampled_prompts: int
-    """Answered by the policy."""
+    """Prompts to which the policy responds."""
     group_size: int
-    """Responses a prompt."""
+    """Responses per prompt."""
     lengths: Lengths
     longest_response: int
     """Tokens at which sampling ends."""
     max_sequences: int
     """Responses that an engine extends at once."""
     max_cached_sequences: float
-    """Responses that its cache of keys and values has room for."""
+    """Responses that fit into its cache of keys and values."""
     microbatch_tokens: int
     gathered_bytes: float
-    """What ranks send one another for a microbatch, if there are very many of them."""
+    """Communication of a rank per microbatch, in the limit of many ranks."""
     published_bytes: float
-    is_judged: bool
+    is_scored: bool
     """Whether there is a discriminator or a teacher."""
     update_passes_tokens: float
     """Tokens through the discriminator in its update; backward counts as two forward passes."""
     saved_scorer_bytes: float
-    """What the discriminator's workers share after an update, where there are several."""
+    """Sent by the discriminator worker that trains to the others after an update."""
 
     @property
     def sampled_tokens(self) -> float:
@@ -63,11 +63,11 @@ class Work(NamedTuple):
 def work_of(
     config: RunConfig, shape: ModelShape, scorer: ModelShape | None, lengths: Lengths
 ) -> Work:
-    """Read a step's work off a job.
+    """Compute the work of a step.
 
         gathered    4 bytes a parameter each time: layers are gathered for forward and for backward,
                     once more for the reference, and gradients are scattered
-        update      fresh and held-out tokens forward, for the figures; then updates_per_step times
+        update      fresh and held-out tokens forward, for the metrics; then updates_per_step times
                     (fresh + replayed) tokens forward and backward. Fresh are the prompts with
                     responses and demonstrations, replayed r / (1 - r) as many
 
@@ -79,12 +79,12 @@ def work_of(
         The work of a step.
 
     Raises:
-        InvalidInputError: if the job has no stage 2.
+        InvalidInputError: if the job has no on-policy steps that sample.
     """
     objective, rollout = config.objective, config.rollout
     if not config.has_rollouts:
         raise InvalidInputError(
-            f"objective.steps is {objective.steps} and nothing of stage 2 is on-policy, so the run "
+            f"objective.steps is {objective.steps} and no step samples responses, so the run "
             "has no sampling to plan for; set it to the number of on-policy steps, and give them "
             "objective.divergence_weight or rewards"
         )
@@ -104,7 +104,7 @@ def work_of(
         microbatch_tokens=config.learner.max_tokens_per_microbatch,
         gathered_bytes=4.0 * num_passes * shape.num_parameters,
         published_bytes=float(number_bytes * shape.num_parameters),
-        is_judged=scorer is not None,
+        is_scored=scorer is not None,
         update_passes_tokens=_update_passes_tokens(config, lengths) if is_trained else 0.0,
         saved_scorer_bytes=_saved_bytes(config, scorer) if scorer and is_trained else 0.0,
     )

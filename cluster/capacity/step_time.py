@@ -1,19 +1,19 @@
-"""How long a step takes with so many workers of each kind: pure arithmetic.
+"""The time of a step with a given number of workers of each kind.
 
-cluster/capacity/step_cost.py says what a step asks for, cluster/capacity/gpu_rates.py how fast a
-GPU is. Let sampling, sync, judging and learning be the seconds of the phases of one step, and S
-max_staleness_steps. At most S + 1 steps are under way at once, and a worker does one thing at a
+The work of a step is in cluster/capacity/step_cost.py, the speed of a GPU in gpu_rates.py. Let
+sampling, sync, scoring and learning be the seconds of the phases of one step, and S
+max_staleness_steps. At most S + 1 steps are in progress at once, and a worker does one thing at a
 time, so a step takes
 
-    max((sampling + sync + judging + learning + overhead) / (S + 1),
+    max((sampling + sync + scoring + learning + overhead) / (S + 1),
         busy seconds of the busiest kind of worker)
 
-the largest cycle mean in the graph of what waits for what (Baccelli, Cohen, Olsder and Quadrat
+the largest cycle mean in the graph of dependencies (Baccelli, Cohen, Olsder and Quadrat
 1992, Synchronization and Linearity, theorem 3.28). With S = 0 that is the sum of the phases, with a
-large S the longest of them. The real driver with simulated workers whose service times are constant
-takes that long; where they vary, a step takes longer by what the slowest worker adds.
+large S the longest of them. A test holds it against the real driver with simulated workers of
+constant service times; where these vary, a step also waits for the slowest worker.
 
-Left out: checkpoints, evaluation, and the discriminator's warm-up.
+Not included: checkpoints, evaluation, and the discriminator's warm-up.
 """
 
 import math
@@ -23,27 +23,27 @@ from cluster.capacity.gpu_rates import Rates
 from cluster.capacity.step_cost import Work
 
 GPUS_PER_NODE = 8
-"""Within a node ranks are linked, and one fetch of weights serves all workers by the page cache."""
-Sharing = Literal["nothing", "judge with learner", "all"]
-Bound = Literal["sampling", "judging", "learning", "staleness"]
+"""In a node, GPUs have fast links, and workers share fetched weights through the page cache."""
+Sharing = Literal["nothing", "scorer with learner", "all"]
+Bound = Literal["sampling", "scoring", "learning", "staleness"]
 
 
 class Split(NamedTuple):
-    """Who gets GPUs. An engine, a rank and a judge take one each: none is divided over several."""
+    """Numbers of workers, each of which takes one GPU or a part of one."""
 
     rollouts: int
     ranks: int
     scorers: int
     """Discriminator workers or teachers; 0 where the run has neither."""
     sharing: Sharing = "nothing"
-    """Kinds that lie on one GPU and take turns there; only with one rank and at most one judge."""
+    """Kinds that take turns on one GPU; only with one rank and at most one scorer."""
 
     @property
     def num_gpus(self) -> int:
         """GPUs in use."""
         if self.sharing == "all":
             return 1
-        return self.rollouts + self.ranks + self.scorers - (self.sharing == "judge with learner")
+        return self.rollouts + self.ranks + self.scorers - (self.sharing == "scorer with learner")
 
 
 class Phases(NamedTuple):
@@ -52,9 +52,9 @@ class Phases(NamedTuple):
     sampling_s: float
     """From the first request of a step to the last response."""
     sampling_busy_s: float
-    """Mean over the workers: less than sampling_s where requests do not share out evenly."""
+    """Mean over the workers: less than sampling_s where requests do not divide evenly."""
     iterations_s: float
-    """Of sampling_s, what decoding takes however few responses there are."""
+    """Part of sampling_s that decoding takes with any number of responses."""
     sync_s: float
     """Each worker's fetch of new weights."""
     scoring_s: float
@@ -62,7 +62,7 @@ class Phases(NamedTuple):
     learning_s: float
     """The optimizer step and publishing."""
     gathering_s: float
-    """What ranks send one another: hidden behind computing, unless it takes longer."""
+    """Communication between ranks: overlaps with computation."""
     publish_s: float
     overhead_s: float
     """Of the driver and Ray."""
@@ -75,55 +75,51 @@ class Phases(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What is expected of a split."""
+    """Expected times of a split."""
 
     split: Split
     phases: Phases
     step_s: float
     bound: Bound
-    """What decides the step's time; without overlap, the kind of worker that is longest at work."""
+    """What decides the time of a step; without overlap, the phase that takes longest."""
     tokens_per_s: float
-    """Response tokens sampled, and learned from."""
+    """Response tokens per second."""
     idle: dict[Bound, float]
-    """What a kind of worker does, to the share of a step in which it waits."""
+    """Phase to the share of a step in which its workers wait."""
 
 
 def estimate(work: Work, rates: Rates, split: Split, max_staleness_steps: int) -> Estimate:
-    """Say what a step takes.
+    """Estimate the time of a step.
 
     Args:
         rates: of one GPU of each kind.
-        split: with at least one rollout worker and one rank, and a judge exactly if there is
-            something to judge.
-        max_staleness_steps: most steps by which a trajectory may lag the policy.
-
-    Returns:
-        The estimate.
+        split: with at least one rollout worker and one rank, and with a scorer if the work has
+            scoring.
     """
     return overlapped(work, phases_of(work, rates, split), split, max_staleness_steps)
 
 
 def overlapped(work: Work, phases: Phases, split: Split, max_staleness_steps: int) -> Estimate:
-    """Say what a step of such phases takes, by the formula above."""
+    """Estimate the time of a step from its phases, by the formula above."""
     busy: dict[Bound, float] = {"sampling": phases.sampling_busy_s + phases.sync_s}
-    busy |= {"learning": phases.learning_s, "judging": phases.scoring_s}
+    busy |= {"learning": phases.learning_s, "scoring": phases.scoring_s}
     longest: Bound = max(busy, key=lambda kind: busy[kind])
     together_s = {
         "nothing": busy[longest],
-        "judge with learner": max(busy["sampling"], busy["learning"] + busy["judging"]),
+        "scorer with learner": max(busy["sampling"], busy["learning"] + busy["scoring"]),
         "all": phases.chain_s,
     }[split.sharing]
     in_turn_s = phases.chain_s / (max_staleness_steps + 1)
     step_s = max(in_turn_s, together_s)
-    is_on_leash = max_staleness_steps > 0 and in_turn_s > together_s
+    is_staleness_bound = max_staleness_steps > 0 and in_turn_s > together_s
     idle = {kind: max(1.0 - seconds / step_s, 0.0) for kind, seconds in busy.items()}
     return Estimate(
         split,
         phases,
         step_s,
-        "staleness" if is_on_leash else longest,
+        "staleness" if is_staleness_bound else longest,
         work.sampled_tokens / step_s,
-        idle if split.scorers else {kind: idle[kind] for kind in idle if kind != "judging"},
+        idle if split.scorers else {kind: idle[kind] for kind in idle if kind != "scoring"},
     )
 
 
@@ -154,27 +150,24 @@ def phases_of(work: Work, rates: Rates, split: Split) -> Phases:
 
 
 def request_prompts(work: Work, num_rollouts: int) -> int:
-    """Return how many prompts a request to a rollout worker holds, as the sampler has it.
-
-    A step's prompts shared out evenly, but no more responses than an engine extends at once.
-    """
+    """Return the number of prompts in a request to a rollout worker, as the sampler sizes it."""
     most = max(1, work.max_sequences // work.group_size)
     return max(1, min(most, math.ceil(work.num_sampled_prompts / num_rollouts)))
 
 
 def iterations_s(work: Work, rates: Rates, num_prompts: int) -> float:
-    """Return what a request's iterations take: as many as the longest response has tokens.
+    """Return the seconds of a request's iterations: one per token of the longest response.
 
-    Where the cache has no room for all responses, they follow one another:
+    Responses that do not fit into the cache wait for others:
 
-        max(responses / room, 1) * longest response * seconds of an iteration
+        max(responses / cached responses, 1) * longest response * seconds of an iteration
     """
     rounds = max(num_prompts * work.group_size / work.max_cached_sequences, 1.0)
     return rounds * work.longest_response * rates.iteration_s
 
 
 def rank_tokens(work: Work, num_ranks: int) -> float:
-    """Return the tokens that the fullest rank learns of a step; prompts are not divided."""
+    """Return the training tokens of the fullest rank; a prompt is not divided between ranks."""
     return work.trained_tokens * math.ceil(work.num_prompts / num_ranks) / work.num_prompts
 
 
@@ -206,9 +199,9 @@ def _sampling(work: Work, rates: Rates, num_rollouts: int) -> tuple[float, float
 
 
 def _gathering_s(work: Work, rates: Rates, num_ranks: int) -> float:
-    """Return what ranks send one another, in microbatches of which the fullest rank has the most.
+    """Return the seconds of communication between ranks, over the microbatches of the fullest rank.
 
-    microbatches * gathered bytes * (1 - 1 / ranks) / link, the network's beyond one node
+    microbatches * gathered bytes * (1 - 1 / ranks) / link, or network with several nodes
     """
     num_microbatches = math.ceil(rank_tokens(work, num_ranks) / work.microbatch_tokens)
     is_one_node = num_ranks <= GPUS_PER_NODE
@@ -217,7 +210,7 @@ def _gathering_s(work: Work, rates: Rates, num_ranks: int) -> float:
 
 
 def _sync_s(work: Work, rates: Rates, num_rollouts: int) -> float:
-    """Return how long a worker fetches: alone, or with one of each other node from the same store.
+    """Return the seconds of a worker's fetch of weights; nodes share the bandwidth of the store.
 
     max(bytes / fetch rate, nodes * bytes / store rate), the latter with several nodes
     """
@@ -228,19 +221,19 @@ def _sync_s(work: Work, rates: Rates, num_rollouts: int) -> float:
     return max(alone_s, num_nodes * work.published_bytes / rates.store_bytes_per_s)
 
 
-def _scoring_s(work: Work, rates: Rates, num_judges: int) -> float:
-    """Return the seconds of the discriminator's update and of the scores.
+def _scoring_s(work: Work, rates: Rates, num_scorers: int) -> float:
+    """Return the seconds of the discriminator's update and of scoring.
 
-    One worker trains, and hands its weights and moments to the others; all score:
+    One worker trains and sends its weights and moments to the others; all score:
 
         update tokens / rate + shared bytes (1 / publish rate + 1 / fetch rate)
-        + learned tokens * ceil(prompts / judges) / prompts / rate
+        + learned tokens * ceil(prompts / scorers) / prompts / rate
     """
-    if not work.is_judged:
+    if not work.is_scored:
         return 0.0
-    handed_on_s = 0.0
-    if num_judges > 1:
-        a_byte_s = 1.0 / rates.publish_bytes_per_s + 1.0 / rates.fetch_bytes_per_s
-        handed_on_s = work.saved_scorer_bytes * a_byte_s
-    passes_tokens = work.update_passes_tokens + rank_tokens(work, num_judges)
-    return passes_tokens / rates.scored_tokens_per_s + handed_on_s
+    sharing_s = 0.0
+    if num_scorers > 1:
+        seconds_per_byte = 1.0 / rates.publish_bytes_per_s + 1.0 / rates.fetch_bytes_per_s
+        sharing_s = work.saved_scorer_bytes * seconds_per_byte
+    passes_tokens = work.update_passes_tokens + rank_tokens(work, num_scorers)
+    return passes_tokens / rates.scored_tokens_per_s + sharing_s

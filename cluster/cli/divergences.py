@@ -1,4 +1,4 @@
-"""What irlign divergences shows, and the reference table of the README."""
+"""The command irlign divergences, and the table of divergences in alignment/README.md."""
 
 from typing import Annotated
 
@@ -14,13 +14,14 @@ from alignment.divergences.record import Divergence
 
 
 def divergences(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Divergence, or module:function. Default: list all."),
+    ] = None,
 ) -> None:
-    """List the divergences a job can choose from, or all that is known of one."""
-    pass
-
+    """List the divergences that objective.divergence can be, or describe one."""
     try:
-        show(Console(), name)
+        print_divergences(Console(), name)
     except ValueError as error:  # no such divergence
         raise InvalidInputError(str(error)) from error
 
@@ -29,15 +30,11 @@ EXAMPLES = {
     name: {parameter: 0.1 if parameter == "skew" else 0.5}
     for name, parameter in PARAMETER_OF.items()
 }
-"""Parameters of the record that is shown where the user has not chosen any yet."""
-
-
+"""Parameters for which a divergence that has parameters is described."""
 GENUINE_HEADING = "Divergences from the expert p to the policy q"
-
-
-LABELLED_HEADING = "Not the f-divergence one may take it for; a run says so when it starts"
-
-
+LABELLED_HEADING = (
+    "Not the f-divergence that the name suggests; a run prints a caveat when it starts"
+)
 COLUMNS = (
     "name",
     "formula",
@@ -48,11 +45,11 @@ COLUMNS = (
 )
 
 
-def show(console: Console, name: str | None) -> None:
-    """Print all divergences, or all that is known of one.
+def print_divergences(console: Console, name: str | None) -> None:
+    """Print the list of divergences, or the description of one.
 
     Args:
-        name: one of them, or module:function; None prints the list.
+        name: a divergence or module:function; None prints the list.
 
     Raises:
         ValueError: if there is no such divergence, or an imported function is no convex generator.
@@ -61,7 +58,7 @@ def show(console: Console, name: str | None) -> None:
         genuine = [each for each in DIVERGENCES if each not in LABELLED]
         console.print(_overview(GENUINE_HEADING, genuine))
         console.print(_overview(LABELLED_HEADING, list(LABELLED)))
-        console.print("All of one: irlign divergences NAME", highlight=False)
+        console.print("More about one: irlign divergences NAME", highlight=False)
         return
     details = Table(show_header=False, title=escape(name), title_justify="left", box=None)
     details.add_column(style="bold", no_wrap=True)
@@ -72,7 +69,7 @@ def show(console: Console, name: str | None) -> None:
 
 
 def markdown() -> str:
-    """Return the README's reference table of all divergences, the labelled ones in a second one."""
+    """Return the tables of alignment/README.md: genuine divergences, then the labelled ones."""
     genuine = [name for name in DIVERGENCES if name not in LABELLED]
     return "\n\n".join(
         (_markdown_rows(genuine), f"{LABELLED_HEADING}:", _markdown_rows(list(LABELLED)))
@@ -106,8 +103,10 @@ def _details(record: Divergence) -> list[tuple[str, str]]:
     ]
     if record.generator:
         at_zero, slope = record.generator.at_zero, record.generator.slope_at_infinity
-        price = f"{at_zero:.3g} for what only the policy says, {slope:.3g} for what it never says"
-        rows.insert(3, ("price of mass", price + (f", at {example}" if example else "")))
+        cost = (
+            f"{at_zero:.3g} where only the policy has mass, {slope:.3g} where only the expert has"
+        )
+        rows.insert(3, ("cost of mass", cost + (f", at {example}" if example else "")))
     return rows + ([("caveat", record.caveat)] if record.caveat else [])
 
 

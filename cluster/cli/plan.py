@@ -1,53 +1,65 @@
-"""The command irlign plan: how to split GPUs between sampling and learning, on paper."""
+"""The command irlign plan: an estimate of the fastest split of GPUs between the workers."""
 
 import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from actors.errors import InvalidInputError
 from cluster.capacity.gpu_allocation import GpuPool, best_splits
 from cluster.capacity.gpu_rates import gpu_of, rates_from_hardware
 from cluster.capacity.measured_rates import lengths_from_metrics, rates_from_metrics
 from cluster.capacity.step_cost import Lengths, work_of
-from cluster.cli.options import JobPath, Overrides
-from cluster.cli.plan_table import show
+from cluster.cli.options import JobPath, Overrides, table_console
+from cluster.cli.plan_table import print_plan
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
 from cluster.resources.memory import run_memory, scorer_shape
 from cluster.resources.model_files import shape_of_files
 from cluster.resources.model_shape import ModelShape, shape_of_parameters
 
-REPORT_WIDTH = 120
-"""Of what is printed where there is no terminal to ask."""
 GUESSED_SHARE = 0.5
-"""Mean length over the longest, where neither an option nor a run says it."""
+"""Mean length over the longest, where neither an option nor a run gives it."""
 
 
 def plan(
     job: JobPath,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many there are.")] = 8,
-    gpu: Annotated[str, typer.Option(help="Kind: h100, h200, a100, l40s or l4.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, a100, l40s or l4.")] = "h100",
     parameters: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Size of the model, such as 7e9; else its config.json's."),
+        typer.Option(
+            metavar="N", help="Parameters of the model, such as 7e9. Default: read from its files."
+        ),
     ] = None,
     rates_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Run on such GPUs whose measured rates are taken."),
+        typer.Option(
+            metavar="RUN",
+            help="Run on such GPUs, whose measured rates replace those of the data sheet.",
+        ),
     ] = None,
     prompt_tokens: Annotated[
-        float | None, typer.Option(min=1.0, help="Mean of a prompt; half the longest if not given.")
+        float | None,
+        typer.Option(min=1.0, help="Mean length of prompts. Default: half the longest."),
     ] = None,
     response_tokens: Annotated[
         float | None,
-        typer.Option(min=1.0, help="Mean of a response; half the longest if not given."),
+        typer.Option(min=1.0, help="Mean length of responses. Default: half the longest."),
     ] = None,
 ) -> None:
-    """Say on paper how to split GPUs between sampling and learning, and how long a step takes."""
+    """Estimate the fastest split of GPUs between the workers, and the time of a step.
+
+    Nothing is started, and no model is loaded.
+
+        irlign plan job.yaml --gpus 64 --gpu h200
+
+        irlign plan job.yaml --gpus 64 --parameters 7e9 --response-tokens 400
+
+        irlign plan job.yaml --gpus 64 --rates-from runs/first
+    """
     config = load_job(job, overrides or ())
     shape, scorer = _shapes(config, parameters)
     lengths = _lengths(config, rates_from, prompt_tokens, response_tokens)
@@ -61,9 +73,7 @@ def plan(
         lambda split: run_memory(config, shape, scorer, split.ranks, "gpu"),
     )
     ranking = best_splits(work, rates, config.objective.max_staleness_steps, pool)
-    console = Console()
-    console = console if console.is_terminal else Console(width=REPORT_WIDTH)
-    show(config, work, rates, ranking, pool, console)
+    print_plan(config, work, rates, ranking, pool, table_console())
 
 
 def _shapes(config: RunConfig, parameters: float | None) -> tuple[ModelShape, ModelShape | None]:
@@ -84,7 +94,7 @@ def _shapes(config: RunConfig, parameters: float | None) -> tuple[ModelShape, Mo
 def _lengths(
     config: RunConfig, run_dir: Path | None, prompt: float | None, response: float | None
 ) -> Lengths:
-    """Return what was given, else what the run had, else half of what the job allows."""
+    """Return the given lengths, else those of the run, else half of what the job allows."""
     longest = config.data.max_prompt_tokens, config.data.max_response_tokens
     known = Lengths(*(max(math.floor(GUESSED_SHARE * each), 1) for each in longest))
     if run_dir:

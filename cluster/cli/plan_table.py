@@ -1,4 +1,4 @@
-"""What irlign plan shows: the split, the lines that ask for it, what limits it, and from what."""
+"""What irlign plan prints: the fastest splits, their settings, GPU memory and the bottleneck."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.memory import GIB, Memory
 
 NUM_SHOWN = 5
-"""Splits in the table."""
+"""Rows of the table of splits."""
 SHARES = {2: (0.5, 0.5), 3: (0.5, 0.25, 0.25)}
-"""Parts of a GPU for as many kinds on it, the engine first."""
+"""Number of workers on one GPU to the fraction of each, the rollout worker first."""
 
 
-def show(
+def print_plan(
     config: RunConfig,
     work: Work,
     rates: Rates,
@@ -27,138 +27,134 @@ def show(
     pool: GpuPool,
     console: Console,
 ) -> None:
-    """Print the best split and its rivals.
+    """Print the best split with its settings, memory and bottleneck, and the next best splits.
 
     Args:
-        rates: from which times are estimated.
-        ranking: of the splits, the best first.
+        ranking: the splits, the best first.
     """
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    best, scorer = ranking[0], _judge_kind(config)
+    best, scorer = ranking[0], _scorer_kind(config)
     place = f"[bold]{escape(config.name)}[/] on {_counted(pool.num_gpus, 'GPU')}"
     step = f"a step of {config.objective.prompts_per_step} prompts"
     workers = _workers(best.split, scorer)
-    say(f"{place}: {workers}; {step} takes about {_seconds(best.step_s)}.")
+    print_line(f"{place}: {workers}; {step} takes about {_seconds(best.step_s)}.")
     for line in settings(best.split, scorer):
-        say(f"  {line}")
+        print_line(f"  {line}")
     if unused := pool.num_gpus - best.split.num_gpus:
-        say(f"No use of the other {_counted(unused, 'GPU')} makes a step {SAME_SHARE:.0%} faster.")
+        print_line(
+            f"The other {_counted(unused, 'GPU')} would not make a step {SAME_SHARE:.0%} faster."
+        )
     console.print(_splits_table(ranking[:NUM_SHOWN], scorer))
     console.print(_memory_table(pool.memory(best.split), pool.gpu_gib))
-    say(_sync_sentence(work, best.phases))
-    say(limit_sentence(work, best, config, num_unused=unused))
-    say(
-        f"This is arithmetic, not a measurement: rates are from {escape(rates.source)}; prompts "
-        f"were taken to have {work.lengths.prompt:.0f} tokens and responses "
+    print_line(_sync_sentence(work, best.phases))
+    print_line(limit_sentence(work, best, config, num_unused=unused))
+    print_line(
+        f"This is an estimate, not a measurement. Rates are from {escape(rates.source)}; prompts "
+        f"are assumed to have {work.lengths.prompt:.0f} tokens and responses "
         f"{work.lengths.response:.0f}, on average."
     )
 
 
 def settings(split: Split, scorer: str) -> list[str]:
-    """Return the lines that ask for a split, one a kind of worker.
-
-    Returns:
-        Each "--set KEY=VALUE --set KEY=VALUE".
-    """
+    """Return the options of a split, a line of two per kind of worker."""
     rollout_gpus, rank_gpus, scorer_gpus = _gpus_each(split)
-    asked = [
+    kinds = [
         ("rollout.num_workers", split.rollouts, "rollout.gpus_per_worker", rollout_gpus),
         ("learner.num_ranks", split.ranks, "learner.gpus_per_rank", rank_gpus),
     ]
     if split.scorers:
-        asked.append(
+        kinds.append(
             (f"{scorer}.num_workers", split.scorers, f"{scorer}.gpus_per_worker", scorer_gpus)
         )
     return [
-        f"--set {count}={number} --set {gpus}={share:g}" for count, number, gpus, share in asked
+        f"--set {count}={number} --set {gpus}={share:g}" for count, number, gpus, share in kinds
     ]
 
 
 def limit_sentence(work: Work, best: Estimate, config: RunConfig, *, num_unused: int) -> str:
-    """Say what decides the time of a step, and what would help.
+    """Return what decides the time of a step, and what would shorten it.
 
     Args:
-        num_unused: GPUs that the best split leaves, because they do not help.
-
-    Returns:
-        A sentence, or two.
+        num_unused: GPUs that the best split does not use.
     """
     phases, overlaps = best.phases, config.objective.max_staleness_steps > 0
     match best.bound:
         case "staleness":
+            num_steps = config.objective.max_staleness_steps + 1
             what = (
-                f"the leash: {config.objective.max_staleness_steps + 1} steps under way take "
+                f"the staleness limit: {num_steps} steps in progress take "
                 f"{_seconds(phases.chain_s)} from sampling to learning; raise "
                 "objective.max_staleness_steps"
             )
         case "sampling":
             what = _sampling_limit(work, phases, num_unused)
-        case "judging" if config.has_discriminator:
+        case "scoring" if config.has_discriminator:
             what = (
-                "the discriminator, of which one worker alone trains; lower "
+                "the discriminator, which trains on one worker only; lower "
                 "discriminator.num_layers or discriminator.updates_per_step"
             )
-        case "judging":
-            what = "the teacher's scores; a smaller teacher, or more GPUs, would help"
+        case "scoring":
+            what = "scoring by the teacher; use a smaller teacher or more GPUs"
         case "learning":
             what = _learning_limit(phases, num_unused)
     others = (
         ""
         if overlaps or best.split.sharing == "all"
-        else (" The phases take turns; with objective.max_staleness_steps=1 they would overlap.")
+        else (" The phases do not overlap; with objective.max_staleness_steps=1 they would.")
     )
-    return f"[bold]What limits it[/] is {what}.{others}"
+    return f"[bold]Bottleneck:[/] {what}.{others}"
 
 
 def _sampling_limit(work: Work, phases: Phases, num_unused: int) -> str:
     needed_gib = work.max_sequences / work.max_cached_sequences
     if phases.sync_s > phases.sampling_busy_s:
-        return "the fetch of weights by the rollout workers; a faster weight store would help"
+        return "the rollout workers' fetch of weights; use a faster weight store"
     if phases.iterations_s < phases.sampling_s / 2:
-        more = "more prompts a step for more workers" if num_unused else "more GPUs"
-        return f"the computing of the rollout workers; {more}, or faster GPUs, would help"
+        more = "more prompts per step" if num_unused else "more GPUs"
+        return f"the computation of the rollout workers; use {more} or faster GPUs"
     if needed_gib > 1.0:
         return (
-            "the engines' cache, which holds "
-            f"{work.max_cached_sequences:.0f} of {work.max_sequences} responses; raise "
-            f"rollout.kv_cache_gib {needed_gib:.1f} times"
+            "the cache of the engines, which holds "
+            f"{work.max_cached_sequences:.0f} of {work.max_sequences} responses; multiply "
+            f"rollout.kv_cache_gib by {needed_gib:.1f}"
         )
     return (
-        "the longest response: each of its tokens takes one reading of all weights, however many "
-        "workers there are; a lower data.max_response_tokens, or more prompts a step, would help"
+        "the longest response: each of its tokens reads all weights once, with any number of "
+        "workers; lower data.max_response_tokens or use more prompts per step"
     )
 
 
 def _learning_limit(phases: Phases, num_unused: int) -> str:
     if phases.publish_s > phases.learning_s / 2:
-        return "the learner's publishing of weights; a faster weight store would help"
+        return "the learner's publishing of weights; use a faster weight store"
     if phases.gathering_s >= phases.learning_s - phases.publish_s:
         return (
-            "what the learner's ranks send one another for each microbatch; raise "
+            "the communication of the learner's ranks in each microbatch; raise "
             "learner.max_tokens_per_microbatch"
         )
     if num_unused:
         return (
-            "the learner's computing, and more ranks would have to send one another more or would "
-            "have no prompt; raise learner.max_tokens_per_microbatch or objective.prompts_per_step"
+            "the computation of the learner, which more ranks would not speed up: they would wait "
+            "for communication or have no prompt; raise learner.max_tokens_per_microbatch or "
+            "objective.prompts_per_step"
         )
-    return "the learner's computing; more GPUs, or faster ones, would help"
+    return "the computation of the learner; use more or faster GPUs"
 
 
 def _gpus_each(split: Split) -> tuple[float, float, float]:
-    """Of a rollout worker, a rank and a judge."""
+    """Return the GPUs of a rollout worker, a learner rank and a scorer."""
     if split.sharing == "all":
         rollout, *others = SHARES[2 + split.scorers]
         return rollout, others[0], others[-1]
-    if split.sharing == "judge with learner":
+    if split.sharing == "scorer with learner":
         return 1.0, 0.5, 0.5
     return 1.0, 1.0, 1.0
 
 
-def _judge_kind(config: RunConfig) -> str:
+def _scorer_kind(config: RunConfig) -> str:
     return "teacher" if config.has_teacher else "discriminator"
 
 
@@ -170,7 +166,7 @@ def _workers(split: Split, scorer: str) -> str:
     where = {
         "nothing": "",
         "all": ", all on one GPU",
-        "judge with learner": ", the last two on one GPU",
+        "scorer with learner": ", the last two on one GPU",
     }[split.sharing]
     return f"{', '.join(parts[:-1])} and {parts[-1]}{where}"
 
@@ -186,20 +182,20 @@ def _seconds(seconds: float) -> str:
 def _splits_table(ranking: Sequence[Estimate], scorer: str) -> Table:
     has_scorer = ranking[0].split.scorers > 0
     kinds = ["rollouts", "ranks", *([f"{scorer}s"] if has_scorer else [])]
-    phases = ["sampling", "sync", *(["judging"] if has_scorer else []), "learning"]
+    phases = ["sampling", "sync", *(["scoring"] if has_scorer else []), "learning"]
     table = Table(
         *kinds,
         "GPUs",
         "step s",
         *(f"{name} s" for name in phases),
         "tokens/s",
-        "idle each",
+        "idle",
         box=None,
     )
     for each in ranking:
         split, times = each.split, each.phases
-        judged = [times.scoring_s] if has_scorer else []
-        seconds = [each.step_s, times.sampling_s, times.sync_s, *judged, times.learning_s]
+        scoring = [times.scoring_s] if has_scorer else []
+        seconds = [each.step_s, times.sampling_s, times.sync_s, *scoring, times.learning_s]
         idle = [each.idle[kind] for kind in each.idle]
         table.add_row(
             *(str(number) for number in split[: len(kinds)]),
@@ -213,7 +209,7 @@ def _splits_table(ranking: Sequence[Estimate], scorer: str) -> Table:
 
 def _memory_table(memory: Sequence[Memory], gpu_gib: float) -> Table:
     table = Table(
-        "GPU memory of a", "GiB", f"of {USABLE_MEMORY * gpu_gib:.0f} usable: parts", box=None
+        "GPU memory per", "GiB", f"parts, of {USABLE_MEMORY * gpu_gib:.0f} GiB usable", box=None
     )
     for each in memory:
         parts = ", ".join(f"{name} {gib:.1f}" for name, gib in each.parts_gib.items())
@@ -224,6 +220,6 @@ def _memory_table(memory: Sequence[Memory], gpu_gib: float) -> Table:
 def _sync_sentence(work: Work, phases: Phases) -> str:
     return (
         f"Weights of {work.published_bytes / GIB:.1f} GiB are published in "
-        f"{_seconds(phases.publish_s)}, within learning, and fetched by each rollout worker in "
+        f"{_seconds(phases.publish_s)}, a part of learning, and fetched by each rollout worker in "
         f"{_seconds(phases.sync_s)}."
     )

@@ -1,4 +1,4 @@
-"""What irlign preferences shows, and the table of the README's section on preferences."""
+"""The command irlign preferences, and the table of its objectives in alignment/README.md."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -23,43 +23,34 @@ from alignment.preferences.record import PreferenceLikelihood
 
 
 def preferences(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all of one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Objective. Default: list all.")
+    ] = None,
 ) -> None:
-    """List the objectives that preferences can have, or all that is known of one."""
-    pass
-
+    """List what preferences.objective can be, or describe one objective."""
     try:
-        show(Console(), name)
+        print_objectives(Console(), name)
     except ValueError as error:  # no such objective
         raise InvalidInputError(str(error)) from error
 
 
 LINE_WIDTH = 100
-"""Of the README."""
-
-
+"""Columns of alignment/README.md."""
 NAMES = (*PREFERENCE_LIKELIHOODS, *(objective.name for objective in DIRECT))
 
 
-def show(console: Console, name: str | None) -> None:
-    """Print all objectives of preferences, or all that is known of one.
-
-    Args:
-        name: one of NAMES; None prints the list.
-
-    Raises:
-        ValueError: if there is no such objective.
-    """
+def print_objectives(console: Console, name: str | None) -> None:
+    """Print the list of preference objectives where name is None, else the description of one."""
     console.print(_overview() if name is None else _details(_record(name)))
     console.print(LEGEND, highlight=False)
     if name is None:
-        console.print("All of one: irlign preferences NAME", highlight=False)
+        console.print("More about one: irlign preferences NAME", highlight=False)
 
 
 def markdown() -> str:
-    """Return the README's table of what preferences.objective can be, and the legend under it."""
-    columns = ("`preferences.objective`", "known as", "chance of the answer, or loss")
-    rows = [(*columns, "answers", "for"), ("---",) * 5]
+    """Return the table of alignment/README.md, and the legend under it."""
+    columns = ("`preferences.objective`", "known as", "probability of the label, or loss")
+    rows = [(*columns, "labels", "trains"), ("---",) * 5]
     for record in map(_record, NAMES):
         name, formula = f"`{record.name}`", f"`{record.formula}`"
         rows.append((name, KNOWN_AS.get(record.name, ""), formula, *_uses(record)))
@@ -67,7 +58,7 @@ def markdown() -> str:
 
 
 def _record(name: str) -> PreferenceLikelihood | DirectObjective:
-    """Look up an objective; the values of its parameters do not change what is said of it."""
+    """Look up an objective. Its description does not depend on the values of its parameters."""
     for objective in DIRECT:
         if objective.name == name:
             return objective
@@ -79,12 +70,12 @@ def _record(name: str) -> PreferenceLikelihood | DirectObjective:
     close = get_close_matches(name.lower(), meant, n=1)
     hint = f"did you mean {meant[close[0]]}? " if close else ""
     raise ValueError(
-        f"unknown objective of preferences {name!r}; {hint}choose one of {', '.join(NAMES)}"
+        f"unknown preference objective {name!r}; {hint}choose one of {', '.join(NAMES)}"
     )
 
 
 def _uses(record: PreferenceLikelihood | DirectObjective) -> tuple[str, str]:
-    """Return which answers an objective takes, and what can be trained by it."""
+    """Return which labels an objective takes, and what it can train."""
     name = record.name
     is_likelihood, is_of_rewards = name in PREFERENCE_LIKELIHOODS, name not in FOR_REWARD_MODELS
     learners = {
@@ -96,7 +87,7 @@ def _uses(record: PreferenceLikelihood | DirectObjective) -> tuple[str, str]:
 
 
 def _overview() -> Table:
-    table = Table("name", "known as", "answers", "for", "behavior")
+    table = Table("name", "known as", "labels", "trains", "behavior")
     for record in map(_record, NAMES):
         cells = (record.name, KNOWN_AS.get(record.name, ""), *_uses(record), record.behavior)
         table.add_row(*cells, end_section=True)
@@ -105,18 +96,18 @@ def _overview() -> Table:
 
 def _details(record: PreferenceLikelihood | DirectObjective) -> Table:
     name, is_likelihood = record.name, isinstance(record, PreferenceLikelihood)
-    answers, learners = _uses(record)
+    labels, learners = _uses(record)
     is_learned = is_likelihood and "ties" in record.takes
     rows = {
         "known as": KNOWN_AS.get(name),
-        "chance of the answer" if is_likelihood else "loss of the answer": record.formula,
-        "answers": answers,
-        "for": learners,
+        "probability of the label" if is_likelihood else "loss of the label": record.formula,
+        "labels": labels,
+        "trains": learners,
         "needs": FOR_REWARD_MODELS.get(name),
         "parameters": record.parameters or "none of its own",
-        "by default": _settings(_defaults(TAKEN_BY.get(name, ()))),
+        "default": _settings(_defaults(TAKEN_BY.get(name, ()))),
         "reward models": "learn the share of ties" if is_learned else None,
-        "and in stage 2": _settings(_shared(name)),
+        "further parameters": _settings(_shared(name)),
         "behavior": record.behavior,
         "choose it when": record.choose_when,
         "avoid it when": record.avoid_when,
@@ -132,7 +123,7 @@ def _details(record: PreferenceLikelihood | DirectObjective) -> Table:
 
 
 def _shared(name: str) -> Mapping[str, float]:
-    """Return the parameters of stage 2, with any objective that it can learn by."""
+    """Return the defaults of the parameters that every objective of a policy has."""
     if name in FOR_REWARD_MODELS:
         return {}
     smoothing = ["label_smoothing"] if name in SMOOTHED else []

@@ -99,13 +99,13 @@ async def _sample(
 ) -> ScoredResponses:
     """Start the fleets, sample and score, and close the fleets."""
 
-    async def refuse(damage: Exception) -> None:
-        raise damage
+    async def fail(error: Exception) -> None:
+        raise error
 
-    def tell(what: str) -> None:
-        console.print(what, highlight=False, markup=False, soft_wrap=True)
+    def log(event: str) -> None:
+        console.print(event, highlight=False, markup=False, soft_wrap=True)
 
-    fleets = start_fleets(request.config, scratch, tell, refuse)
+    fleets = start_fleets(request.config, scratch, log, fail)
     try:
         published = await asyncio.to_thread(publish, request, scratch / WEIGHTS)
         fleets.rollout.announce(published)
@@ -173,7 +173,7 @@ async def request_scored_responses(
         for row, response in _responses(part, rewards, request.data):
             by_row.setdefault(row, []).append(response)
     if len(failures) == len(by_row):
-        raise RewardError(f"no prompt has all its rewards; the first: {failures[min(failures)]}")
+        raise RewardError(f"no prompt has all its rewards; the first error: {failures[min(failures)]}")
     kept = {row: responses for row, responses in by_row.items() if row not in failures}
     return ScoredResponses(kept, dict(sorted(failures.items())), num_tokens)
 

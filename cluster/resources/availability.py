@@ -1,4 +1,4 @@
-"""What this machine has, counted as Ray would count it, without starting Ray."""
+"""The resources of this machine, counted as Ray counts them, and those free on a cluster."""
 
 import math
 import os
@@ -17,11 +17,11 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.placement import Plan, reserved_cpus
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""A container's memory limit, which the machine's own figures do not show."""
+"""Memory limit of a container, which psutil does not report."""
 
 
 def this_machine() -> dict[str, float]:
-    """Return amounts by Ray's names of them: CPU, GPU, and free memory in bytes."""
+    """Return amounts by Ray's names: CPU, GPU, and free memory in bytes."""
     memory = float(psutil.virtual_memory().available)
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     if limit.isdecimal():
@@ -34,7 +34,7 @@ def _num_cpus() -> int:
 
 
 def _num_gpus() -> int:
-    """Count the GPUs that the driver lists, one a line; without a driver there are none."""
+    """Count the GPUs that nvidia-smi lists, one per line; without it there are none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return 0
@@ -43,28 +43,15 @@ def _num_gpus() -> int:
 
 
 UNITS = 10_000
-"""Ray counts resources in parts of this size."""
-
-
+"""Parts of a CPU or GPU in which Ray counts."""
 GRACE_S = 15.0
-"""Workers of a run that just ended may hold their place for so long."""
-
-
+"""Time in which the workers of a run that just ended release their resources."""
 POLL_S = 2.0
-
-
 SECONDS_BETWEEN_LINES = 60.0
 
 
 def missing_resources(plan: Plan, free: Mapping[str, float]) -> str:
-    """Say what of a plan is missing.
-
-    Args:
-        free: amounts by Ray's names, CPU and GPU.
-
-    Returns:
-        A clause such as "8 GPUs (2 are free)", or "" if all is there.
-    """
+    """Return the missing resources such as "8 GPUs (2 are free)", or "" if all are there."""
     needed = {
         "CPU": sum(
             each.num_workers * reserved_cpus(each.cpus, shares_cpus=plan.shares_cpus)
@@ -88,27 +75,24 @@ def wait_for_resources(
     free: Callable[[], Mapping[str, float]] = ray.available_resources,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return once the cluster has room for a run, or has the run already.
+    """Wait until the cluster has the resources of a run, as long as placement.when_full allows.
 
     Args:
-        config: of the run; placement.when_full says whether it waits.
-        console: told now and then what is missing.
-        free: what the cluster has left.
+        free: amounts that are free on the cluster, by Ray's names.
         pause: waits so many seconds.
 
     Raises:
-        InvalidInputError: if there is no room and the run shall not wait.
+        InvalidInputError: if they are not free within GRACE_S and placement.when_full is fail.
     """
     patience_s = math.inf if config.placement.when_full == "wait" else GRACE_S
-    waited_s, told_s = 0.0, -math.inf
+    waited_s, printed_s = 0.0, -math.inf
     while missing := missing_resources(plan, free()):
         if waited_s >= patience_s:
             raise InvalidInputError(
-                f"the cluster has no room: the run needs {missing}; end another run, or set "
-                "placement.when_full=wait"
+                f"the run needs {missing}; stop another run, or set placement.when_full=wait"
             )
-        if waited_s - told_s >= SECONDS_BETWEEN_LINES and patience_s == math.inf:
-            console.print(f"{waited_s:5.0f} s | waiting for room: the run needs {missing}")
-            told_s = waited_s
+        if waited_s - printed_s >= SECONDS_BETWEEN_LINES and patience_s == math.inf:
+            console.print(f"{waited_s:5.0f} s | waiting for resources: the run needs {missing}")
+            printed_s = waited_s
         pause(POLL_S)
         waited_s += POLL_S

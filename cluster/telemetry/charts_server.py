@@ -1,8 +1,8 @@
-"""Live charts of runs, in the place of Grafana where there is none: a small web server.
+"""A small web server with live charts of runs, for clusters without Grafana.
 
-Ray's dashboard shows on its Metrics page what stands at RAY_GRAFANA_HOST, once that answers as
-Grafana does. This server answers so, and draws the panels of the metric catalog from what
-Prometheus has scraped. It reads only, and says what it is on every page.
+Ray's dashboard embeds the server at RAY_GRAFANA_HOST in its Metrics page if its health check
+responds as Grafana's does. This server does, and plots the panels of the metric catalog from
+Prometheus. It only reads, and names itself on every page.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from cluster.telemetry.metric_catalog import PANELS, Panel
 
 MINUTES = 15.0
 STEP_S = 5.0
-"""Between the points of a curve."""
+"""Between two points of a curve."""
 TIMEOUT_S = 10.0
 REFRESH_S = 10
 OVERVIEW_PANELS = {"24": 0, "41": 1}
-"""Ray's Overview page asks for two panels of its own dashboard by number; it is given these."""
+"""Number of a panel on Ray's Overview page to the index of the panel in its place."""
 HEIGHT_INCHES = 2.6
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>irlign</title>
@@ -37,10 +37,10 @@ PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 </style>
 <nav><b>irlign</b> <a href="?">all runs</a>
 {% for run in runs %}<a href="?run={{ run|urlencode }}">{{ run }}</a>{% endfor %}
-<small>drawn by irlign panels from Prometheus, the last {{ minutes }} minutes</small></nav>
+<small>plotted by irlign panels from Prometheus, the last {{ minutes }} minutes</small></nav>
 {% if not runs %}<meta http-equiv="refresh" content="{{ refresh_s }}">
-<p>Prometheus knows of no run yet. A run is seen after its first minute;
-if none appears, look whether Prometheus scrapes this cluster.</p>{% endif %}
+<p>Prometheus has no run yet. A run appears after its first minute;
+if none does, check that Prometheus scrapes this cluster.</p>{% endif %}
 <main>{% for index in indices %}<img alt="{{ titles[index] }}"
  src="/panel/{{ index }}.svg?run={{ chosen|urlencode }}">{% endfor %}</main>
 <script>
@@ -52,7 +52,7 @@ if none appears, look whether Prometheus scrapes this cluster.</p>{% endif %}
 
 
 class Curve(NamedTuple):
-    """A series over time."""
+    """A time series."""
 
     label: str
     points: list[tuple[float, float]]
@@ -67,14 +67,11 @@ def legend(template: str, tags: Mapping[str, str]) -> str:
 
 
 def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
-    """Draw a panel.
+    """Plot a panel and return it as SVG.
 
     Args:
-        curves: in the order of its legend.
-        now: where the time axis ends, in seconds since 1970.
-
-    Returns:
-        An SVG picture.
+        curves: in the order of the legend.
+        now: end of the time axis, in seconds since 1970.
     """
     figure, axes = new_figure(panel.title, HEIGHT_INCHES)
     for index, curve in enumerate(curves):
@@ -87,16 +84,16 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
     axes.set_xlabel("minutes from now", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=9)
     if not any(curve.points for curve in curves):
-        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#999999")
+        axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="#999999")
     elif len(curves) > 1 or curves[0].label:
         add_legend(figure)
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg")
-    return picture.getvalue()
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg")
+    return svg.getvalue()
 
 
 def _with_gaps(points: list[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Yield points, and no number where some are missing between two of them."""
+    """Yield the points, with a NaN where some are missing between two of them."""
     last = points[0][0] if points else 0.0
     for moment, value in points:
         if moment - last > 2.5 * STEP_S:
@@ -106,10 +103,10 @@ def _with_gaps(points: list[tuple[float, float]]) -> Iterator[tuple[float, float
 
 
 class Panels:
-    """Answers a browser, and Ray's dashboard."""
+    """The web application for browsers and for Ray's dashboard."""
 
     def __init__(self, prometheus: str) -> None:
-        """Draw from the Prometheus at this address."""
+        """Plot from the Prometheus server at this address."""
         self._prometheus = prometheus.rstrip("/")
 
     def app(self) -> web.Application:
@@ -127,16 +124,16 @@ class Panels:
         return app
 
     async def _health(self, _request: web.Request) -> web.Response:
-        """Answer as Grafana does: Ray's dashboard looks at this before it shows anything."""
+        """Respond as Grafana does: Ray's dashboard checks this first."""
         return web.json_response({"database": "ok"})
 
     async def _page(self, request: web.Request) -> web.Response:
-        wanted = request.query.get("panelId")
-        indices = range(len(PANELS)) if wanted is None else [OVERVIEW_PANELS.get(wanted, 0)]
+        panel_id = request.query.get("panelId")
+        indices = range(len(PANELS)) if panel_id is None else [OVERVIEW_PANELS.get(panel_id, 0)]
         try:
-            labels = await self._ask("label/run/values", {"match[]": "ray_irlign_step"})
+            labels = await self._query("label/run/values", {"match[]": "ray_irlign_step"})
         except aiohttp.ClientError as error:
-            raise web.HTTPBadGateway(text=f"Prometheus does not answer: {error}") from error
+            raise web.HTTPBadGateway(text=f"Prometheus does not respond: {error}") from error
         text = PAGE.render(
             runs=labels,
             chosen=request.query.get("run", ""),
@@ -150,21 +147,21 @@ class Panels:
     async def _panel(self, request: web.Request) -> web.Response:
         index = int(request.match_info["index"])
         if index >= len(PANELS):
-            raise web.HTTPNotFound(text=f"there are {len(PANELS)} panels, from 0 on")
+            raise web.HTTPNotFound(text=f"no panel {index}; there are {len(PANELS)}, from 0")
         panel, now = PANELS[index], time.time()
         run = request.query.get("run") or ".*"
         try:
-            answers = await asyncio.gather(
+            results = await asyncio.gather(
                 *(
                     self._series(query.replace("$run", _quoted(run)), template, now)
                     for query, template in panel.queries.items()
                 )
             )
         except aiohttp.ClientError as error:
-            raise web.HTTPBadGateway(text=f"Prometheus does not answer: {error}") from error
-        curves = [curve for answer in answers for curve in answer]
-        picture = await asyncio.to_thread(draw, panel, curves, now, MINUTES)
-        return web.Response(text=picture, content_type="image/svg+xml")
+            raise web.HTTPBadGateway(text=f"Prometheus does not respond: {error}") from error
+        curves = [curve for result in results for curve in result]
+        svg = await asyncio.to_thread(draw, panel, curves, now, MINUTES)
+        return web.Response(text=svg, content_type="image/svg+xml")
 
     async def _series(self, query: str, template: str, now: float) -> list[Curve]:
         window = {
@@ -173,16 +170,16 @@ class Panels:
             "end": str(now),
             "step": str(STEP_S),
         }
-        found = await self._ask("query_range", window)
+        result = await self._query("query_range", window)
         return [
             Curve(
                 legend(template, series["metric"]),
                 [(float(moment), float(value)) for moment, value in series["values"]],
             )
-            for series in found["result"]
+            for series in result["result"]
         ]
 
-    async def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401  # JSON
+    async def _query(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401  # JSON
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         url = f"{self._prometheus}/api/v1/{what}"
         async with (
@@ -193,7 +190,7 @@ class Panels:
 
 
 def _quoted(run: str) -> str:
-    """Return a run's name as it stands within quotes of PromQL, whatever a browser sends."""
+    """Escape the name of a run, which a browser sends, for a quoted string of PromQL."""
     return run.replace("\\", "\\\\").replace('"', '\\"')
 
 

@@ -1,14 +1,14 @@
-"""Log lines that say which run and worker they are of, for whoever gathers the logs of a cluster.
+"""Fields run and worker in every log record, for a log collector of the cluster.
 
-Ray writes the logs of a run's processes as JSON, one object a line, with whatever fields a record
-has (`ray.LoggingConfig`).
+Ray writes the logs of a run's processes as JSON, one object per line, with all fields of a record
+(`ray.LoggingConfig`).
 """
 
 import logging
 
 
 def label_logs(run: str, worker: str) -> None:
-    """Give every later log record of this process these two fields."""
+    """Add these two fields to every later log record of this process."""
     make = logging.getLogRecordFactory()
 
     def labelled(*args: object, **kwargs: object) -> logging.LogRecord:

@@ -1,6 +1,6 @@
-"""Hands a run's figures to Ray, which exports them to Prometheus from every node.
+"""Exports metrics through Ray, which serves them to Prometheus on every node.
 
-What is exported under which name, and what it says, is in cluster/telemetry/metric_catalog.py.
+Their names and meanings are in cluster/telemetry/metric_catalog.py.
 """
 
 import os
@@ -11,7 +11,7 @@ from ray.util import metrics as ray_metrics
 
 from actors.messages import Published, RolloutResult
 from cluster.telemetry.metric_catalog import (
-    FIGURES,
+    RUN_METRICS,
     STEP_METRICS,
     Metric,
     gauge_name,
@@ -19,7 +19,7 @@ from cluster.telemetry.metric_catalog import (
 
 
 class MetricClasses(NamedTuple):
-    """What figures are set on: Ray's own, which export them but cannot be read back."""
+    """Ray's metric classes, or those of a test that can be read back."""
 
     gauge: type[ray_metrics.Gauge] = ray_metrics.Gauge
     counter: type[ray_metrics.Counter] = ray_metrics.Counter
@@ -29,17 +29,17 @@ RAYS = MetricClasses()
 
 
 class Exporter:
-    """Sets figures under the names of the catalog, all with the tag run."""
+    """Sets metrics under the names of the catalog, all with the tag run."""
 
     def __init__(self, run: str, classes: MetricClasses = RAYS) -> None:
         self._run, self._classes = run, classes
         self._made: dict[str, Any] = {}
 
     def put(self, name: str, value: float, **tags: str) -> None:
-        """Set a gauge, or add to a counter; the catalog says which it is."""
+        """Set a gauge or add to a counter, as the catalog has it."""
         if name not in self._made:
-            metric = FIGURES.get(name) or Metric(STEP_METRICS[name])
-            exported = name if name in FIGURES else gauge_name(name)
+            metric = RUN_METRICS.get(name) or Metric(STEP_METRICS[name])
+            exported = name if name in RUN_METRICS else gauge_name(name)
             make = self._classes.counter if metric.kind == "counter" else self._classes.gauge
             self._made[name] = make(
                 exported, description=metric.description, tag_keys=("run", *metric.tags)
@@ -52,17 +52,13 @@ class Exporter:
 
 
 class WorkerExporter:
-    """Exports what one worker does, from its own process, so that its curves end with it."""
+    """Exports the metrics of one worker from its own process, so that its curves end with it."""
 
     def __init__(self, run: str, worker: str, classes: MetricClasses = RAYS) -> None:
         self._exporter, self._worker = Exporter(run, classes), worker
 
     def done(self, method: str, seconds: float, args: Sequence[Any], result: Any) -> None:  # noqa: ANN401
-        """Count a call of the worker.
-
-        Args:
-            seconds: it took, waiting for other calls included.
-        """
+        """Record a call of the worker; seconds include waiting for other calls."""
         put = self._exporter.put
         put("irlign_worker_busy_seconds", seconds, worker=self._worker, method=method)
         if isinstance(result, RolloutResult):
@@ -74,7 +70,7 @@ class WorkerExporter:
 
 
 def _size(path: str) -> int:
-    """Return a file's size in bytes, 0 if newer weights have replaced it meanwhile."""
+    """Return the size of a file in bytes; 0 if newer weights have replaced it."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:

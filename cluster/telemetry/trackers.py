@@ -1,4 +1,4 @@
-"""Sends a run's figures to the trackers that people already use; none of them may stop a run."""
+"""Sends the metrics of a run to TensorBoard, MLflow or Weights & Biases; a failure stops no run."""
 
 import logging
 import queue
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
 MOST_WAITING = 1000
-"""Steps whose figures a slow tracker may keep in memory."""
+"""Steps whose metrics wait in memory for a slow tracker."""
 CLOSE_S = 30.0
-"""A tracker that cannot send what is left by then is given up."""
+"""Deadline for sending what waits when a run ends."""
 
 
 class Tracker(Protocol):
-    """One place that figures go to."""
+    """A destination of metrics."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's figures."""
+        """Send the metrics of a step."""
         ...
 
     def close(self) -> None:
@@ -35,13 +35,13 @@ class TensorBoard:
     """Event files in the run directory, for `tensorboard --logdir RUN`."""
 
     def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
-        from tensorboardX import SummaryWriter  # noqa: PLC0415
+        from tensorboardX import SummaryWriter  # noqa: PLC0415 - imports protobuf
 
         del config
         self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write a step's figures."""
+        """Write the metrics of a step."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
@@ -54,7 +54,7 @@ class MLflow:
     """A run of the experiment irlign, on the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
-        import mlflow  # noqa: PLC0415
+        import mlflow  # noqa: PLC0415 - optional
 
         del run_dir, step
         self._mlflow: Any = mlflow
@@ -62,7 +62,7 @@ class MLflow:
         mlflow.start_run(run_name=config.name)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's figures."""
+        """Send the metrics of a step."""
         self._mlflow.log_metrics(dict(metrics), step=step)
 
     def close(self) -> None:
@@ -71,10 +71,10 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of the project irlign, gone on with where one of its name is."""
+    """A run of the project irlign; one of the same name is resumed."""
 
     def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
-        import wandb  # noqa: PLC0415
+        import wandb  # noqa: PLC0415 - optional
 
         del step
         self._run: Any = wandb.init(
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's figures."""
+        """Send the metrics of a step."""
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
@@ -105,35 +105,27 @@ TRACKERS: Mapping[str, Callable[[RunConfig, Path, int], Tracker]] = {
 class Trackers:
     """All trackers of a run, in a thread of their own, so that a slow one delays no step.
 
-    One that fails is told of once, and left alone from then on.
+    A tracker that fails is reported once and then not used any more.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """Send nothing yet.
-
-        Args:
-            tell: told what went wrong, in that thread.
-        """
-        self._tell = tell
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Start the thread; `log` is called in it with the error of a tracker that fails."""
+        self._log = log
         self._open: dict[str, Tracker] = {}
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
         self._thread.start()
 
     def open(self, names: Sequence[str], config: RunConfig, run_dir: Path, step: int) -> None:
-        """Begin to send to these.
-
-        Args:
-            step: done before; later ones will come again.
-        """
+        """Open trackers; steps after `step` are sent again by a resumed run."""
         self._put(partial(self._begin, names, config, run_dir, step))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step's figures to all. Where too many wait already, they are dropped."""
+        """Send the metrics of a step to all trackers; dropped if MOST_WAITING steps wait."""
         self._put(partial(self._send, step, dict(metrics)))
 
     def close(self) -> None:
-        """Send what is left, for as long as that may take."""
+        """Send what waits, for at most CLOSE_S."""
         self._put(None)
         self._thread.join(CLOSE_S)
 
@@ -141,7 +133,7 @@ class Trackers:
         try:
             self._waiting.put_nowait(action)
         except queue.Full:
-            logger.warning("the trackers cannot keep up; a step's figures are dropped")
+            logger.warning("the trackers are too slow; the metrics of a step were dropped")
 
     def _work(self) -> None:
         while action := self._waiting.get():
@@ -165,4 +157,4 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker raises, the run goes on
             self._open.pop(name, None)
-            self._tell(f"tracker {name} failed ({error!r}); the run goes on without it")
+            self._log(f"tracker {name} failed ({error!r}); the run goes on without it")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import requests
 
-from cluster.telemetry.metric_catalog import FIGURES, PANELS, STEP_METRICS, gauge_name
+from cluster.telemetry.metric_catalog import PANELS, RUN_METRICS, STEP_METRICS, gauge_name
 from tests.fakes.tiny_job import save_tiny_job
 from tests.scenarios.service_cluster import ServiceSite
 
@@ -106,7 +106,7 @@ def test_prometheus_has_the_metrics_and_each_is_in_the_catalog(site):
     paused = 'ray_irlign_is_paused{run="tiny"} == 1'
     site.wait_until(lambda: site.asked(paused), "the pause in Prometheus")
     names = {found["metric"]["__name__"] for found in site.asked('{__name__=~"ray_irlign_.*"}')}
-    known = {gauge_name(name) for name in STEP_METRICS} | set(FIGURES)
+    known = {gauge_name(name) for name in STEP_METRICS} | set(RUN_METRICS)
     assert {name.removeprefix("ray_").removesuffix("_total") for name in names} <= known
     journal = (run_dir(site) / "metrics.jsonl").read_text().splitlines()
     journaled = {name for line in journal for name in json.loads(line) if "/" in name}
@@ -116,8 +116,8 @@ def test_prometheus_has_the_metrics_and_each_is_in_the_catalog(site):
     assert "run=tiny" in page
     picture = requests.get(f"{site.panels}/panel/0.svg?run=tiny", timeout=10).text
     assert "<svg" in picture
-    assert "nothing yet" not in picture
-    assert "nothing yet" in requests.get(f"{site.panels}/panel/0.svg?run=x", timeout=10).text
+    assert "no data yet" not in picture
+    assert "no data yet" in requests.get(f"{site.panels}/panel/0.svg?run=x", timeout=10).text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

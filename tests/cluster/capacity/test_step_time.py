@@ -28,7 +28,7 @@ WORK = Work(
     microbatch_tokens=500,
     gathered_bytes=1000.0,
     published_bytes=200.0,
-    is_judged=True,
+    is_scored=True,
     update_passes_tokens=3000.0,
     saved_scorer_bytes=60.0,
 )
@@ -100,7 +100,7 @@ def test_one_worker_trains_the_discriminator_and_all_score():
     # (3000 + 8 x 200) / 2300; the second takes over 60 bytes, at 400/s and 1000/s.
     assert seconds().scoring_s == pytest.approx(2.0)
     assert seconds(scorers=2).scoring_s == pytest.approx(3800 / 2300 + 60 / 400 + 60 / 1000)
-    assert seconds(WORK._replace(is_judged=False), scorers=0).scoring_s == 0.0
+    assert seconds(WORK._replace(is_scored=False), scorers=0).scoring_s == 0.0
 
 
 def test_fetching_is_bound_by_the_worker_and_with_many_nodes_by_the_store():
@@ -115,13 +115,13 @@ def test_a_step_is_the_sum_without_staleness_and_in_the_end_the_longest_phase():
     assert [each.step_s for each in found] == pytest.approx([chain, chain / 2, 2.5, 2.5])
     assert [each.bound for each in found] == ["learning", "staleness", "learning", "learning"]
     assert found[2].idle == pytest.approx(
-        {"sampling": 1 - 1.88 / 2.5, "learning": 0, "judging": 0.2}
+        {"sampling": 1 - 1.88 / 2.5, "learning": 0, "scoring": 0.2}
     )
     assert found[2].tokens_per_s == pytest.approx(8 * 2 * 50 / 2.5)
 
 
 def test_what_shares_a_gpu_takes_turns_however_stale():
-    both = estimate(WORK, RATES, Split(1, 1, 1, "judge with learner"), 9)
+    both = estimate(WORK, RATES, Split(1, 1, 1, "scorer with learner"), 9)
     assert both.step_s == pytest.approx(2.5 + 2.0)
     assert both.split.num_gpus == 2
     (best,) = best_splits(WORK, RATES, 9, GpuPool(1))
@@ -129,7 +129,7 @@ def test_what_shares_a_gpu_takes_turns_however_stale():
     assert best.step_s == pytest.approx(estimate(WORK, RATES, Split(1, 1, 1), 0).step_s)
 
 
-def test_with_infinitely_fast_sampling_and_judging_learning_is_the_limit_and_gets_the_gpus():
+def test_with_infinitely_fast_sampling_and_scoring_learning_is_the_limit_and_gets_the_gpus():
     inf = math.inf
     rates = RATES._replace(
         iteration_s=0.0,
@@ -160,7 +160,7 @@ def test_a_split_that_does_not_fit_is_passed_over_and_an_error_names_what_comes_
     assert Split(1, 1, 1, "all") in [each.split for each in best_splits(WORK, RATES, 1, fits_all)]
     beside = GpuPool(2, 110.0 / USABLE_MEMORY, memory)  # 100 and 10 together, but not 20 as well
     assert [each.split for each in best_splits(WORK, RATES, 1, beside)] == [
-        Split(1, 1, 1, "judge with learner")
+        Split(1, 1, 1, "scorer with learner")
     ]
     with pytest.raises(InvalidInputError, match=r"discriminator 10 \(the last two on one"):
         best_splits(WORK, RATES, 1, beside._replace(gpu_gib=105.0 / USABLE_MEMORY))
@@ -180,7 +180,7 @@ def every_split(num_gpus, scorers):
                 if rollouts + ranks + number <= num_gpus:
                     yield Split(rollouts, ranks, number)
         if scorers and rollouts < num_gpus:
-            yield Split(rollouts, 1, 1, "judge with learner")
+            yield Split(rollouts, 1, 1, "scorer with learner")
     yield Split(1, 1, scorers, "all")
 
 
@@ -206,14 +206,14 @@ drawn_work = st.builds(
     num_sampled_prompts=st.integers(0, 8),
     max_sequences=st.integers(1, 64),
     max_cached_sequences=st.floats(1.0, 64.0),
-    is_judged=st.booleans(),
+    is_scored=st.booleans(),
 )
 
 
 @settings(max_examples=25, deadline=None)
 @given(work=drawn_work, rates=drawn_rates, staleness=st.integers(0, 3), gpus=st.integers(3, 12))
 def test_the_best_split_is_that_of_every_split_tried(work, rates, staleness, gpus):
-    tried = [estimate(work, rates, s, staleness) for s in every_split(gpus, int(work.is_judged))]
+    tried = [estimate(work, rates, s, staleness) for s in every_split(gpus, int(work.is_scored))]
     fast_s = (1 + SAME_SHARE) * min(each.step_s for each in tried)
     best = min(
         (each for each in tried if each.step_s <= fast_s),
@@ -261,7 +261,7 @@ def test_a_simulated_run_takes_as_long_as_was_estimated(tmp_path, rollouts, stal
 
 @pytest.mark.parametrize(("staleness", "bound"), [(0, 0.1), (1, 0.15), (2, 0.1)])
 def test_service_times_that_vary_by_a_third_cost_a_tenth_or_so(tmp_path, staleness, bound):
-    # Sampling and learning in balance, 1 s each, with 0.2 s of judging: where it costs the most.
+    # Sampling and learning in balance, 1 s each, with 0.2 s of scoring: where it costs the most.
     work, rates = simulable(WORK, RATES._replace(scored_tokens_per_s=23_000.0))
     rates = rates._replace(sampled_tokens_per_s=200.0)
     found = estimate(work, rates, Split(4, 2, 1), staleness)
@@ -270,7 +270,7 @@ def test_service_times_that_vary_by_a_third_cost_a_tenth_or_so(tmp_path, stalene
 
 
 def test_the_split_that_is_estimated_best_is_the_fastest_of_those_simulated(tmp_path):
-    work, rates = simulable(WORK._replace(is_judged=False), RATES)
+    work, rates = simulable(WORK._replace(is_scored=False), RATES)
     rates = rates._replace(link_bytes_per_s=math.inf)
     simulated = {}
     for rollouts in range(1, 6):

@@ -5,12 +5,12 @@ import pytest
 from rich.console import Console
 
 from alignment.divergences.lookup import DIVERGENCES, LABELLED
-from cluster.cli.divergences import EXAMPLES, LABELLED_HEADING, markdown, show
+from cluster.cli.divergences import EXAMPLES, LABELLED_HEADING, markdown, print_divergences
 
 
 def shown(name):
     console = Console(file=io.StringIO(), width=200)
-    show(console, name)
+    print_divergences(console, name)
     return console.file.getvalue()
 
 

@@ -178,16 +178,16 @@ def test_the_command_prints_split_settings_memory_sync_and_limit(tmp_path):
         "--set learner.num_ranks=",
         " --set learner.gpus_per_rank=1",
         "--set discriminator.num_workers=1 --set discriminator.gpus_per_worker=1",
-        "of 71 usable",
+        "of 71 GiB usable",
         "Weights of 13.0 GiB are published in 7 s",
-        "What limits it is",
-        "This is arithmetic, not a measurement: rates are from the data sheet of h100",
-        "prompts were taken to have 256 tokens and responses 256",
+        "Bottleneck: ",
+        "This is an estimate, not a measurement. Rates are from the data sheet of h100",
+        "prompts are assumed to have 256 tokens and responses 256",
     ):
         assert shown in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]
     longer = irlign_plan(tmp_path, "--gpus", 1000, "--parameters", 7e9)
-    assert "GPUs makes a step 1% faster." in longer.stdout
+    assert "GPUs would not make a step 1% faster." in longer.stdout
 
 
 def test_one_gpu_is_shared_in_parts_that_fill_it(tmp_path):
@@ -287,14 +287,14 @@ def test_a_plan_needs_neither_torch_nor_ray_nor_weights(tmp_path):
     [
         ({}, {"learning_s": 30.0, "publish_s": 20.0}, "publishing of weights"),
         ({}, {"learning_s": 30.0, "gathering_s": 30.0}, "raise learner.max_tokens_per_microbatch"),
-        ({}, {"learning_s": 30.0}, "the learner's computing; more GPUs"),
-        ({}, {"scoring_s": 30.0}, "one worker alone trains; lower discriminator.num_layers"),
-        ({}, {"sync_s": 30.0}, "the fetch of weights"),
-        ({}, {"sampling_busy_s": 30.0, "sampling_s": 30.0}, "computing of the rollout workers"),
+        ({}, {"learning_s": 30.0}, "the computation of the learner; use more or faster GPUs"),
+        ({}, {"scoring_s": 30.0}, "trains on one worker only; lower discriminator.num_layers"),
+        ({}, {"sync_s": 30.0}, "fetch of weights"),
+        ({}, {"sampling_busy_s": 30.0, "sampling_s": 30.0}, "computation of the rollout workers"),
         ({}, {"sampling_busy_s": 30.0, "iterations_s": 9.0}, "the longest response"),
         ({"rollout": {"kv_cache_gib": 5}}, {"sampling_busy_s": 30.0, "iterations_s": 9.0}, "cache"),
-        ({}, {"sync_s": 0.0, "sampling_s": 3.0}, "3 steps under way take 6 s"),
-        ({"objective": {"max_staleness_steps": 0}}, {}, "max_staleness_steps=1 they would overlap"),
+        ({}, {"sync_s": 0.0, "sampling_s": 3.0}, "3 steps in progress take 6 s"),
+        ({"objective": {"max_staleness_steps": 0}}, {}, "max_staleness_steps=1 they would"),
     ],
 )
 def test_the_limit_is_named_with_what_would_help(sections, phases, sentence):

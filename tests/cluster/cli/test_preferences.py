@@ -14,7 +14,7 @@ from alignment.objectives.kahneman_tversky import kahneman_tversky
 from alignment.objectives.self_play import self_play
 from alignment.preferences.direct_objectives import DIRECT, LEGEND
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
-from cluster.cli.preferences import NAMES, markdown, show
+from cluster.cli.preferences import NAMES, markdown, print_objectives
 from tests.alignment.divergences.records import f64
 from tests.alignment.preferences.records import RECORDS
 
@@ -32,13 +32,13 @@ USES = {
     "kahneman_tversky": ("KTO", "verdicts, pairs", "policy"),
     "self_play": ("SPIN", "demonstrations", "policy"),
 }
-"""Known as, answers, and for whom."""
+"""Known as, labels, and what it trains."""
 IDENTITY, KAHNEMAN_TVERSKY, SELF_PLAY = DIRECT
 
 
 def shown(name):
     console = Console(file=io.StringIO(), width=240)
-    show(console, name)
+    print_objectives(console, name)
     return console.file.getvalue()
 
 
@@ -74,32 +74,32 @@ def test_one_objective_is_shown_with_all_that_is_known_of_it(record):
         LEGEND,
     ):
         assert part in text
-    assert ("chance of the answer" in text) == (record.name in PREFERENCE_LIKELIHOODS)
+    assert ("probability of the label" in text) == (record.name in PREFERENCE_LIKELIHOODS)
 
 
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
-        ("margin", ["needs the strength of each", "by default margin_per_strength = 1"]),
+        ("margin", ["needs the strength of each", "default margin_per_strength = 1"]),
         ("learned_variance", ["needs a noise of each response"]),
         (
             "rao_kupper",
             [
-                "by default threshold = 3 reward models learn the share of ties",
-                "and in stage 2 beta = 0.1, label_smoothing = 0, weight = 1, sft_weight = 0",
+                "default threshold = 3 reward models learn the share of ties",
+                "further parameters beta = 0.1, label_smoothing = 0, weight = 1, sft_weight = 0",
             ],
         ),
-        ("identity", ["and in stage 2 beta = 0.1, weight = 1, sft_weight = 0 behavior"]),
+        ("identity", ["further parameters beta = 0.1, weight = 1, sft_weight = 0 behavior"]),
         (
             "kahneman_tversky",
-            ["by default desirable_weight = 1, undesirable_weight = 1 and in stage 2 beta"],
+            ["default desirable_weight = 1, undesirable_weight = 1 further parameters beta"],
         ),
     ],
 )
 def test_what_it_needs_and_its_parameters_by_default_are_shown(name, rows):
     text = " ".join(shown(name).split())
     assert all(row in text for row in rows)
-    assert ("stage 2" in text) == ("policy" in USES[name][2])
+    assert ("further parameters" in text) == ("policy" in USES[name][2])
     assert ("reward models learn" in text) == (name in {"rao_kupper", "davidson"})
 
 
@@ -137,7 +137,7 @@ def test_the_formula_of_self_play_is_its_loss(beta):
 
 
 def test_what_takes_ties_by_the_table_takes_them_in_a_run():
-    assert {name for name, (_, answers, _) in USES.items() if "ties" in answers} == set(TAKE_TIES)
+    assert {name for name, (_, labels, _) in USES.items() if "ties" in labels} == set(TAKE_TIES)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_takes_ties_by_the_table_takes_them_in_a_run():
     ],
 )
 def test_a_wrong_name_is_an_error_that_names_the_nearest(wrong, nearest):
-    message = f"unknown objective of preferences '{wrong}'; did you mean {nearest}? choose one of"
+    message = f"unknown preference objective '{wrong}'; did you mean {nearest}? choose one of"
     with pytest.raises(ValueError, match=re.escape(message)):
         shown(wrong)
 

@@ -57,15 +57,15 @@ def wait(when_full, looks):
     return cluster.paused_s, text.getvalue()
 
 
-def test_a_run_that_may_wait_says_now_and_then_what_for():
-    paused_s, told = wait("wait", looks=61)
+def test_a_run_that_may_wait_prints_every_minute_what_is_missing():
+    paused_s, printed = wait("wait", looks=61)
     assert paused_s == 122.0
-    lines = told.splitlines()
+    lines = printed.splitlines()
     assert [line.split("|")[0].strip() for line in lines] == ["0 s", "60 s", "120 s"]
     assert all("needs 10 CPUs (0 are free) and 4 GPUs (0 are free)" in line for line in lines)
 
 
-def test_a_run_that_may_not_wait_gives_what_just_ended_time_to_leave():
+def test_a_run_that_may_not_wait_gives_a_run_that_just_ended_time_to_release_its_workers():
     assert wait("fail", looks=3) == (6.0, "")
     with pytest.raises(InvalidInputError, match=r"needs 10 CPUs .* set placement.when_full=wait"):
         wait("fail", looks=int(GRACE_S))

@@ -9,8 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from cluster.telemetry.charts_server import OVERVIEW_PANELS, Curve, Panels, draw, legend
-from cluster.telemetry.grafana import as_text, dashboard
 from cluster.telemetry.metric_catalog import PANELS
+from deploy.dashboards.grafana import as_text, dashboard
 
 ROOT = Path(__file__).parents[3]
 
@@ -82,7 +82,7 @@ async def test_a_panel_that_is_not_there_and_a_prometheus_that_is_not_are_told(b
     async with TestClient(TestServer(Panels("http://127.0.0.1:9").app())) as lonely:
         answer = await lonely.get("/")
         assert answer.status == 502
-        assert "Prometheus does not answer" in await answer.text()
+        assert "Prometheus does not respond" in await answer.text()
 
 
 def test_a_legend_is_filled_with_tags():
@@ -92,9 +92,9 @@ def test_a_legend_is_filled_with_tags():
 def test_a_curve_stands_where_its_values_are():
     panel = PANELS[1]
     empty = draw(panel, [], 1000.0, 15.0)
-    assert "nothing yet" in empty
+    assert "no data yet" in empty
     drawn = draw(panel, [Curve("rollout", [(400.0, 1.0), (405.0, 3.0)])], 1000.0, 15.0)
-    assert "nothing yet" not in drawn
+    assert "no data yet" not in drawn
     assert "<!-- rollout -->" in drawn  # matplotlib notes each text beside its outlines
     assert "<!-- \N{MINUS SIGN}10 -->" in drawn
     assert "<!-- \N{MINUS SIGN}14 -->" not in drawn
@@ -118,5 +118,5 @@ def test_grafana_gets_every_panel_once_and_the_file_is_what_is_made_here():
     exprs = [target["expr"] for panel in made["panels"] for target in panel["targets"]]
     assert exprs == [query for panel in PANELS for query in panel.queries]
     path = ROOT / "deploy" / "dashboards" / "irlign_grafana_dashboard.json"
-    assert path.read_text() == as_text(), "write it anew from cluster.telemetry.grafana.as_text"
+    assert path.read_text() == as_text(), "run deploy/dashboards/grafana.py"
     assert json.loads(path.read_text())["uid"] == "irlign"

@@ -12,7 +12,7 @@ from alignment.mdp.trajectories import PolicyVersion, concatenate, pack
 from cluster.driver.metrics_export import WORKER_STATES, RunExporter
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.members import Member
-from cluster.telemetry.metric_catalog import FIGURES, STEP_METRICS, gauge_name
+from cluster.telemetry.metric_catalog import RUN_METRICS, STEP_METRICS, gauge_name
 from cluster.telemetry.ray_metrics import Exporter, MetricClasses, WorkerExporter
 from tests.fakes.doubler import Doubler, make_fleet, turns
 from tests.fakes.handle import WorkerFactory
@@ -64,13 +64,13 @@ def test_every_figure_of_the_catalog_can_be_put_under_its_name_with_its_tags():
     exporter = Exporter("demo", classes)
     for name in STEP_METRICS:
         exporter.put(name, 0.5)
-    for name, metric in FIGURES.items():
+    for name, metric in RUN_METRICS.items():
         exporter.put(name, 0.5, **dict.fromkeys(metric.tags, "x"))
     assert recorded == [
         *((gauge_name(name), 0.5, {"run": "demo"}) for name in STEP_METRICS),
         *(
             (name, 0.5, {"run": "demo", **dict.fromkeys(metric.tags, "x")})
-            for name, metric in FIGURES.items()
+            for name, metric in RUN_METRICS.items()
         ),
     ]
 

@@ -40,14 +40,14 @@ def test_tensorboard_finds_every_figure_at_its_step(tmp_path):
     assert not events
 
 
-def test_a_tracker_that_is_not_there_or_fails_is_told_of_once_and_stops_nothing(tmp_path):
-    told = []
-    trackers = Trackers(told.append)
+def test_a_tracker_that_is_not_installed_or_fails_is_reported_once_and_stops_nothing(tmp_path):
+    reported = []
+    trackers = Trackers(reported.append)
     trackers.open(("nobody", "tensorboard"), CONFIG, tmp_path, 0)
     for value in ("no number", "no number", 1.0):
         trackers.log(1, {"learner/loss": value})
     trackers.close()
-    assert [what.partition(" (")[0] for what in told] == [
+    assert [what.partition(" (")[0] for what in reported] == [
         "tracker nobody failed",
         "tracker tensorboard failed",
     ]

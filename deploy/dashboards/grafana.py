@@ -1,20 +1,25 @@
-"""The panels of cluster/telemetry/metric_catalog.py as a dashboard that Grafana loads."""
+"""Prints the panels of cluster/telemetry/metric_catalog.py as a dashboard of Grafana.
+
+Run `python -m deploy.dashboards.grafana > deploy/dashboards/irlign_grafana_dashboard.json` after a
+change of the panels; a test compares the two.
+"""
 
 import json
+import sys
 from typing import Any
 
 from cluster.telemetry.metric_catalog import PANELS, Panel
 
 UID = "irlign"
 WIDTH, HEIGHT, COLUMNS = 12, 8, 2
-"""Of a panel, in Grafana's units: a page is 24 wide."""
+"""Of a panel, in units of which a page of Grafana is 24 wide."""
 UNITS = {"s": "s", "share": "percentunit"}
-"""Grafana's names of units that it knows."""
+"""Unit of a panel to Grafana's name of it."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard, as Grafana's provisioning takes it."""
+    """Return the dashboard in the format of Grafana's provisioning."""
     return {
         "uid": UID,
         "title": "irlign",
@@ -64,5 +69,9 @@ def _panel(index: int, panel: Panel) -> dict[str, Any]:
 
 
 def as_text() -> str:
-    """Return the dashboard as deploy/dashboards holds it."""
+    """Return the content of irlign_grafana_dashboard.json."""
     return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_text())
