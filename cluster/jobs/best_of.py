@@ -173,7 +173,9 @@ async def request_scored_responses(
         for row, response in _responses(part, rewards, request.data):
             by_row.setdefault(row, []).append(response)
     if len(failures) == len(by_row):
-        raise RewardError(f"no prompt has all its rewards; the first error: {failures[min(failures)]}")
+        raise RewardError(
+            f"no prompt has all its rewards; the first error: {failures[min(failures)]}"
+        )
     kept = {row: responses for row, responses in by_row.items() if row not in failures}
     return ScoredResponses(kept, dict(sorted(failures.items())), num_tokens)
 

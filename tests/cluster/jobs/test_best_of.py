@@ -125,7 +125,12 @@ async def test_a_prompt_without_a_reward_is_left_out_with_all_its_responses():
     [
         ("stop", (14,), True, "prompt 14 has no reward"),
         ("drop", (14,), False, "prompt 14 has no reward"),
-        ("drop", (12, 13, 14, 15), True, "no prompt has all its rewards; the first error: prompt 12"),
+        (
+            "drop",
+            (12, 13, 14, 15),
+            True,
+            "no prompt has all its rewards; the first error: prompt 12",
+        ),
     ],
 )
 async def test_a_reward_that_cannot_be_told_is_an_error(on_error, fails_on, names_prompts, message):
