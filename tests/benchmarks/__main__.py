@@ -1,6 +1,8 @@
-"""All benchmarks, those of the model on the main job's, one after the other: `make benchmark`.
+"""Run all benchmarks, with the model of the demo where they need one: `make benchmark`.
 
-Each prints ratios of figures that were taken in turns, or to what is ideal. Use an idle machine.
+    python -m tests.benchmarks
+
+Each prints ratios of alternating measurements, or ratios to an ideal. Use an idle machine.
 """
 
 import os
@@ -17,7 +19,7 @@ def main():
         job = yaml.safe_load(file)
     model = os.path.normpath(os.path.join(os.path.dirname(JOB), job["model"]["name"]))
     if not os.path.isdir(model):
-        sys.exit(f"{model} is missing; run deploy/examples/king_james/prepare.py first")
+        sys.exit(f"{model} is missing; run python -m deploy.examples.king_james.prepare first")
     threads = str(job["learner"]["cpus_per_rank"])
     shape = ["--prompts", "16", "--group-size", "4"]
     for name, options in {

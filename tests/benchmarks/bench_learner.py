@@ -1,13 +1,12 @@
-"""The learner beside a bare PyTorch loop: trained tokens a second, and their ratio.
-
-The bare loop has the same model, packed rows, autocast and AdamW, but no tasks, ranks, reference or
-metrics, and computes all logits of the actions at once. Steps of the two alternate, so that
-whatever else the machine does hits both. `--tiny` makes a small random model, as a smoke test.
+"""Training throughput of the learner relative to a bare PyTorch loop.
 
     python -m tests.benchmarks.bench_learner --model FOLDER --prompts 16 --group-size 4
+
+The bare loop has the same model, packed rows, autocast and AdamW, but no tasks, ranks, reference
+model or metrics, and computes all logits of the actions at once. Steps of the two alternate, so
+that other load on the machine affects both.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
@@ -26,10 +24,11 @@ from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import concatenate, pack
 from alignment.models.attention import packed_hidden_states
 from alignment.models.policy import load_policy
+from tests.benchmarks.command_line import add_model_options, make_parser, model_folder
 
 
 def make_task(arguments, step, vocabulary):
-    """Random tokens; lengths vary by 30 % around those asked for."""
+    """Return a task of random tokens, whose lengths vary by 30% around the requested ones."""
     rng = np.random.default_rng(0)
 
     def tokens(mean):
@@ -96,26 +95,10 @@ def seconds(step, task, device, clock):
     return clock() - began
 
 
-def tiny_model(folder):
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def arguments_given():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help="folder in Hugging Face format")
-    parser.add_argument("--tiny", action="store_true")
+def parse_arguments(scratch):
+    """Parse the command line; --tiny writes its model to the scratch folder."""
+    parser = make_parser(__doc__)
+    add_model_options(parser)
     for name, default in {
         "prompts": 16,
         "group-size": 4,
@@ -127,22 +110,22 @@ def arguments_given():
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument(
-        "--cpu-time", action="store_true", help="by seconds of CPU, where others share the machine"
+        "--cpu-time", action="store_true", help="measure CPU seconds, on a shared machine"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--reference", type=float, default=0.0, help="coefficient; 0 has none")
+    parser.add_argument(
+        "--reference", type=float, default=0.0, help="coefficient of the reference; 0: no reference"
+    )
     arguments = parser.parse_args()
-    if not arguments.tiny and arguments.model is None:
-        parser.error("give --model or --tiny")
+    arguments.model = model_folder(parser, arguments, scratch)
     return arguments
 
 
 def compare(arguments, scratch):
-    """Print the rates of each repeat, and return the ratios."""
+    """Print the rates of each repeat and return the ratios."""
     device = torch.device(arguments.device)
-    model = tiny_model(scratch / "model") if arguments.tiny else arguments.model
     settings = LearnerSettings(
-        model=str(model),
+        model=arguments.model,
         weights=scratch / "weights",
         sft=SftConfig(),
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
@@ -152,7 +135,7 @@ def compare(arguments, scratch):
         context_tokens=512,
     )
     learner = Learner(settings, device=device, rank=0, world_size=1)
-    bare = BareLoop(model, device, torch.bfloat16, arguments.max_tokens)
+    bare = BareLoop(arguments.model, device, torch.bfloat16, arguments.max_tokens)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     steps = {"learner": learner.perform, "bare loop": bare.step}
     ratios = []
@@ -162,17 +145,17 @@ def compare(arguments, scratch):
         order = list(steps) if repeat % 2 else list(reversed(steps))
         rates = {name: tokens / seconds(steps[name], task, device, clock) for name in order}
         warm_up = "" if repeat else " (warm-up, not counted)"
-        figures = ", ".join(f"{name} {rates[name]:.0f}" for name in steps)
-        print(f"{tokens} tokens: {figures} tokens/s{warm_up}", flush=True)
+        values = ", ".join(f"{name} {rates[name]:.0f}" for name in steps)
+        print(f"{tokens} tokens: {values} tokens/s{warm_up}", flush=True)
         if repeat:
             ratios.append(rates["learner"] / rates["bare loop"])
     return ratios
 
 
 def main():
-    arguments = arguments_given()
-    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
+        arguments = parse_arguments(scratch)
+        torch.set_num_threads(arguments.threads)
         ratios = compare(arguments, Path(scratch))
     print(
         f"learner / bare loop: median {statistics.median(ratios):.3f}, "

@@ -1,15 +1,14 @@
-"""How well sampling, scoring and learning overlap, by how stale trajectories may be.
+"""Overlap of sampling, scoring and learning, by the allowed staleness of trajectories.
 
     python -m tests.benchmarks.bench_overlap --steps 200
 
-A whole run with the real driver, fleets and learner's task queue, whose services are pauses of a
-known mean, each drawn anew within +-30 %. The clock is virtual: it leaps to whatever is next, so
-the figures hold what waits for what and nothing of the machine's speed. A step cannot take less
-than the longer of sampling (the fleet's work on a step, spread evenly) and learning; efficiency is
-that longer one over the time that a step took. With 0 the phases take turns by design.
+A complete run with the real driver, fleets and task queue of the learner. Workers pause instead of
+computing, for a random time within 30% of a known mean. The clock is virtual and jumps to the next
+event, so the results depend only on what waits for what, not on the speed of the machine. A step
+takes at least the longer of sampling (the work of the fleet on one step, spread evenly) and
+learning; efficiency is this bound over the measured time. At staleness 0, the phases take turns.
 """
 
-import argparse
 import asyncio
 import random
 import selectors
@@ -19,40 +18,41 @@ from pathlib import Path
 import numpy as np
 
 from actors.messages import OnPolicyStep
+from tests.benchmarks.command_line import make_parser
 from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.whole_run import World, make_config
 
 PROMPTS_PER_STEP = 8
-SKIPPED = 5  # the first steps fill the pipeline, the last ones drain it
+SKIPPED = 5  # steps that fill the pipeline at the start and drain it at the end
 SHAPES = {
     "balanced": (1.0, 1.0),
     "sampling twice learning": (2.0, 1.0),
     "learning twice sampling": (1.0, 2.0),
 }
-"""Seconds of sampling and of learning a step."""
+"""Seconds of sampling and of learning per step."""
 
 
-class LeapingSelector(selectors.DefaultSelector):
-    """In place of waiting, it moves the clock on."""
+class VirtualClockSelector(selectors.DefaultSelector):
+    """Advances a virtual clock instead of waiting."""
 
     def __init__(self):
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout=None):
-        found = super().select(0)
-        if not found and timeout is None:
-            raise RuntimeError("nothing is due any more: the run hangs")
-        self.now += 0.0 if found else timeout
-        return found
+        events = super().select(0)
+        if not events and timeout is None:
+            raise RuntimeError("no timer is left: the run hangs")
+        self.now += 0.0 if events else timeout
+        return events
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop that never waits. What goes to a thread elsewhere is done at once."""
+    """An event loop that never waits; functions for an executor are called at once."""
 
     def __init__(self):
-        self._clock = LeapingSelector()
+        self._clock = VirtualClockSelector()
         super().__init__(self._clock)
 
     def time(self):
@@ -67,8 +67,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return done
 
 
-class Service:
-    """Pauses of a mean length, uniform within +-jitter of it, and what they came to."""
+class RandomPauses:
+    """Pauses, uniform within jitter of their mean, and the list of those taken."""
 
     def __init__(self, mean_s, jitter, seed):
         self._mean_s, self._jitter, self._random = mean_s, jitter, random.Random(seed)
@@ -86,14 +86,14 @@ class SlowSampler(FakeRolloutWorker):
         self._service, self._num_workers = service, num_workers
 
     async def rollout(self, request):
-        if request.group_size > 1:  # held-out prompts are answered outside the steps
+        if request.group_size > 1:  # evaluation is not part of a step
             share = len(request.prompts) / PROMPTS_PER_STEP
             await self._service.take(share * self._num_workers)
         return await super().rollout(request)
 
 
 class SlowDiscriminator:
-    """Half of its time goes into training, half into scoring."""
+    """Takes half of its time for training and half for scoring."""
 
     def __init__(self, service):
         self._service = service
@@ -114,20 +114,20 @@ class SlowDiscriminator:
 
 
 def slow_worker_group(service):
-    class SlowGang(FakeWorkerGroup):
+    class SlowWorkerGroup(FakeWorkerGroup):
         async def _do(self, task, attempt, index):
             if isinstance(task, OnPolicyStep):
                 await service.take()
             await super()._do(task, attempt, index)
 
-    return SlowGang
+    return SlowWorkerGroup
 
 
 async def measure(options, sampling_s, learning_s, staleness, run_dir):
-    """Return the seconds that a step took, and those of sampling and of learning in it."""
-    sampling = Service(sampling_s, options.jitter, options.seed)
-    learning = Service(learning_s, options.jitter, options.seed + 1)
-    scoring = Service(options.scoring, options.jitter, options.seed + 2)
+    """Return the seconds of a step, and those of sampling and of learning in it."""
+    sampling = RandomPauses(sampling_s, options.jitter, options.seed)
+    learning = RandomPauses(learning_s, options.jitter, options.seed + 1)
+    scoring = RandomPauses(options.scoring, options.jitter, options.seed + 2)
     objective = {"steps": options.steps, "prompts_per_step": PROMPTS_PER_STEP}
     objective |= {"divergence_weight": 1.0, "max_staleness_steps": staleness}
     config = make_config(
@@ -145,12 +145,12 @@ async def measure(options, sampling_s, learning_s, staleness, run_dir):
         make_discriminator=lambda: SlowDiscriminator(scoring),
         worker_group=slow_worker_group(learning),
     )
-    ended = []
-    world.driver.on_step = lambda _metrics: ended.append(asyncio.get_running_loop().time())
+    step_ends = []
+    world.driver.on_step = lambda _metrics: step_ends.append(asyncio.get_running_loop().time())
     async with world:
         if not await world.driver.run():
-            raise RuntimeError("the run did not reach its end")
-    counted = ended[SKIPPED:-SKIPPED]
+            raise RuntimeError("the run did not finish")
+    counted = step_ends[SKIPPED:-SKIPPED]
     return (
         (counted[-1] - counted[0]) / (len(counted) - 1),
         sum(sampling.drawn_s) / options.workers / options.steps,
@@ -158,21 +158,21 @@ async def measure(options, sampling_s, learning_s, staleness, run_dir):
     )
 
 
-def arguments_given():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments():
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--workers", type=int, default=4, help="rollout workers")
-    parser.add_argument("--jitter", type=float, default=0.3, help="of every service, as a share")
-    parser.add_argument("--scoring", type=float, default=0.2, help="seconds, discriminator and all")
+    parser.add_argument("--jitter", type=float, default=0.3, help="relative spread of all pauses")
+    parser.add_argument(
+        "--scoring", type=float, default=0.2, help="seconds per step, with the discriminator"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def main():
-    options = arguments_given()
-    print(f"{options.workers} rollout workers, scoring {options.scoring:g} s a step; in seconds:")
+    options = parse_arguments()
+    print(f"{options.workers} rollout workers, scoring {options.scoring:g} s per step; in seconds:")
     print(f"{'phases':24} staleness      step  sampling  learning  efficiency")
     for name, (sampling_s, learning_s) in SHAPES.items():
         for staleness in (0, 1, 2):
@@ -183,9 +183,9 @@ def main():
                 seconds = runner.run(
                     measure(options, sampling_s, learning_s, staleness, Path(folder))
                 )
-            figures = " ".join(f"{value:9.3f}" for value in seconds)
+            values = " ".join(f"{value:9.3f}" for value in seconds)
             efficiency = max(seconds[1:]) / seconds[0]
-            print(f"{name:24} {staleness:9} {figures} {efficiency:11.3f}", flush=True)
+            print(f"{name:24} {staleness:9} {values} {efficiency:11.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""What the rollout worker costs beside the engine in it: tokens a second, as a ratio.
+"""Sampling throughput of the rollout worker relative to its bare engine.
 
-    python tests/benchmarks/bench_rollout.py --tiny
-    python tests/benchmarks/bench_rollout.py --model FOLDER --threads 2
+    python -m tests.benchmarks.bench_rollout --tiny
+    python -m tests.benchmarks.bench_rollout --model FOLDER --threads 2
 
-The bare engine is the same vLLM engine with the same options, prompts and seeds, stepped in a loop
-as LLM.generate steps it, since a process holds only one. Both give the same tokens, which is
-checked, and they take turns, so that a busy machine slows both. The worker is also measured against
-vLLM as it is shipped, which counts the rank of each token.
+The bare engine is the vLLM engine of the worker, since a process can hold only one, with the same
+options, prompts and seeds, stepped in a loop as LLM.generate does. Both return the same tokens,
+which is checked, and they alternate, so that other load on the machine affects both. The worker is
+also compared with unpatched vLLM, which counts the rank of each token.
 """
-# ruff: noqa: PLC0415
 
-import argparse
 import asyncio
 import os
 import statistics
@@ -20,18 +18,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.sample import sampler
+from vllm.v1.sample.ops.logprobs import batched_count_greater_than
 
 from actors.config.rollout import RolloutConfig
 from actors.messages import Canary, RolloutRequest
 from actors.rollout.engine import engine_environment
 from actors.rollout.vllm_engine import VllmEngine
+from actors.rollout.worker import RolloutWorker, response_seeds
+from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
+from tests.benchmarks.command_line import add_model_options, make_parser, model_folder
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="a small random model: overhead shows")
-    parser.add_argument("--model", help="folder of a model in Hugging Face format")
+def parse_arguments(scratch):
+    """Parse the command line; --tiny writes its model to the scratch folder."""
+    parser = make_parser(__doc__)
+    add_model_options(parser)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=32)
@@ -40,36 +47,12 @@ def arguments():
     parser.add_argument("--response-tokens", type=int, default=28)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
-    if options.tiny == bool(options.model):
-        parser.error("give either --tiny or --model")
+    options.model = model_folder(parser, options, scratch)
     return options
 
 
-def save_tiny_model(folder):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
-
-
 async def synced_worker(config, model, options, folder):
-    """Publish the model's own weights, with a canary by transformers, and sync them."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from actors.rollout.worker import RolloutWorker
-    from actors.weights.store import WeightStore
+    """Publish the weights of the model, with a canary computed by transformers, and sync them."""
 
     learner = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     ids = torch.arange(10, 26)
@@ -94,17 +77,13 @@ async def synced_worker(config, model, options, folder):
 
 async def run_worker(worker, request):
     start_s = time.perf_counter()
-    got = (await worker.rollout(request)).trajectories
+    responses = (await worker.rollout(request)).trajectories
     elapsed_s = time.perf_counter() - start_s
-    return [got.response(row).tolist() for row in range(len(got))], elapsed_s
+    return [responses.response(row).tolist() for row in range(len(responses))], elapsed_s
 
 
 async def run_bare(worker, request):
-    """Step the bare engine in a loop, in its own thread, as nothing else asks for it meanwhile."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    from actors.rollout.worker import response_seeds
+    """Step the bare engine in a loop, in its own thread, without other requests."""
 
     engine = worker._engine
     llm_engine = engine._engine
@@ -132,21 +111,19 @@ async def run_bare(worker, request):
     return [responses[row] for row in sorted(responses)], elapsed_s
 
 
-async def run_shipped(worker, request):
-    """Run the bare engine with the ranks that vLLM counts and the worker leaves out."""
-    from vllm.v1.sample import sampler
-    from vllm.v1.sample.ops.logprobs import batched_count_greater_than
+async def run_unpatched(worker, request):
+    """Run the bare engine with the count of ranks, which the worker disables."""
 
-    left_out = sampler.batched_count_greater_than
+    patched = sampler.batched_count_greater_than
     sampler.batched_count_greater_than = batched_count_greater_than
     try:
         return await run_bare(worker, request)
     finally:
-        sampler.batched_count_greater_than = left_out
+        sampler.batched_count_greater_than = patched
 
 
 async def measure(worker, options, num_ids):
-    rates = {run_worker: [], run_bare: [], run_shipped: []}
+    rates = {run_worker: [], run_bare: [], run_unpatched: []}
     for repetition in range(-1, options.repetitions):  # the first is a warm-up
         rng = np.random.default_rng(repetition + 1)
         prompts = rng.integers(5, num_ids, (options.prompts, options.prompt_tokens))
@@ -156,16 +133,18 @@ async def measure(worker, options, num_ids):
             options.group_size,
             repetition + 1,
         )
-        found = []
+        all_responses = []
         order = list(rates)
         for run in order[repetition % 3 :] + order[: repetition % 3]:
             await worker._engine._between_steps(worker._engine._engine.reset_prefix_cache)
             responses, elapsed_s = await run(worker, request)
-            found.append(responses)
+            all_responses.append(responses)
             if repetition >= 0:
                 rates[run].append(sum(map(len, responses)) / elapsed_s)
-        same = np.mean([len({tuple(r) for r in row}) == 1 for row in zip(*found, strict=True)])
-        sys.stdout.write(f"{same:.0%} of the responses are the same in all three\n")
+        same = np.mean(
+            [len({tuple(r) for r in row}) == 1 for row in zip(*all_responses, strict=True)]
+        )
+        sys.stdout.write(f"{same:.0%} of the responses are equal in all three\n")
     return rates
 
 
@@ -180,14 +159,16 @@ def report(rates):
 
 
 def main():
-    options = arguments()
-    config = RolloutConfig(
-        dtype=options.dtype, cpus_per_worker=options.threads, max_sequences=128, kv_cache_gib=0.5
-    )
-    os.environ.update(engine_environment(config))
     with tempfile.TemporaryDirectory() as folder:
-        model = save_tiny_model(Path(folder) / "model") if options.tiny else options.model
-        from transformers import AutoConfig
+        options = parse_arguments(folder)
+        config = RolloutConfig(
+            dtype=options.dtype,
+            cpus_per_worker=options.threads,
+            max_sequences=128,
+            kv_cache_gib=0.5,
+        )
+        os.environ.update(engine_environment(config))
+        model = options.model
 
         num_ids = AutoConfig.from_pretrained(model).vocab_size
 

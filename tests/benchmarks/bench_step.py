@@ -1,9 +1,9 @@
-"""Where a whole step's time goes: a short run of a job, phase by phase.
+"""Time of each phase of a step, in a short run of a job.
 
     python -m tests.benchmarks.bench_step deploy/examples/king_james/job.yaml
 
-Sampling, discriminator, scoring, learning and weight sync are what the driver measures; waiting is
-what is left of the step, so it holds the driver's own time and whatever nobody accounts for.
+The driver measures sampling, discriminator, scoring, learning and weight sync. Waiting is the rest
+of the step, which includes the driver's own time.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from cluster.telemetry.metric_catalog import PHASES
 
 SHORT = ("sft.steps=3", "discriminator.warm_up_steps=1", "objective.steps=5")
-SKIPPED = 1  # the first step of a stage pays for what is done only once
+SKIPPED = 1  # the first step of a stage includes one-time costs
 
 
 def run(job, run_dir):
@@ -30,7 +30,7 @@ def run(job, run_dir):
 def print_table(stage, rows):
     steps = [row for row in rows if row["stage"] == stage and "time/step_s" in row][SKIPPED:]
     whole = statistics.median(row["time/step_s"] for row in steps)
-    print(f"\n{stage}: {whole:.2f} s a step, median of {len(steps)}")
+    print(f"\n{stage}: {whole:.2f} s per step, median of {len(steps)}")
     for phase in (*PHASES, "waiting"):
         seconds = [row.get(f"time/{phase}_s", 0.0) for row in steps]
         middle = statistics.median(seconds)

@@ -1,17 +1,16 @@
-"""Weight sync beside a bare copy of the same bytes: from the store to 1, 2 and 4 processes.
+"""Time of weight sync to 1, 2 and 4 processes, relative to a bare copy of the same bytes.
 
     python -m tests.benchmarks.bench_weight_sync --repeats 5 --folder /dev/shm
 
-Sync is WeightStore.publish here, then in every process at once a fetch and a copy into parameters
-that it holds already. The bare copy is shutil.copyfile of the published file here, then in every
-process at once a read of the copy into memory that it holds already. The two take turns. Only sync
-checks bytes; what its checksums cost, one at publishing and one in every process, is timed apart.
-MB/s counts the bytes that reached all processes, over sync's whole time. The weights are random, of
-the shapes of SmolLM2-135M or of --model. A folder on a disk (the default is the one for temporary
-files) also measures that disk, wherever the machine's memory does not hold what is written.
+Sync is WeightStore.publish in this process, then, in all processes at once, a fetch and a copy into
+allocated parameters. The bare copy is shutil.copyfile of the published file in this process, then,
+in all processes at once, a read of the copy into allocated memory. The two alternate. Only sync
+verifies checksums, one at publishing and one in every process, whose time is also measured alone.
+MB/s is the number of bytes that reach all processes over the time of sync. The weights are random,
+with the shapes of SmolLM2-135M or of --model. A folder on a disk (by default, that for temporary
+files) also measures the disk, unless the page cache holds the file.
 """
 
-import argparse
 import math
 import multiprocessing
 import shutil
@@ -22,19 +21,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import LlamaConfig
 
 from actors.messages import Canary
 from actors.model_files import parameter_shapes
 from actors.weights.checksums import checksum_of
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
+from tests.benchmarks.command_line import SMOLLM2_135M, make_parser
 
 NUM_WORKERS = (1, 2, 4)
 
 
-class Seconds(NamedTuple):
-    """One repeat."""
+class SyncSeconds(NamedTuple):
+    """The times of one repeat."""
 
     publish: float
     load: float
@@ -51,20 +50,8 @@ class Seconds(NamedTuple):
         return self.copy + self.read
 
 
-def smollm2_135m():
-    return LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-
-
 def serve(pipe, folder, shapes, dtype):
-    """Do what comes through the pipe, and answer when it is done."""
+    """Execute the tasks from the pipe and confirm each."""
     torch.set_num_threads(1)
     store = WeightStore(folder)
     parameters = {name: torch.ones(shape, dtype=dtype) for name, shape in shapes.items()}
@@ -89,7 +76,7 @@ def serve(pipe, folder, shapes, dtype):
 
 
 class WorkerProcesses:
-    """Processes that hold weights of their own."""
+    """Processes with their own parameters."""
 
     def __init__(self, size, *arguments):
         context = multiprocessing.get_context("spawn")
@@ -105,7 +92,7 @@ class WorkerProcesses:
             pipe.recv()
 
     def do(self, count, *order):
-        """Have so many of them do this at once."""
+        """Have the first `count` processes execute a task at once."""
         for pipe in self._pipes[:count]:
             pipe.send(order)
         for pipe in self._pipes[:count]:
@@ -124,23 +111,23 @@ def timed(function, *arguments):
     return time.perf_counter() - began, result
 
 
-def repeat(number, count, folder, tensors, workers):
-    """Sync once and copy once; which comes first changes from repeat to repeat."""
+def repeat(number, count, folder, tensors, processes):
+    """Sync once and copy once, in alternating order."""
     store, copied = WeightStore(folder, keep=1), folder / "copied"
-    found = {}
+    seconds = {}
 
     def sync():
         publish = (PolicyVersion(0, number), tensors, Canary((0,), ()))
-        found["publish"], published = timed(store.publish, *publish)
-        found["load"], _ = timed(workers.do, count, "load", published)
+        seconds["publish"], published = timed(store.publish, *publish)
+        seconds["load"], _ = timed(processes.do, count, "load", published)
 
     def newest():
         return max(folder.glob("*.safetensors"))
 
     def bare(path):
         copied.unlink(missing_ok=True)
-        found["copy"], _ = timed(shutil.copyfile, path, copied)
-        found["read"], _ = timed(workers.do, count, "read", copied)
+        seconds["copy"], _ = timed(shutil.copyfile, path, copied)
+        seconds["read"], _ = timed(processes.do, count, "read", copied)
 
     if number % 2:
         bare(newest())
@@ -149,26 +136,24 @@ def repeat(number, count, folder, tensors, workers):
     if not number % 2:
         bare(path)
     here_s, _ = timed(checksum_of, path)
-    there_s, _ = timed(workers.do, count, "checksum", path)
-    return Seconds(**found, checksum=here_s + there_s)
+    there_s, _ = timed(processes.do, count, "checksum", path)
+    return SyncSeconds(**seconds, checksum=here_s + there_s)
 
 
 def report(dtype, count, size, repeats):
-    middle = Seconds(*(statistics.median(column) for column in zip(*repeats, strict=True)))
+    middle = SyncSeconds(*(statistics.median(column) for column in zip(*repeats, strict=True)))
     rate = count * size / statistics.median(r.sync for r in repeats) / 1e6
     ratios = [r.sync / r.bare for r in repeats]
-    seconds = " ".join(f"{value:8.3f}" for value in middle)
+    columns = " ".join(f"{value:8.3f}" for value in middle)
     ratio = f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"{dtype:9} {count:7} {seconds} {rate:7.0f}  {ratio}", flush=True)
+    print(f"{dtype:9} {count:7} {columns} {rate:7.0f}  {ratio}", flush=True)
 
 
-def arguments_given():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments():
+    parser = make_parser(__doc__)
     parser.add_argument("--model", help="folder in Hugging Face format; only its config is read")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="in which a temporary one is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument(
         "--dtypes", nargs="+", choices=["bfloat16", "float32"], default=["bfloat16", "float32"]
     )
@@ -176,9 +161,9 @@ def arguments_given():
 
 
 def main():
-    options = arguments_given()
+    options = parse_arguments()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        smollm2_135m().save_pretrained(folder)
+        SMOLLM2_135M.save_pretrained(folder)
         shapes = parameter_shapes(options.model or folder)
         print(f"{sum(map(math.prod, shapes.values()))} parameters; medians in seconds:")
         print("dtype     workers  publish     load     copy     read checksum    MB/s  sync / bare")
@@ -187,15 +172,15 @@ def main():
             tensors = {name: torch.randn(shape).to(kind) for name, shape in shapes.items()}
             size = sum(tensor.nbytes for tensor in tensors.values())
             store = Path(folder) / dtype
-            workers = WorkerProcesses(max(NUM_WORKERS), store, shapes, kind)
+            processes = WorkerProcesses(max(NUM_WORKERS), store, shapes, kind)
             number = 0
             for count in NUM_WORKERS:
                 repeats = []
                 for _ in range(options.repeats + 1):
-                    repeats.append(repeat(number, count, store, tensors, workers))
+                    repeats.append(repeat(number, count, store, tensors, processes))
                     number += 1
                 report(dtype, count, size, repeats[1:])  # the first is a warm-up
-            workers.end()
+            processes.end()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Everything that can die, dies once while a job runs: how long until the learner goes on?
+"""Time to recover from the loss of each part of a run.
 
     python -m tests.benchmarks.chaos            about ten minutes on two cores
     python -m tests.benchmarks.chaos --only driver
 
-A cluster of three raylets on this machine, a tiny model, two learner ranks, and a rollout, a
-discriminator and a reward worker, all of them real. Seconds are from the event until a step is done
-that was not yet begun at the event, so what has to be repeated from a checkpoint is counted too.
-At the end the run is stopped, and its ledger says whether a prompt was lost or trained on twice. An
-undisturbed run of as many steps then shows whether a single figure of any step is another.
+A real run on three raylets on this machine: a tiny model, two learner ranks, and a rollout, a
+discriminator and a reward worker. Seconds are from the event to the end of a step that had not
+started before it, which includes repeating steps from a checkpoint. At the end, the prompt ledger
+shows whether a prompt was lost or trained on twice, and an undisturbed run of as many steps shows
+whether any metric of any step differs.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from tests.scenarios.chaos_cluster import EVENTS, Site, account, untimed, write_job
 
-TIMEOUT_S = 240.0  # also how long a halted worker is waited for
+TIMEOUT_S = 240.0  # also the deadline of a halted worker
 CALM_STEPS = 6
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="events whose names hold this")
+    parser.add_argument("--only", default="", help="events whose names contain this")
     chosen = [name for name in EVENTS if parser.parse_args().only in name]
     with tempfile.TemporaryDirectory() as folder:
         write_job(Path(folder), timeout_s=TIMEOUT_S)
@@ -39,7 +39,7 @@ def main():
             code, rows = site.stop_job(), site.rows()
             lost, twice = account(site.manifest())
             last = rows[-1]["step"]
-            print(f"ended with {code} at step {last}; lost {lost}, trained on twice {twice}")
+            print(f"exit code {code} at step {last}; lost {lost}, trained on twice {twice}")
             site.start_job("undisturbed")
             site.wait_for_step(last)
             site.stop_job()

@@ -1,4 +1,4 @@
-"""Rollout workers that are hosted many to a process and pause instead of sampling."""
+"""Rollout workers that pause instead of sampling, many in one process."""
 
 import asyncio
 import functools
@@ -13,13 +13,13 @@ from cluster.fleet.ray_worker import RayHandle, WorkerHost
 
 NUM_HOSTS = 4
 GROUP_SIZE = 4
-PROMPT_TOKENS, RESPONSE_TOKENS = 40, 110  # with 17 bytes a token, a group of 4 takes 10 kB
+PROMPT_TOKENS, RESPONSE_TOKENS = 40, 110  # at 17 bytes per token, a group of 4 takes 10 kB
 NUM_PROMPTS = 10_000
 ROOT = Path(__file__).parents[2]
 
 
 class VirtualWorkers:
-    """All workers of a host: a call may be anyone's, since an answer depends on the request."""
+    """All workers of a host; they are stateless, so any of them can serve a call."""
 
     def __init__(self, mean_s, seed):
         self._mean_s, self._rng, self._version = mean_s, np.random.default_rng(seed), None
@@ -46,7 +46,7 @@ class VirtualWorkers:
 
 
 class VirtualHandle:
-    """One of a host's workers; its end is not the host's."""
+    """A worker of a host; closing it leaves the host running."""
 
     def __init__(self, host):
         self.call, self.wait_until_placed = host.call, host.wait_until_placed
@@ -59,7 +59,7 @@ class VirtualHandle:
 
 
 class Prompts:
-    """A data set of one prompt, under many numbers."""
+    """A data set that repeats one prompt."""
 
     def __init__(self):
         self._tokens = np.arange(PROMPT_TOKENS, dtype=np.int32)
@@ -72,7 +72,7 @@ class Prompts:
 
 
 def start_hosts(num_workers, mean_s):
-    """Start the hosts of so many workers, on the cluster that this process is connected to."""
+    """Start the hosts of num_workers workers on the connected Ray cluster."""
     options = {"num_cpus": 1, "max_concurrency": num_workers // NUM_HOSTS + 16}
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
     host = ray.remote(WorkerHost).options(**options)

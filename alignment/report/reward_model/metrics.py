@@ -64,7 +64,7 @@ class Bin(NamedTuple):
     predicted: float
     """Mean predicted probability."""
     observed: float
-    """MatchCount of the pairs in which the drawn response was the preferred one."""
+    """Share of the pairs in which the drawn response was the preferred one."""
     num_pairs: int
 
 

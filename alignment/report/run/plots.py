@@ -20,7 +20,7 @@ from alignment.report.run.curves import CURVE_PLOTS, draw_curves
 from alignment.report.run.metrics import RunSummary
 from alignment.report.run_files import STAGES, Run
 
-PATTERNS_TITLE = "MatchCount of texts that match each pattern, with 95% intervals"
+PATTERNS_TITLE = "Share of texts that match each pattern, with 95% intervals"
 TIME_TITLE = "Time by stage and phase"
 
 PHASES_OF_A_STEP = {

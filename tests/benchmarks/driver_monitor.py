@@ -1,4 +1,4 @@
-"""What a driver costs while it commands a fleet: processor, memory, lateness of its event loop."""
+"""CPU time, memory and event-loop lag of a driver with a fleet."""
 
 import asyncio
 import resource
@@ -10,13 +10,13 @@ import psutil
 
 from tests.benchmarks.virtual_workers import GROUP_SIZE
 
-LOOK_S = 5.0
+SAMPLE_S = 5.0
 WAKE_S = 0.02
-TREND_S = 120.0  # a step's trajectories come and go, so that in less there is no trend to see
+TREND_S = 120.0  # a shorter trend is dominated by the trajectories of single steps
 
 
-class Look(NamedTuple):
-    """What is seen of the driver at one time."""
+class DriverSample(NamedTuple):
+    """The totals of the driver at one time."""
 
     time_s: float
     driver_cpu_s: float
@@ -25,21 +25,23 @@ class Look(NamedTuple):
     num_trajectories: int
 
 
-class Watch:
-    """Looks at the driver every so often, and at how late its event loop wakes up."""
+class DriverMonitor:
+    """Samples the driver every 5 s and measures the lag of its event loop."""
 
     def __init__(self, fleet, hosts, duration_s):
         self._fleet, self._hosts, self._duration_s = fleet, hosts, duration_s
-        self._lags = np.ones(round(duration_s / WAKE_S) + 1)  # written now, so memory stays flat
+        self._lags = np.ones(
+            round(duration_s / WAKE_S) + 1
+        )  # written now, so that memory does not grow
         self._num_lags = 0
-        self.looks = []
+        self.samples = []
 
-    def _look(self):
+    def _sample(self):
         used = resource.getrusage(resource.RUSAGE_SELF)
         times = [host.cpu_times() for host in self._hosts]
         num_served = sum(member.num_served for member in self._fleet.status())
-        self.looks.append(
-            Look(
+        self.samples.append(
+            DriverSample(
                 time.monotonic(),
                 used.ru_utime + used.ru_stime,
                 sum(t.user + t.system for t in times),
@@ -50,26 +52,26 @@ class Watch:
 
     async def run(self):
         end = time.monotonic() + self._duration_s
-        self._look()
+        self._sample()
         while (now := time.monotonic()) < end:
             await asyncio.sleep(WAKE_S)
             self._lags[self._num_lags] = time.monotonic() - now - WAKE_S
             self._num_lags += 1
-            if time.monotonic() >= min(self.looks[-1].time_s + LOOK_S, end):
-                self._look()
+            if time.monotonic() >= min(self.samples[-1].time_s + SAMPLE_S, end):
+                self._sample()
 
     def rates(self):
-        """[look after the first] trajectories a second since the one before."""
-        spans = zip(self.looks[1:], self.looks, strict=False)
+        """Return trajectories per second between consecutive samples."""
+        spans = zip(self.samples[1:], self.samples, strict=False)
         return [(b.num_trajectories - a.num_trajectories) / (b.time_s - a.time_s) for b, a in spans]
 
     def _growth(self):
-        """Return MiB a minute, over the second half."""
-        half = np.asarray(self.looks)[len(self.looks) // 2 :]
+        """Return the growth of memory over the second half, in MiB per minute."""
+        half = np.asarray(self.samples)[len(self.samples) // 2 :]
         return 60 * np.polyfit(half[:, 0] - half[0, 0], half[:, 3], 1)[0]
 
     def row(self, size, started_s, ideal):
-        first, last = self.looks[0], self.looks[-1]
+        first, last = self.samples[0], self.samples[-1]
         elapsed_s = last.time_s - first.time_s
         rate = (last.num_trajectories - first.num_trajectories) / elapsed_s
         driver = (last.driver_cpu_s - first.driver_cpu_s) / elapsed_s
