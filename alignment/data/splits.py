@@ -76,6 +76,19 @@ def prompt_of_draw(number: int, *, num_prompts: int, seed: int) -> int:
 
 @lru_cache(EPOCHS_REMEMBERED)
 def _order(num_prompts: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle one epoch, and let it not begin with the prompt that ended the one before.
+
+    Two draws of one prompt in a row would look like one group of responses, of twice the size.
+    """
+    if num_prompts == 2:  # no other order ends where the next may begin
+        return _shuffled(num_prompts, seed, 0)
+    order = _shuffled(num_prompts, seed, epoch)
+    if num_prompts > 2 and epoch and order[0] == _shuffled(num_prompts, seed, epoch - 1)[-1]:
+        order[:2] = order[1::-1]  # the last stays the last
+    return order
+
+
+def _shuffled(num_prompts: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Shuffle one epoch. Numpy takes no negative seed, so it is taken modulo 2**64."""
     bits = np.random.PCG64([seed % 2**64, epoch])
     return np.random.Generator(bits).permutation(num_prompts).astype(np.int64)

@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,12 @@ def test_every_epoch_holds_every_prompt_once(num_prompts, epoch, seed):
 def test_a_draw_is_the_same_prompt_whenever_it_is_asked_for(numbers):
     in_order = draws(range(24), 6)
     assert draws(numbers, 6) == [in_order[number] for number in numbers]
+
+
+@given(num_prompts=st.integers(2, 5), seed=st.integers(-3, 99))
+def test_no_prompt_is_drawn_twice_in_a_row(num_prompts, seed):
+    found = draws(range(20 * num_prompts), num_prompts, seed)
+    assert not [number for number, pair in enumerate(pairwise(found)) if pair[0] == pair[1]]
 
 
 def test_seed_and_epoch_each_change_the_order():
