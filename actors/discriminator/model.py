@@ -11,7 +11,12 @@ from actors.config.choices import Level
 from actors.config.preferences import PreferencesConfig
 from actors.config.scorers import DiscriminatorConfig
 from actors.discriminator.loss_choice import is_critic, is_per_token, logit_costs
-from alignment.discriminator.labelled_batch import LabelledBatch, Verdicts, verdict_counts, verdicts
+from alignment.discriminator.labelled_batch import (
+    LabelledBatch,
+    LogitWeights,
+    logit_counts,
+    logit_weights,
+)
 from alignment.discriminator.losses import pairwise_expansion
 from alignment.discriminator.regularizers import (
     hidden_tokens,
@@ -39,7 +44,7 @@ class _Update(NamedTuple):
     """One update's batch, and what is computed for all of it before it is split."""
 
     batch: LabelledBatch
-    weighting: Verdicts
+    weighting: LogitWeights
     hidden: Tensor
     """[response token] true where the embedding is set to 0."""
     value: Tensor
@@ -84,7 +89,7 @@ class DiscriminatorModel:
 
     def response_logits(self, trajectories: Trajectories) -> Tensor:
         """Return the logits [trajectory] of whole responses, without a gradient, on the CPU."""
-        counts = verdict_counts(trajectories, per_token=self._per_token)
+        counts = logit_counts(trajectories, per_token=self._per_token)
         return self.logits(trajectories)[counts.cumsum(0) - 1]
 
     @torch.no_grad()
@@ -95,7 +100,7 @@ class DiscriminatorModel:
             trajectories: any number; those of a prompt are adjacent.
             hidden: [response token] true where the embedding is set to 0; None hides nothing.
         """
-        counts = verdict_counts(trajectories, per_token=self._per_token)
+        counts = logit_counts(trajectories, per_token=self._per_token)
         logits = torch.zeros(int(counts.sum()))
         for packed in split_microbatches(trajectories, self._max_tokens):
             moved = packed.to(self.device)
@@ -158,7 +163,7 @@ class DiscriminatorModel:
 
     def _prepared(self, batch: LabelledBatch, number: int) -> _Update:
         """Compute what depends on the whole batch."""
-        weighting = verdicts(batch, per_token=self._per_token)
+        weighting = logit_weights(batch, per_token=self._per_token)
         share, num_tokens = self._config.token_dropout, int(batch.trajectories.action_mask.sum())
         hidden = torch.from_numpy(hidden_tokens(num_tokens, share, seed=self._seed, number=number))
         if not self._is_pairwise:
@@ -189,7 +194,7 @@ class DiscriminatorModel:
         return loss, logits
 
     def _penalty(
-        self, logits: Tensor, embeddings: Tensor, packed: PackedBatch, weighting: Verdicts
+        self, logits: Tensor, embeddings: Tensor, packed: PackedBatch, weighting: LogitWeights
     ) -> Tensor:
         """Return a microbatch's part of the sum of the two class means of the penalty.
 
@@ -208,7 +213,7 @@ def _hide(
     embeddings: Tensor, packed: PackedBatch, trajectories: Trajectories, hidden: Tensor
 ) -> Tensor:
     """Set the embeddings of hidden tokens to 0; hidden: [response token] of all trajectories."""
-    counts = verdict_counts(trajectories, per_token=True)
+    counts = logit_counts(trajectories, per_token=True)
     is_hidden = torch.zeros(packed.num_tokens, dtype=torch.bool)
     places = flat_places(packed.trajectory_indices, counts)
     is_hidden[response_token_indices(packed)] = hidden[places]

@@ -19,7 +19,7 @@ from actors.errors import InvalidInputError
 from alignment.discriminator.control_classifiers import NUM_CONTROL_GROUPS, control_accuracies
 from alignment.discriminator.labelled_batch import LabelledBatch, labelled
 from alignment.discriminator.losses import group_levels
-from alignment.discriminator.metrics import Judged, discriminator_estimates, fresh_figures
+from alignment.discriminator.metrics import FreshLogits, discriminator_estimates, fresh_metrics
 from alignment.discriminator.regularizers import limit_spectral_norm
 from alignment.discriminator.replay import (
     PromptGroup,
@@ -110,7 +110,7 @@ class DiscriminatorWorker:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
         Every metric's name begins with "discriminator/". Measured before training, on data that no
-        classifier was trained on: fresh_figures of alignment.discriminator.metrics and the
+        classifier was trained on: fresh_metrics of alignment.discriminator.metrics and the
         control_accuracies of alignment.discriminator.control_classifiers, at every level of the
         logits of whole responses. Of Wasserstein's critic, which is determined up to a constant,
         only differences mean something: not accuracy, calibration or estimates. With the pairwise
@@ -130,7 +130,7 @@ class DiscriminatorWorker:
             ranked: comparisons that every update is also trained on.
         """
         fresh = pair_by_prompt(rollouts, demonstrations)
-        metrics = fresh_figures(self._measured(labelled(fresh), held_out))
+        metrics = fresh_metrics(self._measured(labelled(fresh), held_out))
         unseen = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
         seen = self._recent.draw(NUM_CONTROL_GROUPS, self._num_updates)
         metrics |= control_accuracies(join_groups(seen), unseen)
@@ -188,7 +188,7 @@ class DiscriminatorWorker:
         counters = json.loads((folder / "counters.json").read_text())
         self._num_updates = int(counters["num_updates"])
 
-    def _measured(self, fresh: LabelledBatch, held_out: Trajectories) -> Judged:
+    def _measured(self, fresh: LabelledBatch, held_out: Trajectories) -> FreshLogits:
         """Compute the logits of whole responses.
 
         With the pairwise loss, held-out prompts have no group, so all rollouts serve as theirs.
@@ -199,7 +199,7 @@ class DiscriminatorWorker:
             policy, groups = logits[~fresh.is_expert], fresh.group_index[~fresh.is_expert]
             held_out_logits = held_out_logits - group_levels(policy, torch.zeros_like(groups))
             logits = logits - group_levels(policy, groups)[fresh.group_index]
-        return Judged(fresh, logits, held_out_logits)
+        return FreshLogits(fresh, logits, held_out_logits)
 
     def _train(self, fresh: list[PromptGroup], ranked: RankedResponses | None) -> dict[str, float]:
         """Take the updates of a step; return the metrics of the last one."""

@@ -1,10 +1,10 @@
-"""Two discriminators that know no language: what can be told by length alone, and by words alone.
+"""Two control classifiers, which see only the length of a response or only its words.
 
-They are reported beside the real discriminator. Where one of them is as accurate, the real one has
-no need of anything else, and its reward may be that shortcut: longer, or more of some word.
+If one of them is as accurate as the discriminator, the discriminator may use the same shortcut, and
+its reward may be the length of a response or the frequency of a word.
 
-Both are logistic regressions, fitted anew from earlier steps whenever they are asked, and measured
-on fresh responses, which they have not seen. So all there is to save is what was seen.
+Both are logistic regressions, fitted at each step to responses of earlier steps and evaluated on
+fresh ones. So they have no state but the earlier responses.
 """
 
 from typing import NamedTuple
@@ -18,15 +18,15 @@ from alignment.mdp.trajectories import FinishReason, Trajectories, concatenate
 FloatArray = NDArray[np.float64]
 
 NUM_CONTROL_GROUPS = 128
-"""Prompts to fit on: some steps, so that the controls follow the policy."""
+"""Prompts to fit on: those of a few recent steps, so that the controls follow the policy."""
 RIDGE = 0.01
-"""Weight of half the squared norm of the weights: there are more words than responses."""
+"""Coefficient of half the squared norm of the weights, as there are more words than responses."""
 NUM_ITERATIONS = 100
-"""Of gradient descent with momentum; with RIDGE they leave about e^-7 of the first error."""
+"""Steps of gradient descent with momentum; with RIDGE they reduce the error by about e^-7."""
 
 
 class SparseRows(NamedTuple):
-    """Features of responses: a matrix as the list of its entries that are not 0."""
+    """A sparse matrix of features of responses."""
 
     rows: NDArray[np.int64]
     """[entry] the response."""
@@ -47,7 +47,7 @@ class SparseRows(NamedTuple):
 
 
 def control_accuracies(earlier: PromptGroup, fresh: PromptGroup) -> dict[str, float]:
-    """Fit both controls on what was seen before, and measure them on what was not.
+    """Fit both controls to earlier responses and evaluate them on fresh ones.
 
     Args:
         earlier: responses of both classes from steps before, possibly none.
@@ -55,16 +55,16 @@ def control_accuracies(earlier: PromptGroup, fresh: PromptGroup) -> dict[str, fl
 
     Returns:
         length_accuracy: of the response's length, its logarithm, and whether it ended;
-        bag_of_words_accuracy: of how often each token occurs in it. Mean of the two classes' shares
-        on the right side; 0.5 where nothing was seen before, since a tie counts half.
+        bag_of_words_accuracy: of the number of occurrences of each token. Both are the mean of the
+        two classes' accuracies; 0.5 if there are no earlier responses.
     """
     if not len(earlier.rollouts):
         return {"length_accuracy": 0.5, "bag_of_words_accuracy": 0.5}
-    seen, judged = concatenate(list(earlier)), concatenate(list(fresh))
+    seen, scored = concatenate(list(earlier)), concatenate(list(fresh))
     is_expert = np.arange(len(seen)) >= len(earlier.rollouts)
     features = {
-        "length_accuracy": _length_features(seen, judged),
-        "bag_of_words_accuracy": _word_features(seen, judged),
+        "length_accuracy": _length_features(seen, scored),
+        "bag_of_words_accuracy": _word_features(seen, scored),
     }
     accuracies = {}
     for name, (fitted_on, measured_on) in features.items():
@@ -74,7 +74,7 @@ def control_accuracies(earlier: PromptGroup, fresh: PromptGroup) -> dict[str, fl
     return accuracies
 
 
-def _length_features(seen: Trajectories, judged: Trajectories) -> tuple[SparseRows, SparseRows]:
+def _length_features(seen: Trajectories, scored: Trajectories) -> tuple[SparseRows, SparseRows]:
     """Length, log length and ending, in standard deviations of those seen, and a constant."""
 
     def raw(trajectories: Trajectories) -> FloatArray:
@@ -91,10 +91,10 @@ def _length_features(seen: Trajectories, judged: Trajectories) -> tuple[SparseRo
         rows, columns = np.indices(dense.shape)
         return SparseRows(rows.ravel(), columns.ravel(), dense.ravel(), *dense.shape)
 
-    return standardized(known), standardized(raw(judged))
+    return standardized(known), standardized(raw(scored))
 
 
-def _word_features(seen: Trajectories, judged: Trajectories) -> tuple[SparseRows, SparseRows]:
+def _word_features(seen: Trajectories, scored: Trajectories) -> tuple[SparseRows, SparseRows]:
     """log(1 + occurrences) of each token that was seen, as a vector of length 1, and a constant."""
     vocabulary = np.unique(seen.token_ids[seen.action_mask])
 
@@ -118,7 +118,7 @@ def _word_features(seen: Trajectories, judged: Trajectories) -> tuple[SparseRows
             num_columns,
         )
 
-    return counted(seen), counted(judged)
+    return counted(seen), counted(scored)
 
 
 def _fitted(features: SparseRows, is_expert: NDArray[np.bool_]) -> FloatArray:

@@ -1,21 +1,20 @@
-"""Telling expert responses from the policy's: what a verdict costs, and what the best verdict is.
+"""Losses of the discriminator, as costs of single logits, and their optimal logits.
 
-One sign convention, here and nowhere else: a logit is high when the discriminator believes the
-response came from the expert. With D = sigmoid(logit), D = 1 is expert and D = 0 is policy. At the
-optimum for a prompt the logit is log expert(response) - log policy(response), whichever loss.
+Sign convention: a high logit means that the response is from the expert. With D = sigmoid(logit),
+D = 1 is expert and D = 0 is policy. Under every loss the optimal logit of a response is
+log expert(response) - log policy(response).
 
-A loss is the sum over verdicts of weight times cost, and the costs are the functions below. The
-weights add up to the two class means, E_expert[cost] + E_policy[cost]. One mean over both classes
-would weigh them n_E : n_pi and move the optimum to log(expert / policy) + log(n_E / n_pi), an
-offset that would turn every reward that is not linear in the logit into that of another divergence.
-Two means weigh them 1 : 1 whatever the counts are, so nothing has to be subtracted afterwards, and
-shares of microbatches add up to the loss of the step.
+A loss is the sum over logits of weight times cost; the functions below are the costs. The weights
+give the sum of the two class means, E_expert[cost] + E_policy[cost]. One mean over both classes
+would move the optimum to log(expert / policy) + log(n_E / n_pi), and this offset would turn every
+reward that is not linear in the logit into that of another divergence. Two means have no offset,
+whatever the counts, and the terms of microbatches add up to the loss of the step.
 
-With label smoothing s each label is taken as wrong with probability s. That mixes the classes into
+With label smoothing s each label is assumed wrong with probability s. That mixes the classes into
 (1 - s) expert + s policy and its mirror image, so with u = expert / policy the optimum becomes
 log(((1 - s) u + s) / (s u + 1 - s)), between -log((1 - s) / s) and log((1 - s) / s): still
-increasing in u, so a reward that is a function of it still belongs to a divergence. Two losses have
-no label of a single response to smooth: pairwise and Wasserstein's.
+increasing in u, so a reward that is a function of it still belongs to a divergence. The pairwise
+and the Wasserstein loss have no labels of single responses to smooth.
 """
 
 import math
@@ -30,18 +29,18 @@ from alignment.divergences.record import Divergence
 
 
 def cross_entropy_costs(
-    logits: Float[Tensor, " verdict"],
-    is_expert: Bool[Tensor, " verdict"],
+    logits: Float[Tensor, " logit"],
+    is_expert: Bool[Tensor, " logit"],
     *,
     label_smoothing: float,
-) -> Float[Tensor, " verdict"]:
-    """Binary cross-entropy of each verdict.
+) -> Float[Tensor, " logit"]:
+    """Binary cross-entropy of each logit.
 
     Without smoothing the two class means add up to 2 log 2 - 2 JS(expert, policy) at the optimum,
-    so 2 log 2 = 1.386 nats means that the policy can no longer be told from the expert.
+    so 2 log 2 = 1.386 nats means that policy and expert cannot be distinguished.
 
     Args:
-        is_expert: whether a demonstration was judged.
+        is_expert: whether the logit is of a demonstration.
         label_smoothing: s above, at least 0 and below 1/2, of both classes.
 
     Returns:
@@ -55,19 +54,19 @@ def cross_entropy_costs(
 
 
 def least_squares_costs(
-    logits: Float[Tensor, " verdict"],
-    is_expert: Bool[Tensor, " verdict"],
+    logits: Float[Tensor, " logit"],
+    is_expert: Bool[Tensor, " logit"],
     *,
     label_smoothing: float,
-) -> Float[Tensor, " verdict"]:
-    """Brier score of D = sigmoid(logit): bounded, so that no single verdict costs more than 1.
+) -> Float[Tensor, " logit"]:
+    """Brier score of D = sigmoid(logit), a bounded cost of at most 1.
 
     A proper score: its optimum is D = expert / (expert + policy), as cross-entropy's. LSGAN (Mao et
     al. 2017, arXiv:1611.04076) squares the distance of the raw output from its target instead; then
     the output is no logit.
 
     Args:
-        is_expert: whether a demonstration was judged.
+        is_expert: whether the logit is of a demonstration.
         label_smoothing: at least 0 and below 1/2, of both classes.
 
     Returns:
@@ -78,24 +77,24 @@ def least_squares_costs(
 
 
 def variational_costs(
-    logits: Float[Tensor, " verdict"],
-    is_expert: Bool[Tensor, " verdict"],
+    logits: Float[Tensor, " logit"],
+    is_expert: Bool[Tensor, " logit"],
     divergence: Divergence,
     *,
     label_smoothing: float,
-) -> Float[Tensor, " verdict"]:
+) -> Float[Tensor, " logit"]:
     """f-GAN's bound of a divergence with the direct link T(h) = f'(e^h), so that h is the logit.
 
     Without smoothing the two class means add up to E_policy[f*(T)] - E_expert[T], which is at least
     minus the divergence and equal to it at the optimum.
 
     Logits are clipped to the divergence's safe range, since T and f*(T) may grow as e^h. A clipped
-    logit keeps the gradient of the range's end where that leads back into the range, and none where
-    it leads out: below the range the expert's term pulls up, above it the policy's pulls down. So a
-    logit that went too far comes back, and no further than the end does any term push.
+    logit has the gradient of the end of the range if it leads back into the range, and otherwise
+    none: below the range the expert's term increases the logit, above it the policy's term
+    decreases it.
 
     Args:
-        is_expert: whether a demonstration was judged.
+        is_expert: whether the logit is of a demonstration.
         divergence: with a generator that curves; others raise the ValueError of their critic.
         label_smoothing: at least 0 and below 1/2, of both classes.
 
@@ -120,15 +119,15 @@ def variational_costs(
 
 
 def wasserstein_costs(
-    critic: Float[Tensor, " verdict"], is_expert: Bool[Tensor, " verdict"]
-) -> Float[Tensor, " verdict"]:
-    """Minus the difference of means of a critic, Wasserstein's distance where it is 1-Lipschitz.
+    critic: Float[Tensor, " logit"], is_expert: Bool[Tensor, " logit"]
+) -> Float[Tensor, " logit"]:
+    """Minus the difference of the means of a critic; if it is 1-Lipschitz, a Wasserstein distance.
 
-    The critic's level is arbitrary, so its sign says nothing; only differences within a prompt do.
+    The level of the critic is arbitrary: only differences within a prompt have a meaning.
 
     Args:
-        critic: T, expert-positive; what keeps it Lipschitz is the gradient penalty.
-        is_expert: whether a demonstration was judged.
+        critic: T, expert-positive; the gradient penalty keeps it Lipschitz.
+        is_expert: whether the logit is of a demonstration.
 
     Returns:
         -T of the expert and T of the policy, in the units of the embeddings' distances.
@@ -140,10 +139,10 @@ def wasserstein_costs(
 
 
 class Expansion(NamedTuple):
-    """A loss of all logits together, to first order about given ones: a cost for each of them.
+    """First-order expansion of a loss of all logits, which splits it into a cost for each.
 
-    The costs value + slopes * (logits - those given), taken at those given, add up to the loss and
-    their gradients to its gradient, in whichever parts they are computed.
+    At the point of expansion, value + sum slopes * (logits - point) has the value and the gradient
+    of the loss, and its terms can be computed in any parts.
     """
 
     value: Float[Tensor, ""]
@@ -157,11 +156,11 @@ def pairwise_loss(
     is_expert: Bool[Tensor, " trajectory"],
     group_index: Int[Tensor, " trajectory"],
 ) -> Float[Tensor, ""]:
-    """Bradley-Terry: each demonstration should beat each of the policy's responses to its prompt.
+    """Bradley-Terry loss of each demonstration against each rollout to the same prompt.
 
-    At the optimum the logit is log(expert / policy) + c(prompt) with an arbitrary c, which
-    group_levels finds. Defined for whole responses only: a prefix has no counterpart of the other
-    class to be compared with, since the two have different lengths.
+    The optimal logit is log(expert / policy) + c(prompt) with an arbitrary c, which group_levels
+    estimates. It is defined for whole responses only, as responses of different lengths have no
+    corresponding prefixes.
 
     Args:
         logits: expert-positive, of all responses of the optimizer step.
@@ -171,7 +170,7 @@ def pairwise_loss(
 
     Returns:
         Mean over groups of the mean over pairs of -log sigmoid(demonstration's - rollout's logit),
-        in nats; log 2 where nothing is known.
+        in nats; log 2 if all logits are equal.
 
     References:
         Bradley & Terry 1952; as a discriminator: arXiv:2511.10643 (GAD), equation 2.
@@ -190,15 +189,12 @@ def pairwise_expansion(
     is_expert: Bool[Tensor, " trajectory"],
     group_index: Int[Tensor, " trajectory"],
 ) -> Expansion:
-    """Expand the pairwise loss, so that a group may be split over microbatches.
+    """Expand the pairwise loss, so that a group can be split over microbatches.
 
     Args:
-        logits: about which to expand, as in pairwise_loss; so are the others.
+        logits: the point of expansion; all arguments are as in pairwise_loss.
         is_expert: whether it is a demonstration.
         group_index: of each response its group.
-
-    Returns:
-        The expansion.
     """
     point = logits.detach().requires_grad_()
     with torch.enable_grad():
@@ -210,11 +206,11 @@ def pairwise_expansion(
 def group_levels(
     logits: Float[Tensor, " trajectory"], group_index: Int[Tensor, " trajectory"]
 ) -> Float[Tensor, " group"]:
-    """Find the constant c(prompt) of a pairwise discriminator's logits from a group of responses.
+    """Estimate the constant c(prompt) of a pairwise discriminator's logits from a group.
 
     E_policy[expert / policy] = 1, so c = log E_policy[e^(log(expert / policy) + c)]; the mean over
-    a group takes the place of the expectation. A group is needed: a single response always has
-    logit 0 after its own c is subtracted, and a few have a rough c.
+    a group replaces the expectation. The estimate needs several responses: a single one always has
+    logit 0 after its own c is subtracted.
 
     Args:
         group_index: of each response its group, 0 to the number of groups - 1; none empty.
@@ -233,14 +229,13 @@ def group_levels(
 def length_slope(logits: Float[Tensor, " batch"], lengths: Int[Tensor, " batch"]) -> float:
     """Least-squares slope of the logit on the length of the response, in nats a token.
 
-    Length is the cheapest shortcut that a discriminator can take; a slope that stays away from 0
-    means that the policy is paid for longer (above 0) or shorter (below 0) responses.
+    A slope above 0 means that the discriminator rewards longer responses, one below 0 shorter ones.
 
     Args:
-        lengths: of the same, in tokens.
+        lengths: of the same responses, in tokens.
 
     Returns:
-        The slope; 0 where all lengths are equal and nothing can be said.
+        The slope; 0 if all lengths are equal.
     """
     centered = lengths.double() - lengths.double().mean()
     spread = centered.square().sum()
@@ -250,7 +245,7 @@ def length_slope(logits: Float[Tensor, " batch"], lengths: Int[Tensor, " batch"]
 def _smoothed(
     expert_costs: Tensor, policy_costs: Tensor, is_expert: Tensor, label_smoothing: float
 ) -> Tensor:
-    """Expected cost of each verdict where its label is wrong with probability label_smoothing."""
+    """Expected cost of each logit if its label is wrong with probability label_smoothing."""
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5); got {label_smoothing}")
     right = torch.where(is_expert, expert_costs, policy_costs)

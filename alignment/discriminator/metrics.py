@@ -15,17 +15,17 @@ from alignment.discriminator.losses import length_slope
 def discriminator_estimates(
     expert_logits: Float[Tensor, " expert"], policy_logits: Float[Tensor, " policy"]
 ) -> dict[str, Tensor]:
-    """What logits on fresh responses say of the divergences, and of the discriminator itself.
+    """Estimate divergences and the discriminator's accuracy from logits on fresh responses.
 
-    Each estimate is exact in expectation for the optimal discriminator, h = log(expert / policy),
-    on responses that it was not trained on; a poor discriminator makes it no bound on anything.
+    For the optimal discriminator, h = log(expert / policy), each estimate is exact in expectation
+    on responses that it was not trained on. For another one it is neither exact nor a bound.
 
     Args:
         expert_logits: expert-positive logits of held-out or not yet seen demonstrations.
         policy_logits: the same of fresh responses of the policy to the same prompts.
 
     Returns:
-        accuracy: mean of the two classes' shares on the right side of 0; a logit of 0 counts half.
+        accuracy: mean of the two classes' fractions on the right side of 0; logits of 0 count half.
         logit_expert, logit_policy: mean logits.
         calibration_expert, calibration_policy: E_expert[1 - D] and E_policy[D]; equal when the
             discriminator is calibrated, 0.5 when expert and policy cannot be told apart.
@@ -54,39 +54,39 @@ def discriminator_estimates(
     }
 
 
-class Judged(NamedTuple):
-    """Verdicts on whole responses, by a discriminator that has not trained on them."""
+class FreshLogits(NamedTuple):
+    """Logits on whole responses that the discriminator was not trained on."""
 
-    fresh: LabelledBatch
+    batch: LabelledBatch
     """Rollouts of this step, and the demonstrations of their prompts."""
     logits: Float[Tensor, " trajectory"]
     """Of the fresh batch."""
     held_out_logits: Float[Tensor, " held_out"]
-    """Of demonstrations that are never trained on; there may be none."""
+    """Of demonstrations in the evaluation set; there may be none."""
 
 
-def fresh_figures(judged: Judged) -> dict[str, float]:
-    """Summarize verdicts.
+def fresh_metrics(fresh: FreshLogits) -> dict[str, float]:
+    """Compute the metrics of the discriminator on fresh responses.
 
-    The demonstrations of this step are new to it only in the first epoch, and the longer the run
-    the better the discriminator knows them; those held out it does not know.
+    The demonstrations of this step are fresh in the first epoch only; those of the evaluation set
+    always are.
 
     Returns:
-        What discriminator_estimates says, of rollouts of this step and of demonstrations held out
-        or, where there are none, of those of this step; its accuracy as accuracy_held_out, only
-        where there are some. logit_expert and accuracy_fresh are always of this step's (0.5 while
-        all logits are 0, since a tie counts half). length_slope is over the rollouts.
+        discriminator_estimates of the rollouts of this step and the demonstrations of the
+        evaluation set, with its accuracy as accuracy_held_out, or of those of this step if the set
+        is empty. logit_expert and accuracy_fresh are always of this step's demonstrations;
+        accuracy_fresh is 0.5 while all logits are 0. length_slope is over the rollouts.
     """
-    is_expert = judged.fresh.is_expert
-    expert, policy = judged.logits[is_expert], judged.logits[~is_expert]
-    figures = {}
+    is_expert = fresh.batch.is_expert
+    expert, policy = fresh.logits[is_expert], fresh.logits[~is_expert]
+    metrics = {}
     estimates = discriminator_estimates(expert, policy)
     of_this_step = {name: estimates[name] for name in ("accuracy", "logit_expert")}
-    if len(judged.held_out_logits):
-        estimates = discriminator_estimates(judged.held_out_logits, policy)
-        figures["accuracy_held_out"] = float(estimates["accuracy"])
-    figures |= {name: float(value) for name, value in (estimates | of_this_step).items()}
-    figures["accuracy_fresh"] = figures.pop("accuracy")
-    lengths = torch.from_numpy(judged.fresh.trajectories.response_lengths)[~is_expert]
-    figures["length_slope"] = length_slope(policy, lengths)
-    return figures
+    if len(fresh.held_out_logits):
+        estimates = discriminator_estimates(fresh.held_out_logits, policy)
+        metrics["accuracy_held_out"] = float(estimates["accuracy"])
+    metrics |= {name: float(value) for name, value in (estimates | of_this_step).items()}
+    metrics["accuracy_fresh"] = metrics.pop("accuracy")
+    lengths = torch.from_numpy(fresh.batch.trajectories.response_lengths)[~is_expert]
+    metrics["length_slope"] = length_slope(policy, lengths)
+    return metrics

@@ -1,7 +1,7 @@
-"""What keeps a discriminator from knowing its training data by heart.
+"""Regularizers that keep a discriminator from memorizing its training data.
 
-It keeps the logit smooth around the data, where the reward is read, so that a discriminator that
-separates the classes perfectly still rises gradually from one to the other.
+They keep the logit smooth around the data, so that even a discriminator that separates the classes
+perfectly changes gradually between them.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST_SQUARED_NORM = 1e-24
-"""Below it a norm counts as constant: the square root has no derivative at 0, where heads begin."""
+"""Lower bound of a squared norm: the square root has no derivative at 0, where heads start."""
 DROPOUT_STREAM = 1
-"""Sets the random numbers of token dropout apart from others drawn with the same seed."""
+"""Separates the random numbers of token dropout from others of the same seed."""
 
 
 def squared_gradient_norms(
-    logits: Float[Tensor, " verdict"],
+    logits: Float[Tensor, " logit"],
     embeddings: Float[Tensor, "token hidden"],
     response_index: Int[Tensor, " token"],
     num_responses: int,
@@ -52,7 +52,7 @@ def lipschitz_penalties(
     """Penalize slopes other than 1, which an optimal Wasserstein critic has almost everywhere.
 
     Returns:
-        (|gradient| - 1)^2 of each response; a gradient of 0 costs 1 and is not moved.
+        (|gradient| - 1)^2 of each response; at a gradient of 0 it is 1 and has no gradient.
 
     References:
         Gulrajani et al. 2017, arXiv:1704.00028, equation 3, at the responses of both classes: they
@@ -64,11 +64,11 @@ def lipschitz_penalties(
 
 
 def hidden_tokens(num_tokens: int, share: float, *, seed: int, number: int) -> NDArray[np.bool_]:
-    """Choose the response tokens that an update does not see, the same for whoever asks again.
+    """Choose the response tokens that are dropped in an update, a function of seed and number.
 
     Args:
         num_tokens: response tokens of both classes.
-        share: of them that is hidden, in expectation.
+        share: expected fraction of them that is hidden.
 
     Returns:
         [token] true where the token's embedding is to be 0.
@@ -81,7 +81,7 @@ def hidden_tokens(num_tokens: int, share: float, *, seed: int, number: int) -> N
 def limit_spectral_norm(weight: Float[Tensor, "output input"]) -> None:
     """Scale a weight in place so that it stretches no vector: spectral norm at most 1.
 
-    It is only ever made smaller, unlike the weight of Miyato et al. 2018 (arXiv:1802.05957), which
-    always has norm 1: a head may begin at zero and stay as flat as it wants.
+    A smaller norm is left as it is, so that a head can start at zero. The weight of Miyato et al.
+    2018 (arXiv:1802.05957) always has norm 1.
     """
     weight.div_(torch.linalg.matrix_norm(weight, ord=2).clamp(min=1.0))

@@ -1,10 +1,10 @@
-"""Rollouts of earlier steps, kept so that the discriminator does not forget what it has unlearned.
+"""A replay buffer of rollouts, so that the discriminator does not forget those of earlier steps.
 
-Every rollout is kept beside the demonstrations of its prompt, so that both classes of an update
-have the same prompts: otherwise the logit would learn which class a prompt is frequent in.
+Rollouts are stored with the demonstrations of their prompt, so that both classes of an update have
+the same prompts; otherwise the logit would depend on the frequency of the prompt in each class.
 
 With replay the policy class is a mixture of policies, so the logit estimates
-log expert - log mixture. That is why its share of an update is limited (math.md, section 3.7).
+log expert - log mixture. Therefore its fraction of an update is limited.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from alignment.mdp.trajectories import Trajectories, concatenate
 
 
 class PromptGroup(NamedTuple):
-    """What both classes answered to one prompt."""
+    """The responses of both classes to one prompt."""
 
     rollouts: Trajectories
     demonstrations: Trajectories
@@ -52,7 +52,7 @@ def pair_by_prompt(rollouts: Trajectories, demonstrations: Trajectories) -> list
 
 
 def join_groups(groups: list[PromptGroup]) -> PromptGroup:
-    """Put the trajectories of several groups into one batch of each class."""
+    """Join the trajectories of several groups into one batch of each class."""
     return PromptGroup(
         concatenate([group.rollouts for group in groups]),
         concatenate([group.demonstrations for group in groups]),
@@ -62,11 +62,10 @@ def join_groups(groups: list[PromptGroup]) -> PromptGroup:
 class Replay:
     """A first-in, first-out store of prompt groups, drawn from uniformly.
 
-    It owns the groups and the seed, but no random state: a draw is a function of the seed, of its
-    number and of what is stored, so that whoever knows the number can repeat it.
+    It has no random state: a draw is a function of the seed, its number and the stored groups.
 
-    First-in, first-out rather than a reservoir of all history: the age of what it gives is bounded,
-    and with it the distance between the mixture and the policy.
+    First-in, first-out bounds the age of the groups, and so the distance between the mixture and
+    the policy; a reservoir of all history would not.
 
     Example:
         replay = Replay(max_groups=1024, seed=0)
@@ -83,7 +82,7 @@ class Replay:
         return len(self._groups)
 
     def add(self, groups: list[PromptGroup]) -> None:
-        """Store these groups; the oldest make room."""
+        """Store these groups; the oldest are removed if there are too many."""
         self._groups.extend(groups)
 
     def draw(self, num_groups: int, number: int) -> list[PromptGroup]:
@@ -93,14 +92,14 @@ class Replay:
             number: of this draw; the same number gives the same choice.
 
         Returns:
-            As many as wanted, or all there are.
+            num_groups groups, or all if there are fewer.
         """
         rng = np.random.default_rng([self._seed, number])
         order = rng.permutation(len(self._groups))
         return [self._groups[index] for index in order[:num_groups]]
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """Return everything stored as plain arrays, such as numpy.savez takes."""
+        """Return the stored groups as plain arrays for numpy.savez."""
         joined = join_groups(list(self._groups))
         arrays: dict[str, NDArray[np.generic]] = {}
         for name, trajectories in joined._asdict().items():
@@ -112,7 +111,7 @@ class Replay:
         return arrays
 
     def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Hold exactly what state returned, in the same order."""
+        """Restore the groups that state returned, in the same order."""
         classes = []
         for name in PromptGroup._fields:
             trajectories = Trajectories(
@@ -126,5 +125,5 @@ class Replay:
 
 
 def num_replayed_groups(num_fresh: int, replay_fraction: float) -> int:
-    """Return how many groups to add to the fresh ones so that they are this share of the whole."""
+    """Return the number of replayed groups that gives this fraction of all groups."""
     return round(num_fresh * replay_fraction / (1.0 - replay_fraction))

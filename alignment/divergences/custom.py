@@ -1,6 +1,6 @@
-"""A convex generator of the user's own, imported by name: the record by autograd, checked at load.
+"""Divergences from a convex generator of the user, imported by name and checked at load.
 
-All of it is computed in float64, whatever the precision of the logits.
+Derivatives are taken by autograd, in float64 whatever the precision of the logits.
 """
 
 import importlib
@@ -16,15 +16,15 @@ from torch import Tensor
 from alignment.divergences.record import MAX_LOGIT, Divergence, Generator
 
 GRID = torch.linspace(-MAX_LOGIT, MAX_LOGIT, 2001, dtype=torch.float64)
-"""Logarithms of the ratios at which a generator is checked: the safe range, a percent apart."""
+"""Logarithms of the ratios at which a generator is checked: the safe range in steps of 0.01."""
 TOLERANCE = 1e-9
-"""How far below 0 rounding may take a second derivative, relative to f' / u."""
+"""Tolerance for a negative second derivative, relative to f' / u."""
 ZERO_TOLERANCE = 1e-6
-"""How far from 0 f(1) may be, since a constant in f may come from float32."""
+"""Tolerance for f(1), as a constant in f may be rounded to float32."""
 LIMIT_TOLERANCE = 1e-6
 """Change from e^(s / 2) to e^s, relative to the value, below which a limit is taken as reached."""
 LIMIT_LOG_RATIOS = (200.0, 100.0, 50.0)
-"""Tried in turn: a part of f may overflow at the first ones."""
+"""Tried in this order, as a part of f may overflow at the first ones."""
 
 Function = Callable[[Tensor], Tensor]
 
@@ -48,7 +48,7 @@ def custom(path: str) -> Divergence:
     derivative = _derivative(f)
     _require_differentiable(path, given)
     _require_convex(path, f, derivative)
-    documentation = (inspect.getdoc(given) or "yours").splitlines()[0]
+    documentation = (inspect.getdoc(given) or "user-defined").splitlines()[0]
 
     def reward(logits: Tensor) -> Tensor:
         ratio = logits.double().exp()
@@ -59,9 +59,11 @@ def custom(path: str) -> Divergence:
         formula="sum q f(p / q)",
         generator_formula=documentation,
         reward_formula="u f'(u) - f(u), u = e^h",
-        behavior="yours to find out: rewards that rise fast for h > 0 cover, flat ones seek modes",
-        choose_when="no divergence of the list is the one you study",
-        avoid_when="one of the list is: its formulas are stable in float32",
+        behavior=(
+            "depends on f: a reward that rises fast for h > 0 covers modes, a flat one seeks modes"
+        ),
+        choose_when="you study a divergence that is not in the list",
+        avoid_when="the divergence is in the list, whose formulas are stable in float32",
         generator=Generator(
             f=f,
             derivative=derivative,
@@ -110,7 +112,7 @@ def _derivative(f: Function) -> Function:
 
 
 def _require_differentiable(path: str, given: Function) -> None:
-    """Run the function as it was given, so that an error's traceback ends in the user's line."""
+    """Call the user's function itself, so that the traceback ends in the user's line."""
     ratios = GRID.exp().requires_grad_()
     remedy = "compute f(u) by torch functions of u only, without detach, numpy or math"
     try:
@@ -131,7 +133,7 @@ def _require_differentiable(path: str, given: Function) -> None:
 
 
 def _require_convex(path: str, f: Function, derivative: Function) -> None:
-    """Reject what is not finite, zero at 1 and convex, with the first ratio that shows it."""
+    """Refuse a function that is not finite, 0 at 1 and convex, naming the first ratio."""
     u = GRID.exp()
     values, slopes, curvatures = f(u), derivative(u), _derivative(derivative)(u)
     for what, numbers in (("f", values), ("f'", slopes), ("f''", curvatures)):
@@ -147,7 +149,7 @@ def _require_convex(path: str, f: Function, derivative: Function) -> None:
     if (at := _first(curvatures * u < -rounding)) is not None:
         raise ValueError(
             f"{path} is not convex: f''({u[at]:.6g}) is {float(curvatures[at]):.6g}, below 0, so "
-            "its reward would lead away from the expert there"
+            "its reward would move the policy away from the expert there"
         )
     if (at := _first(slopes.diff() < -rounding[1:])) is not None:
         raise ValueError(

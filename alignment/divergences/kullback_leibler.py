@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence from either side, and both together."""
+"""The Kullback-Leibler divergences in both directions, and their sum."""
 
 import math
 
@@ -15,9 +15,9 @@ def forward_kl() -> Divergence:
         formula="sum p log(p / q)",
         generator_formula="u log u",
         reward_formula="e^h",
-        behavior="covers every mode of the expert, at the price of mass between the modes",
-        choose_when="nothing that the expert says may be lost, and SFT left something",
-        avoid_when="demonstrations alone will do: SFT minimizes it without a critic",
+        behavior="covers every mode of the expert and puts mass between the modes",
+        choose_when="all modes of the expert must be covered, and SFT alone does not cover them",
+        avoid_when="demonstrations suffice: SFT minimizes it without a discriminator",
         generator=Generator(
             f=lambda u: u * u.log(),
             derivative=lambda u: u.log() + 1.0,
@@ -37,9 +37,9 @@ def reverse_kl() -> Divergence:
         formula="sum q log(q / p)",
         generator_formula="-log u",
         reward_formula="h",
-        behavior="seeks modes: says only what the expert might say, and may leave modes out",
-        choose_when="what is said must be right; its reward guides a policy that is far away too",
-        avoid_when="variety matters and the policy is too small to be the expert",
+        behavior="seeks modes: avoids responses that the expert would not give, and may drop modes",
+        choose_when="quality matters more than variety, or the policy starts far from the expert",
+        avoid_when="variety matters and the policy is too small to match the expert",
         generator=Generator(
             f=lambda u: -u.log(),
             derivative=lambda u: -1.0 / u,
@@ -66,9 +66,9 @@ def jeffreys() -> Divergence:
         formula="sum (p - q) log(p / q)",
         generator_formula="(u - 1) log u",
         reward_formula="h + e^h",
-        behavior="pays for modes left out and for mass between the modes alike",
-        choose_when="covering matters, and policies far from the expert need a reward that guides",
-        avoid_when="discriminator logits are rough: the e^h in the reward magnifies errors",
+        behavior="penalizes both missing modes and mass between the modes",
+        choose_when="modes must be covered, and the policy starts far from the expert",
+        avoid_when="the discriminator is inaccurate: e^h in the reward amplifies its errors",
         generator=Generator(
             f=f,
             derivative=derivative,

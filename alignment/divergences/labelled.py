@@ -1,4 +1,4 @@
-"""Rewards that are often taken for a divergence which they are not; selectable, and labelled."""
+"""Rewards that are often mistaken for the reward of another divergence; each has a caveat."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
 
 MAX_CRITIC = 1000.0
-"""A critic may lie anywhere, since only its differences count; beyond this float32 gets coarse."""
+"""Only differences of a critic matter, so its level is free. Larger values lose float32 digits."""
 
 
 def log_d() -> Divergence:
@@ -30,9 +30,9 @@ def log_d() -> Divergence:
         formula="sum q log(q / p) - sum p log(p / m) - sum q log(q / m), m = (p + q) / 2",
         generator_formula="(u + 1) log((u + 1) / (2 u))",
         reward_formula="log D = -log(1 + e^(-h))",
-        behavior="seeks modes as reverse_kl does; bounded reward for what the expert does say",
-        choose_when="results of a GAIL code with the reward log D are to be repeated",
-        avoid_when="the Jensen-Shannon divergence is meant",
+        behavior="seeks modes as reverse_kl does, with a reward that is at most 0",
+        choose_when="you reproduce results of a GAIL implementation with the reward log D",
+        avoid_when="you want the Jensen-Shannon divergence",
         generator=Generator(
             f=f,
             derivative=derivative,
@@ -44,13 +44,13 @@ def log_d() -> Divergence:
         safe_logits=(-MAX_LOGIT, MAX_LOGIT),
         caveat=(
             "the reward log D minimizes KL(policy, expert) - 2 JS, not the Jensen-Shannon "
-            "divergence; take jensen_shannon if that is meant"
+            "divergence; use jensen_shannon for that"
         ),
     )
 
 
 def fairl() -> Divergence:
-    """Return FAIRL's reward -h e^h, which was published as forward KL and is no divergence.
+    """Return FAIRL's reward -h e^h, published as forward KL, which belongs to no divergence.
 
     It is -f(u), the integrand of forward KL, where the gradient asks for u f'(u) - f(u). It falls
     for every h above -1, so near the expert it leads away from it.
@@ -63,15 +63,15 @@ def fairl() -> Divergence:
         formula="none",
         generator_formula="none: f'' = -(1 + log u) / u is negative for u > 1 / e",
         reward_formula="-h e^h",
-        behavior="repels: the policy leaves the expert when it comes near, at h > -1",
-        choose_when="the published reward itself is studied",
-        avoid_when="a policy is to be aligned",
+        behavior="unstable: the policy moves away from the expert where h > -1",
+        choose_when="you study the published reward itself",
+        avoid_when="you want to align a policy",
         generator=None,
         reward=lambda h: -h * h.exp(),
         safe_logits=(-MAX_LOGIT, math.log(MAX_WEIGHT)),
         caveat=(
             "its reward -h e^h falls for h > -1, so it minimizes no divergence near the expert and "
-            "drives the policy away from it; take forward_kl or skew_forward_kl"
+            "drives the policy away from it; use forward_kl or skew_forward_kl"
         ),
     )
 
@@ -89,13 +89,15 @@ def wasserstein() -> Divergence:
         generator_formula="none: it is no f-divergence",
         reward_formula="T, the critic itself",
         behavior="depends on distances between embeddings, not on probability ratios alone",
-        choose_when="expert and policy hardly overlap, so that a classifier separates them at once",
-        avoid_when="a reward in nats is needed: the critic's scale is that of its gradient penalty",
+        choose_when="expert and policy hardly overlap, so a classifier separates them perfectly",
+        avoid_when=(
+            "you need a reward in nats: the scale of the critic depends on the gradient penalty"
+        ),
         generator=None,
         reward=torch.clone,
         safe_logits=(-MAX_CRITIC, MAX_CRITIC),
         caveat=(
-            "it needs a critic with a gradient penalty, whose output is no log-ratio, so value and "
-            "calibration are not those of a divergence; take reverse_kl for a reward in nats"
+            "it needs a critic with a gradient penalty, whose output is not a log-ratio, so its "
+            "value and calibration are not those of a divergence; use reverse_kl for nats"
         ),
     )

@@ -1,6 +1,6 @@
 """All divergences by name. To add one, write a function that returns its record and list it here.
 
-A name with a colon, module:function, is the import path of a convex generator of the user's own.
+A name with a colon, module:function, is the import path of a convex generator of the user.
 """
 
 import functools
@@ -27,7 +27,7 @@ LABELLED: Mapping[str, Callable[..., Divergence]] = {
     "fairl": fairl,
     "wasserstein": wasserstein,
 }
-"""Rewards that are not what their users take them for; the record's caveat says what they are."""
+"""Rewards that are often mistaken for another divergence; the caveat of each says what it is."""
 
 
 DIVERGENCES: Mapping[str, Callable[..., Divergence]] = {
@@ -53,8 +53,8 @@ def divergence(name: str, **parameters: float) -> Divergence:
     """Look up a divergence by name, or import one.
 
     Args:
-        name: a key of DIVERGENCES, or "module:function", a convex generator f(u) of the user's own
-            on tensors.
+        name: a key of DIVERGENCES, or "module:function", a convex generator f(u) of the user on
+            tensors.
         parameters: all that the divergence's own function takes; an imported one takes none.
 
     Returns:
@@ -62,7 +62,7 @@ def divergence(name: str, **parameters: float) -> Divergence:
 
     Raises:
         ValueError: if there is no such divergence, a parameter is missing, unknown or out of its
-            range, or an imported function is no convex generator.
+            range, or an imported function is not a convex generator.
     """
     if ":" in name:
         _require_parameters(name, (), parameters)
@@ -95,5 +95,5 @@ def _require_parameters(name: str, accepted: tuple[str, ...], given: Mapping[str
 
 @functools.cache
 def divergence_record(name: str, parameters: tuple[tuple[str, float], ...]) -> Divergence:
-    """Look a divergence up once: a function of the user's own is checked each time."""
+    """Return a cached record: a function of the user is imported and checked once."""
     return divergence(name, **dict(parameters))

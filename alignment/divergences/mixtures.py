@@ -1,4 +1,4 @@
-"""Divergences from mixtures of expert and policy: bounded in value, in reward, or in both."""
+"""Divergences from mixtures of expert and policy, with bounded value, bounded reward, or both."""
 
 import math
 
@@ -34,8 +34,8 @@ def jensen_shannon() -> Divergence:
         generator_formula="1/2 (u log u - (u + 1) log((u + 1) / 2))",
         reward_formula="1/2 log(1 + e^h)",
         behavior="between the two KLs where modes overlap, close to reverse KL where they do not",
-        choose_when="no direction is preferred and nothing may explode: the default",
-        avoid_when="the policy starts far away: the reward is flat where h is low",
+        choose_when="you want neither direction and no large rewards: the default",
+        avoid_when="the policy starts far from the expert: the reward is flat at low h",
         generator=Generator(
             # q f(p/q) = 1/2 [p log(2p / (p + q)) + q log(2q / (p + q))]
             f=lambda u: 0.5 * (u * (2.0 * u / (u + 1.0)).log() + (2.0 / (u + 1.0)).log()),
@@ -85,9 +85,11 @@ def generalized_js(beta: float) -> Divergence:
         ),
         generator_formula="(beta u log u - m log m) / (beta (1 - beta)), m = beta u + 1 - beta",
         reward_formula="log(beta e^h + 1 - beta) / beta",
-        behavior="from covering to mode-seeking as beta grows",
-        choose_when="you want a dial between the KLs, or to compare with GKD; 1/2 is 4 times JS",
-        avoid_when="beta is near 0 and logits are learned: the reward then grows as e^h",
+        behavior="from covering modes to seeking modes as beta grows",
+        choose_when=(
+            "you want to interpolate between the KLs, or compare with GKD; 1/2 is 4 times JS"
+        ),
+        avoid_when="beta is near 0 and a discriminator is learned: the reward grows as e^h",
         generator=Generator(
             f=lambda u: u * critic(u.log()) - reward(u.log()),
             derivative=lambda u: critic(u.log()),
@@ -106,10 +108,10 @@ def generalized_js(beta: float) -> Divergence:
 
 
 def skew_forward_kl(skew: float) -> Divergence:
-    """Return KL(expert, mixture), with a share of the expert in the mixture that bounds the reward.
+    """Return KL(expert, mixture), whose reward is bounded by the expert's weight in the mixture.
 
     Args:
-        skew: a, the expert's share of the mixture a p + (1 - a) q, in [0, 1); 0 is forward KL.
+        skew: a, the expert's weight in the mixture a p + (1 - a) q, in [0, 1); 0 is forward KL.
 
     Returns:
         The record; the reward is at most (1 - a) / a.
@@ -137,9 +139,9 @@ def skew_forward_kl(skew: float) -> Divergence:
         formula="sum p log(p / m), m = skew p + (1 - skew) q",
         generator_formula="u log(u / m), m = skew u + 1 - skew",
         reward_formula="(1 - skew) e^h / (skew e^h + 1 - skew)",
-        behavior="covers as forward_kl does; the reward cannot exceed (1 - skew) / skew",
-        choose_when="modes must be covered on the policy's own responses; skew 0.1 is usual",
-        avoid_when="the policy starts far away: the reward is flat where h is low",
+        behavior="covers modes as forward_kl does, with a reward of at most (1 - skew) / skew",
+        choose_when="modes must be covered and the reward bounded; skew 0.1 is usual",
+        avoid_when="the policy starts far from the expert: the reward is flat at low h",
         generator=Generator(
             f=f,
             derivative=derivative,
@@ -149,15 +151,15 @@ def skew_forward_kl(skew: float) -> Divergence:
         ),
         reward=lambda h: rest * (-log_mixture(-h, rest)).exp(),
         safe_logits=(-MAX_LOGIT, MAX_LOGIT if is_bounded else -math.log(smallest_inverse)),
-        parameters="skew: the expert's share of the mixture, in [0, 1); 0 is forward_kl",
+        parameters="skew: the expert's weight in the mixture, in [0, 1); 0 is forward_kl",
     )
 
 
 def skew_reverse_kl(skew: float) -> Divergence:
-    """Return KL(policy, mixture), with a share of the policy in the mixture that bounds the value.
+    """Return KL(policy, mixture), whose value is bounded by the policy's weight in the mixture.
 
     Args:
-        skew: a, the policy's share of the mixture a q + (1 - a) p, in [0, 1); 0 is reverse KL.
+        skew: a, the policy's weight in the mixture a q + (1 - a) p, in [0, 1); 0 is reverse KL.
 
     Returns:
         The record; the divergence is at most -log a.
@@ -180,9 +182,9 @@ def skew_reverse_kl(skew: float) -> Divergence:
         formula="sum q log(q / m), m = skew q + (1 - skew) p",
         generator_formula="-log m, m = skew + (1 - skew) u",
         reward_formula="log m + skew / m, m = skew + (1 - skew) e^h",
-        behavior="seeks modes as reverse_kl does, but forgives what the expert would never say",
-        choose_when="reverse_kl is wanted and a few hopeless responses drown the rest",
-        avoid_when="what the expert would never say must be punished hard",
+        behavior="seeks modes as reverse_kl does, with a bounded penalty for any response",
+        choose_when="you want reverse_kl, but a few bad responses dominate the gradient",
+        avoid_when="responses that the expert would never give must be penalized strongly",
         generator=Generator(
             f=lambda u: -log_mixture(u.log(), rest),
             derivative=lambda u: -rest / (skew + rest * u),
@@ -192,23 +194,23 @@ def skew_reverse_kl(skew: float) -> Divergence:
         ),
         reward=reward,
         safe_logits=(-MAX_LOGIT, MAX_LOGIT),
-        parameters="skew: the policy's share of the mixture, in [0, 1); 0 is reverse_kl",
+        parameters="skew: the policy's weight in the mixture, in [0, 1); 0 is reverse_kl",
     )
 
 
 def le_cam() -> Divergence:
     """Return Le Cam's divergence: the sum of both chi-square divergences from the even mixture.
 
-    A least-squares discriminator measures it, but the policy's loss of LSGAN is not its reward.
+    A least-squares discriminator measures it, but the policy's loss in LSGAN is not its reward.
     """
     return Divergence(
         name="le_cam",
         formula="sum (p - q)^2 / (p + q)",
         generator_formula="(u - 1)^2 / (u + 1)",
         reward_formula="4 D^2, D = 1 / (1 + e^(-h))",
-        behavior="as jensen_shannon: seeks modes where they are far apart",
-        choose_when="value, reward and both tails must be bounded: between 0 and 2, 0 and 4",
-        avoid_when="the policy starts far away: the reward is flat where h is low",
+        behavior="as jensen_shannon: seeks modes that are far apart",
+        choose_when="value and reward must be bounded: the value by 2, the reward by 4",
+        avoid_when="the policy starts far from the expert: the reward is flat at low h",
         generator=Generator(
             f=lambda u: (u - 1.0).square() / (u + 1.0),
             derivative=lambda u: 1.0 - 4.0 * (u + 1.0) ** -2.0,

@@ -1,4 +1,4 @@
-"""Divergences whose generator is a power of the ratio: one family, and three of it by name."""
+"""Divergences whose generator is a power of the ratio: the alpha family and three members."""
 
 import math
 
@@ -8,9 +8,9 @@ from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Gene
 from alignment.divergences.transforms import box_cox
 
 MAX_PEARSON_LOGIT = 2.0
-"""e^(2 h) is the heaviest tail here; e^4 = 55 already."""
+"""The reward e^(2 h) has the heaviest tail of all; at this logit it is e^4 = 55."""
 MIN_NEYMAN_LOGIT = -3.0
-"""-2 e^(-h) explodes for what the expert would not say, which fresh policies say; 2 e^3 = 40."""
+"""The reward -2 e^(-h) is very low for responses unlike the expert's; here it is -2 e^3 = -40."""
 
 
 def alpha(alpha: float) -> Divergence:
@@ -20,7 +20,7 @@ def alpha(alpha: float) -> Divergence:
     half the Neyman chi-square divergence. Its sides change places under alpha -> 1 - alpha.
 
     Args:
-        alpha: any real number; the greater, the more it covers.
+        alpha: any real number; a larger one covers modes more.
 
     Returns:
         The record, continuous in alpha; its generator has f'(1) = 0 and f''(1) = 1.
@@ -41,9 +41,9 @@ def alpha(alpha: float) -> Divergence:
         formula="sum (p^alpha q^(1 - alpha) - alpha p - (1 - alpha) q) / (alpha (alpha - 1))",
         generator_formula="(u^alpha - alpha u + alpha - 1) / (alpha (alpha - 1))",
         reward_formula="(e^(alpha h) - 1) / alpha",
-        behavior="from mode-seeking to covering as alpha grows",
-        choose_when="you want a dial: 0 is reverse_kl, 1/2 twice squared_hellinger, 1 forward_kl",
-        avoid_when="no one can say why this alpha; below 0 and above 1 rewards explode",
+        behavior="from seeking modes to covering modes as alpha grows",
+        choose_when="you want a family: 0 is reverse_kl, 1/2 twice squared_hellinger, 1 forward_kl",
+        avoid_when="alpha is below 0 or above 1: rewards of single responses become very large",
         generator=Generator(
             f=lambda u: u * box_cox(u.log(), alpha - 1.0) - box_cox(u.log(), alpha),
             derivative=lambda u: box_cox(u.log(), alpha - 1.0),
@@ -53,10 +53,10 @@ def alpha(alpha: float) -> Divergence:
         ),
         reward=lambda h: box_cox(h, alpha),
         safe_logits=_alpha_safe_logits(alpha),
-        parameters="alpha: any real number, continuous through 0 and 1; in [0, 1] as a rule",
+        parameters="alpha: any real number, continuous at 0 and 1; usually in [0, 1]",
         caveat=(
             f"alpha = {alpha:g} is outside [0, 1], where the reward of a single response can "
-            "drown all others; take an alpha from 0 (reverse_kl) to 1 (forward_kl)"
+            "dominate all others; use an alpha from 0 (reverse_kl) to 1 (forward_kl)"
             if is_steep
             else None
         ),
@@ -70,9 +70,9 @@ def squared_hellinger() -> Divergence:
         formula="sum (sqrt p - sqrt q)^2",
         generator_formula="(sqrt u - 1)^2",
         reward_formula="e^(h / 2)",
-        behavior="as jensen_shannon: seeks modes where they are far apart",
-        choose_when="a bounded, symmetric divergence is wanted whose reward still grows with h",
-        avoid_when="the policy starts far away: the reward is flat where h is low",
+        behavior="as jensen_shannon: seeks modes that are far apart",
+        choose_when="you want a bounded, symmetric divergence with an unbounded reward",
+        avoid_when="the policy starts far from the expert: the reward is flat at low h",
         generator=Generator(
             f=lambda u: (u.sqrt() - 1.0).square(),
             derivative=lambda u: 1.0 - u.rsqrt(),
@@ -92,9 +92,9 @@ def pearson_chi2() -> Divergence:
         formula="sum (p - q)^2 / q",
         generator_formula="(u - 1)^2",
         reward_formula="e^(2 h)",
-        behavior="covers, even more than forward_kl",
-        choose_when="the variance of importance weights p / q is itself what must be small",
-        avoid_when="logits are learned: few responses then decide every step",
+        behavior="covers modes, even more than forward_kl",
+        choose_when="you want to minimize the variance of the importance weights p / q",
+        avoid_when="a discriminator is learned: a few responses dominate every step",
         generator=Generator(
             f=lambda u: (u - 1.0).square(),
             derivative=lambda u: 2.0 * (u - 1.0),
@@ -105,8 +105,8 @@ def pearson_chi2() -> Divergence:
         reward=lambda h: (2.0 * h).exp(),
         safe_logits=(-MAX_LOGIT, MAX_PEARSON_LOGIT),
         caveat=(
-            "its reward e^(2 h) has the heaviest tail of all, so that few responses decide a "
-            "step; take forward_kl, or skew_forward_kl, to cover the expert's modes"
+            "its reward e^(2 h) has the heaviest tail of all, so a few responses dominate a step; "
+            "use forward_kl or skew_forward_kl to cover the expert's modes"
         ),
     )
 
@@ -119,8 +119,8 @@ def neyman_chi2() -> Divergence:
         generator_formula="(1 - u)^2 / u",
         reward_formula="-2 e^(-h)",
         behavior="seeks modes, even more than reverse_kl",
-        choose_when="a response that the expert would never give costs more than all else",
-        avoid_when="the policy starts far away: its worst responses then decide every step",
+        choose_when="responses that the expert would never give must be avoided above all",
+        avoid_when="the policy starts far from the expert: its worst responses dominate every step",
         generator=Generator(
             f=lambda u: (1.0 - u).square() / u,
             derivative=lambda u: 1.0 - u**-2.0,
@@ -131,8 +131,8 @@ def neyman_chi2() -> Divergence:
         reward=lambda h: -2.0 * (-h).exp(),
         safe_logits=(MIN_NEYMAN_LOGIT, MAX_LOGIT),
         caveat=(
-            "its reward -2 e^(-h) explodes on the responses of a policy that is far from the "
-            "expert; take reverse_kl to seek the expert's modes"
+            "its reward -2 e^(-h) is very low for responses of a policy far from the expert; "
+            "use reverse_kl to seek the expert's modes"
         ),
     )
 

@@ -1,17 +1,17 @@
-"""What a divergence is here: a record of its value, and of the reward that makes it small.
+"""The record of a divergence: its value, and the reward whose maximization minimizes it.
 
 Conventions of this package. With p the expert's and q the policy's probability of a response, every
 f-divergence is D(p, q) = sum_y q(y) f(p(y) / q(y)) for a convex generator f with f(1) = 0. Names
-take the expert's side: forward KL is KL(expert, policy), reverse KL is KL(policy, expert). A logit
-is h = log(p / q): high for expert, and what an optimal discriminator emits.
+follow the expert: forward KL is KL(expert, policy), reverse KL is KL(policy, expert). A logit is
+h = log(p / q), high for expert: the output of an optimal discriminator.
 
 The reward of a divergence is a function of the logit, and its policy gradient is exact:
 
     -grad D(p, q) = E_{y ~ q}[ r(h(y)) grad log q(y) ],    r = u f'(u) - f(u) at u = e^h,
 
-up to a constant in r, which no baseline leaves in. It is not -f(u), the integrand: that forgets
-that u depends on q. Conversely, a reward that never falls as u rises is exact for the f-divergence
-with f'' = r'(u) / u, so clipped logits still belong to a divergence. Where it falls there is none.
+up to a constant in r, which a baseline removes. It is not -f(u), the integrand, because u depends
+on q. Conversely, a reward that never decreases in u is exact for the f-divergence with
+f'' = r'(u) / u, so clipped logits still belong to a divergence. A decreasing one belongs to none.
 
 References:
     Nowozin et al. 2016 (f-GAN), arXiv:1606.00709; the reward: Ke et al. 2019, arXiv:1905.12888, and
@@ -27,18 +27,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 MAX_LOGIT = 10.0
-"""A discriminator that claims odds beyond e^10 = 22000 to 1 is saturated, not informative."""
+"""Odds beyond e^10 = 22000 to 1 mean a saturated discriminator, not information."""
 MAX_WEIGHT = 10.0
-"""One response may count as ten where rewards grow as a power of e^h: the variance of e^h grows as
-the policy's chi-square distance."""
+"""Largest weight of one response where rewards grow as a power of e^h, which bounds their variance:
+that of e^h is the chi-square divergence from expert to policy."""
 SUM_TOLERANCE = 1e-6
-"""How far from 1 the sum of a distribution may lie."""
+"""Tolerance for the sum of a distribution."""
 CURVATURE_PROBES = (math.exp(-1.0), 1.0, math.e)
-"""Ratios at which a generator whose critic can be trained curves somewhere."""
+"""A generator with a trainable critic has f'' > 0 at one of these ratios."""
 
 
 class Generator(NamedTuple):
-    """The convex function f that makes an f-divergence; every function works elementwise."""
+    """The convex function f of an f-divergence; every function is elementwise."""
 
     f: Callable[[Tensor], Tensor]
     """f(u) at probability ratios u = p / q > 0; f(1) = 0."""
@@ -47,9 +47,9 @@ class Generator(NamedTuple):
     second_derivative: Callable[[Tensor], Tensor]
     """f''(u) at u > 0; where f has a kink, that of its smooth parts."""
     at_zero: float
-    """Limit of f(u) as u falls to 0: the price of policy mass that the expert never chooses."""
+    """Limit of f(u) as u goes to 0: the cost of policy mass where the expert has none."""
     slope_at_infinity: float
-    """Limit of f(u) / u as u grows: the price of expert mass that the policy never chooses."""
+    """Limit of f(u) / u as u grows: the cost of expert mass where the policy has none."""
 
 
 class Divergence(NamedTuple):
@@ -63,28 +63,28 @@ class Divergence(NamedTuple):
     reward_formula: str
     """r(h) with h = log(p / q)."""
     behavior: str
-    """What minimizing it does to a policy that cannot match the expert."""
+    """The effect of minimizing it on a policy that cannot match the expert."""
     choose_when: str
     avoid_when: str
     generator: Generator | None
-    """None where there is no f-divergence behind the reward."""
+    """None if the reward belongs to no f-divergence."""
     reward: Callable[[Tensor], Tensor]
     """r(h) of an expert-positive logit, in nats, up to a constant; finite in the safe range."""
     safe_logits: tuple[float, float]
-    """(low, high), to which clip_logits clips before the reward."""
+    """(low, high): clip_logits clips to this range before the reward."""
     parameters: str = ""
-    """What the parameters mean and which values they take; empty where there are none."""
+    """The parameters and their ranges; empty if there are none."""
     caveat: str | None = None
-    """What a user must know before choosing it, and what to take instead."""
+    """A limitation that a user must know, and the alternative."""
 
     def value(
         self, expert: Float[Tensor, " outcome"], policy: Float[Tensor, " outcome"]
     ) -> Float[Tensor, ""]:
         """Compute the divergence of two discrete distributions exactly.
 
-        Where the policy gives 0, an outcome costs slope_at_infinity times the expert's mass; where
-        the expert gives 0, at_zero times the policy's mass. Either may be infinite. An outcome that
-        both exclude costs nothing. Gradients are right where both are positive.
+        An outcome of policy probability 0 costs slope_at_infinity times the expert's mass, one of
+        expert probability 0 at_zero times the policy's mass. Either may be infinite. An outcome of
+        probability 0 under both costs nothing. Gradients are right where both are positive.
 
         Args:
             expert: probabilities that sum to 1; float64 for exact work.
@@ -94,7 +94,7 @@ class Divergence(NamedTuple):
             The divergence in nats, at least 0 up to rounding, possibly infinite.
 
         Raises:
-            ValueError: if one of the two is no distribution, or there is no divergence to compute.
+            ValueError: if either is not a distribution, or the record has no generator.
         """
         generator = self._known_generator("value")
         _require_distribution("expert", expert)
@@ -111,7 +111,7 @@ class Divergence(NamedTuple):
         return value
 
     def critic(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Turn logits into the f-GAN critic T = f'(e^h), whose best logit is log(p / q).
+        """Compute the f-GAN critic T = f'(e^h), whose optimal logit is log(p / q).
 
         E_p[T] - E_q[f*(T)] is at most the divergence, and equal to it at h = log(p / q).
 
@@ -122,14 +122,14 @@ class Divergence(NamedTuple):
             T(h), differentiable by the logits.
 
         Raises:
-            ValueError: if there is no such critic, or none whose gradient could train it.
+            ValueError: if there is no such critic, or its gradient is 0 everywhere.
         """
         return self._curved_generator().derivative(logits.exp())
 
     def critic_cost(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Compute f*(T(h)), what the critic costs on the policy's samples.
+        """Compute f*(T(h)), the cost of the critic on the policy's samples.
 
-        f*(f'(u)) = u f'(u) - f(u), so it is the reward with its constant restored.
+        f*(f'(u)) = u f'(u) - f(u), so it is the reward with another constant.
 
         Args:
             logits: h, within the safe range.
@@ -146,7 +146,7 @@ class Divergence(NamedTuple):
     def _known_generator(self, what: str) -> Generator:
         if self.generator is None:
             raise ValueError(
-                f"{self.name} has no {what}, since no f-divergence is behind it: {self.caveat}"
+                f"{self.name} has no {what}, as it is not an f-divergence: {self.caveat}"
             )
         return self.generator
 
@@ -163,7 +163,7 @@ class Divergence(NamedTuple):
 
 
 class ClippedLogits(NamedTuple):
-    """Logits within a divergence's safe range, and which ones had to be moved there."""
+    """Logits clipped to a divergence's safe range, and which of them were outside."""
 
     logits: Float[Tensor, " logit"]
     was_clipped: Bool[Tensor, " logit"]
@@ -172,17 +172,17 @@ class ClippedLogits(NamedTuple):
 def clip_logits(logits: Float[Tensor, " logit"], record: Divergence) -> ClippedLogits:
     """Clip logits to the safe range of a divergence's reward.
 
-    A reward that is flat outside a range still never falls, so it is still the exact reward of
-    some divergence; what clipping buys is a bounded variance.
+    A reward that is constant outside a range still never decreases, so it is still the exact reward
+    of a divergence. Clipping bounds its variance.
 
     Args:
-        logits: expert-positive logits, staleness correction included. Infinite ones are moved to
-            the end of the range. NaN, the mark of a broken discriminator, stays NaN and is not
-            counted: the loss that it reaches must not be finite either.
-        record: the divergence whose reward comes next.
+        logits: expert-positive logits, staleness correction included. Infinite ones are clipped to
+            the end of the range. NaN stays NaN and is not counted, so that the loss is not finite
+            either.
+        record: the divergence whose reward is computed next.
 
     Returns:
-        The clipped logits and a mask of those that were outside; log its mean.
+        The clipped logits and a mask of those that were outside.
     """
     low, high = record.safe_logits
     return ClippedLogits(logits.clamp(low, high), (logits < low) | (logits > high))

@@ -1,7 +1,7 @@
-"""The total variation distance, whose reward says only on which side of the policy the expert is.
+"""The total variation distance, whose reward is the sign of the logit.
 
-The sign is not softened: 1/2 tanh(h / 2) = D - 1/2 would be the exact reward of another divergence,
-skew_forward_kl with skew 1/2, which can be chosen by that name.
+A smooth step in place of the sign, 1/2 tanh(h / 2) = D - 1/2, is the exact reward of another
+divergence: skew_forward_kl with skew 1/2.
 """
 
 import torch
@@ -16,9 +16,9 @@ def total_variation() -> Divergence:
         formula="1/2 sum abs(p - q)",
         generator_formula="1/2 abs(u - 1)",
         reward_formula="1/2 sign(h)",
-        behavior="seeks modes, and does not care by how much the expert prefers a response",
-        choose_when="the share of responses that differ is the very thing to report",
-        avoid_when="logits are learned: near 0 the sign is noise, and so is the reward",
+        behavior="seeks modes, without regard to how much more likely a response is for the expert",
+        choose_when="you want to minimize the largest difference in probability of any event",
+        avoid_when="a discriminator is learned: near 0 the sign of its logit is noise",
         generator=Generator(
             f=lambda u: 0.5 * (u - 1.0).abs(),
             derivative=lambda u: 0.5 * (u - 1.0).sign(),
@@ -29,8 +29,8 @@ def total_variation() -> Divergence:
         reward=lambda h: 0.5 * h.sign(),
         safe_logits=(-MAX_LOGIT, MAX_LOGIT),
         caveat=(
-            "its reward is only the sign of the logit, as large next to the expert as far away, "
-            "so training does not come to rest; take squared_hellinger, which bounds it from both "
-            "sides, or skew_forward_kl with skew 0.5, whose reward is the smooth step"
+            "its reward is the sign of the logit, as large close to the expert as far from it, so "
+            "training does not converge; use squared_hellinger, which bounds it on both sides, or "
+            "skew_forward_kl with skew 0.5, whose reward is a smooth step"
         ),
     )

@@ -77,7 +77,7 @@ class ScalarModel(nn.Module):
         inputs_embeds: Float[Tensor, "token hidden"] | None = None,
         *,
         per_token: bool = False,
-    ) -> Float[Tensor, " verdict"] | Float[Tensor, "verdict output"]:
+    ) -> Float[Tensor, " logit"] | Float[Tensor, "logit output"]:
         """Return one logit a response, or one a prefix of it.
 
         Args:

@@ -13,8 +13,8 @@ def bradley_terry() -> PreferenceLikelihood:
     return PreferenceLikelihood(
         name="bradley_terry",
         formula="1 / (1 + e^(-d))",
-        behavior="one noise for all responses; differences mean the same at every prompt",
-        choose_when="annotators had to pick the better of two: the default",
+        behavior="assumes the same noise on all responses",
+        choose_when="annotators chose the better of two responses: the default",
         avoid_when="some domains or annotators are much noisier than others, or ties were allowed",
         takes=("pairs",),
         log_probabilities=lambda comparisons: logsigmoid(differences(comparisons)),
@@ -22,11 +22,11 @@ def bradley_terry() -> PreferenceLikelihood:
 
 
 def margin(margin_per_strength: float) -> PreferenceLikelihood:
-    """Return the Bradley-Terry loss that asks for a larger difference the stronger a preference.
+    """Return the Bradley-Terry loss with a margin that grows with the strength of the preference.
 
     Args:
-        margin_per_strength: difference of scores, in nats, that a preference of strength 1 must
-            exceed before it counts as won; finite and at least 0, which is bradley_terry.
+        margin_per_strength: margin in nats for a preference of strength 1; finite and at least 0,
+            where the loss is bradley_terry.
 
     Returns:
         The record.
@@ -41,7 +41,7 @@ def margin(margin_per_strength: float) -> PreferenceLikelihood:
     if not 0.0 <= margin_per_strength < math.inf:
         raise ValueError(
             f"margin_per_strength must be finite and at least 0; it is {margin_per_strength}, and "
-            "below 0 the loss would forgive the strongest preferences first"
+            "a negative margin would lower the loss of the strongest preferences"
         )
 
     def log_probabilities(comparisons: Comparisons) -> Tensor:
@@ -51,15 +51,15 @@ def margin(margin_per_strength: float) -> PreferenceLikelihood:
     return PreferenceLikelihood(
         name="margin",
         formula="1 / (1 + e^(m - d)), m = margin_per_strength * strength",
-        behavior="as bradley_terry, and strong preferences pull scores further apart",
-        choose_when="annotators also said how much better, and big errors must not happen",
-        avoid_when="score differences must stay log-odds, as for a KL-regularized policy",
+        behavior="as bradley_terry, but strong preferences move scores further apart",
+        choose_when="the data have strengths, and errors on strong preferences matter most",
+        avoid_when="score differences must be log-odds, as for a KL-regularized policy",
         takes=("pairs",),
         log_probabilities=log_probabilities,
         needs="strengths",
-        parameters="margin_per_strength: nats asked for at strength 1, at least 0",
+        parameters="margin_per_strength: margin in nats at strength 1, at least 0",
         caveat=(
-            "with a margin the chances of both answers sum to less than 1, so its scores are no "
-            "calibrated log-odds; take bradley_terry if they must be"
+            "with a margin the probabilities of both labels sum to less than 1, so its scores are "
+            "not calibrated log-odds; use bradley_terry for calibrated scores"
         ),
     )

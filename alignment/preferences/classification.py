@@ -1,4 +1,4 @@
-"""Chosen or rejected? A classifier of single responses, whose logit is the score."""
+"""A classifier of single responses as chosen or rejected, whose logit is the score."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -7,10 +7,10 @@ from alignment.preferences.record import Comparisons, PreferenceLikelihood
 
 
 def classification() -> PreferenceLikelihood:
-    """Return the order-consistent classifier, which never sees who was compared with whom.
+    """Return the order-consistent classifier, which ignores which responses were compared.
 
-    Its loss bounds that of Bradley-Terry from above. The score that it learns is the log-odds of
-    having been chosen, which is in the true order only if all responses met alike opponents.
+    Its loss is an upper bound of that of Bradley-Terry. Its score is the log-odds of having been
+    chosen, which has the true order only if all responses were compared with similar ones.
 
     References:
         Sun et al. 2024, arXiv:2411.04991.
@@ -18,14 +18,16 @@ def classification() -> PreferenceLikelihood:
     return PreferenceLikelihood(
         name="classification",
         formula="1 / (1 + e^(-r_i)) * 1 / (1 + e^(r_j))",
-        behavior="a response is good if it was often chosen, against whomever",
-        choose_when="pairs were drawn at random, only the order counts, as in best-of-N",
-        avoid_when="like met like, as when a system picks close pairs: the order then breaks",
+        behavior="scores a response by how often it was chosen, whatever it was compared with",
+        choose_when="pairs were drawn at random and only the order matters, as in best-of-N",
+        avoid_when=(
+            "similar responses were compared, as with selected close pairs: the order is wrong"
+        ),
         takes=("pairs",),
         log_probabilities=_log_probabilities,
         caveat=(
-            "the chances of both answers sum to less than 1, and how good a response's opponents "
-            "were is ignored; take bradley_terry unless pairs were drawn at random"
+            "the probabilities of both labels sum to less than 1, and the quality of the other "
+            "response is ignored; use bradley_terry unless pairs were drawn at random"
         ),
     )
 

@@ -9,11 +9,11 @@ from alignment.preferences.record import Comparisons, PreferenceLikelihood, diff
 
 
 def thurstone(scale: float) -> PreferenceLikelihood:
-    """Return case V of Thurstone 1927: each response is seen with the same Gaussian noise.
+    """Return case V of Thurstone 1927: every score has the same Gaussian noise.
 
     Args:
-        scale: standard deviation of the noise on one response, in units of scores; above 0. A
-            model whose scores are free learns the same order at any scale, in other units.
+        scale: standard deviation of the noise on one response, in units of scores; above 0. It
+            sets the unit of learned scores and does not change their order.
 
     Returns:
         The record.
@@ -23,15 +23,17 @@ def thurstone(scale: float) -> PreferenceLikelihood:
     """
     if not 0.0 < scale < math.inf:
         raise ValueError(
-            f"scale must be positive and finite; it is {scale}, and without noise no answer "
-            "against the scores would have any probability"
+            f"scale must be positive and finite; it is {scale}, and without noise a label "
+            "against the scores would have probability 0"
         )
     return PreferenceLikelihood(
         name="thurstone",
         formula="Phi(d / (sqrt 2 scale)), Phi the normal distribution function",
-        behavior="as bradley_terry, but an answer against a large difference costs its square",
-        choose_when="noise comes from many small causes, and answers are clean",
-        avoid_when="some answers are plain mistakes: they pull hardest, with a force that grows",
+        behavior=(
+            "as bradley_terry, but the cost of a wrong order grows with the squared difference"
+        ),
+        choose_when="noise has many small causes, and few labels are plain mistakes",
+        avoid_when="some labels are plain mistakes: they have the largest gradients",
         takes=("pairs",),
         log_probabilities=lambda comparisons: _log_normal_cdf(
             differences(comparisons) / (math.sqrt(2.0) * scale)
@@ -41,17 +43,17 @@ def thurstone(scale: float) -> PreferenceLikelihood:
 
 
 def learned_variance() -> PreferenceLikelihood:
-    """Return the heteroscedastic model: each response has a noise of its own, learned too.
+    """Return the heteroscedastic model: the noise of each response is learned with its score.
 
-    The noise is e^(log scale). Only ratios of scores and noise can be seen, so whoever fits both
-    must fix the unit: let the log-scales have mean 0, or penalize their squares.
+    The noise is e^(log scale). Labels determine only the ratio of scores and noise, so a fit must
+    fix the unit: by log-scales of mean 0, or by a penalty on their squares.
     """
     return PreferenceLikelihood(
         name="learned_variance",
         formula="Phi(d / sqrt(s_i^2 + s_j^2)), s the noise of each",
-        behavior="answers on responses that are hard to judge count for less",
-        choose_when="domains or annotators differ in noise, so that one score scale misorders them",
-        avoid_when="pairs are few: scales need more of them than scores, and cost a second output",
+        behavior="labels of responses with much noise have less weight",
+        choose_when="domains or annotators differ in noise",
+        avoid_when="there are few pairs: the noise needs more of them, and a second output",
         takes=("pairs",),
         log_probabilities=_heteroscedastic,
         needs="log_scales",
@@ -65,6 +67,6 @@ def _heteroscedastic(comparisons: Comparisons) -> Tensor:
 
 
 def _log_normal_cdf(x: Tensor) -> Tensor:
-    """Return log Phi(x), in float64: torch's float32 gradient is 4 % off at x = -1000 already."""
+    """Return log Phi(x), in float64: torch's float32 gradient is 4 % off at x = -1000."""
     exact: Tensor = torch.special.log_ndtr(x.double())
     return exact.to(x.dtype)

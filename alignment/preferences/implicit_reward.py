@@ -1,4 +1,4 @@
-"""The reward of which a policy is the optimum already, so that no model of it has to be trained.
+"""The implicit reward of a policy: the reward for which the policy is optimal.
 
 A policy that maximizes E[reward] - beta D(reference, policy) has, at every response,
 
@@ -27,40 +27,40 @@ from torch import Tensor
 from alignment.divergences.record import MAX_LOGIT, Divergence
 
 SLOPE_PROBES = (MAX_LOGIT, 2.0 * MAX_LOGIT)
-"""Logits between which the slope of a reward may not fall if the reward is to rise forever."""
+"""Two logits; the slope of an unbounded reward does not decrease between them."""
 SLOPE_TOLERANCE = 1e-6
-"""How far rounding may let it fall, relative to itself."""
+"""Relative tolerance for the decrease."""
 
 
 class ImplicitRewards(NamedTuple):
-    """Rewards up to a constant for each prompt, and which were not taken from the formula."""
+    """Rewards up to a constant for each prompt, and where the tangent replaces the formula."""
 
     values: Float[Tensor, "*shape"]
     """In units of reward, increasing in the log-ratio."""
     is_on_tangent: Bool[Tensor, "*shape"]
-    """Log-ratio outside the divergence's safe range; log their share."""
+    """The log-ratio is outside the divergence's safe range."""
 
 
 def implicit_rewards(
     log_ratios: Float[Tensor, "*shape"], divergence: Divergence, *, beta: float
 ) -> ImplicitRewards:
-    """Reward of each response, if the policy is the optimum: -beta r(-log_ratio).
+    """Compute the reward of each response for which the policy is optimal: -beta r(-log_ratio).
 
-    Where e^(-l) grows, so would the gradient. Beyond the safe range the reward goes on along its
-    tangent. It is then never steeper than at the range's end and still rises everywhere, hence
-    belongs to a divergence of its own, which keeps the policy's full support. A flat end would
-    leave a response that got too unlikely without a gradient to come back by. The tangent of
-    reverse_kl is reverse_kl.
+    Outside the safe range the reward continues along its tangent, which bounds its slope. It still
+    increases everywhere, so it is the implicit reward of another divergence with full support. A
+    constant continuation would leave a response that became too unlikely without a gradient. The
+    tangent of reverse_kl is reverse_kl.
 
     Args:
         log_ratios: l = log pi - log reference of whole responses in nats, with gradient.
-        beta: weight of the divergence in the objective of which the policy is the optimum.
+        beta: weight of the divergence in the objective that the policy maximizes.
 
     Returns:
         The rewards, differentiable by the log-ratios.
 
     Raises:
-        ValueError: if the divergence does not allow it, or beta is not positive and finite.
+        ValueError: if check_direct_divergence refuses the divergence, or beta is not positive and
+            finite.
     """
     check_direct_divergence(divergence)
     require_beta(beta)
@@ -74,44 +74,39 @@ def implicit_rewards(
 
 
 def require_beta(beta: float) -> None:
-    """Refuse a weight of the divergence, in whichever objective, that is not positive and finite.
-
-    Raises:
-        ValueError: if it is not.
-    """
+    """Raise ValueError if the weight of the divergence is not positive and finite."""
     if not 0.0 < beta < math.inf:
         raise ValueError(
-            f"beta must be positive and finite; it is {beta}, and without a weight on staying near "
-            "the reference there is no best policy"
+            f"beta must be positive and finite; it is {beta}, and without a penalty on the "
+            "distance from the reference there is no optimal policy"
         )
 
 
 def check_direct_divergence(divergence: Divergence) -> None:
-    """Refuse a divergence that lets the policy give up a response, whatever its reward.
+    """Refuse a divergence under which an optimal policy can give a response probability 0.
 
-    If r(h) has a limit as h = log(reference / policy) grows, a reward that is lower than others by
-    more than beta times that limit leaves the response with probability 0. The formula for the
-    reward does not hold there, and no log-ratio implies such a reward. In terms of f-DPO, 0 must
-    not be in the domain of its f'.
+    That happens if r(h) has a limit as h = log(reference / policy) grows, and a reward is lower
+    than others by more than beta times this limit. No log-ratio implies such a reward. In terms of
+    f-DPO, 0 must not be in the domain of f'.
 
-    r rises without limit if its slope, dr/dh = u^2 f''(u) with u = e^h, does not die out. That is
-    judged at two large h, so a limit that is only approached beyond e^20 counts as none.
+    r is unbounded if its slope, dr/dh = u^2 f''(u) with u = e^h, does not go to 0. The check
+    compares the slope at two large h.
 
     Raises:
-        ValueError: if its reward is bounded, or it is no f-divergence.
+        ValueError: if its reward is bounded, or it is not an f-divergence.
     """
     if divergence.generator is None:
-        reason = "it is no f-divergence, so no optimal policy reveals its reward"
+        reason = "it is not an f-divergence, so an optimal policy does not determine its reward"
     else:
         near, far = _reward_slopes(divergence, SLOPE_PROBES)
         if far > 0.0 and far >= near * (1.0 - SLOPE_TOLERANCE):
             return
         reason = (
             f"its reward {divergence.reward_formula} is bounded for large h, so an optimal policy "
-            "may give up responses, and their rewards cannot be told from its log-ratios"
+            "may give responses probability 0, and log-ratios do not determine their rewards"
         )
     raise ValueError(
-        f"{divergence.name} cannot be the divergence of a direct objective: {reason}; take "
+        f"{divergence.name} cannot be the divergence of a direct objective: {reason}; use "
         "reverse_kl (DPO), forward_kl, jensen_shannon, jeffreys, squared_hellinger, pearson_chi2, "
         "generalized_js, skew_reverse_kl, or alpha from 0 up"
     )

@@ -11,9 +11,9 @@ def plackett_luce() -> PreferenceLikelihood:
     return PreferenceLikelihood(
         name="plackett_luce",
         formula="product over places k of e^(r_k) / sum of e^(r_l) over l >= k",
-        behavior="as bradley_terry, of which every pair of the ranking is an instance",
-        choose_when="annotators ordered three responses or more at once",
-        avoid_when="only the top of a long ranking was looked at: the rest is then noise",
+        behavior="as bradley_terry, for all places of a ranking at once",
+        choose_when="annotators ranked three responses or more",
+        avoid_when="annotators ranked only the best responses with care: the other ranks are noise",
         takes=("pairs", "rankings"),
         log_probabilities=_log_probabilities,
     )

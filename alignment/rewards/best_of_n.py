@@ -138,7 +138,7 @@ def best_of_kl_bound(num_samples: int) -> float:
     return math.log(num_samples) - (num_samples - 1) / num_samples
 
 
-def best_of_figures(responses: Sequence[Sequence[Response]]) -> list[BestOf]:
+def best_of_metrics(responses: Sequence[Sequence[Response]]) -> list[BestOf]:
     """Estimate what the best of 1, 2, 4, ... and of all responses to a prompt are like.
 
     Args:

@@ -10,7 +10,7 @@ from alignment.rewards.best_of_n import (
     BestOf,
     Rows,
     best_as_demonstrations,
-    best_of_figures,
+    best_of_metrics,
     best_over_worst,
 )
 from cluster.jobs.best_of import ScoredResponses
@@ -27,7 +27,7 @@ def print_result(
 ) -> None:
     """Print the expected rewards of the best responses, and how much was sampled."""
     responses = list(result.responses.values())
-    console.print(_table(best_of_figures(responses)))
+    console.print(_table(best_of_metrics(responses)))
     num_cut = sum(each.was_cut for row in responses for each in row)
     console.print(
         f"{len(request.rows)} prompts, {request.num_samples} responses to each, "

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
-from alignment.discriminator.labelled_batch import labelled, verdict_counts, verdicts
+from alignment.discriminator.labelled_batch import labelled, logit_counts, logit_weights
 from alignment.discriminator.losses import (
     cross_entropy_costs,
     least_squares_costs,
@@ -62,7 +62,7 @@ def test_responses_that_do_not_fit_with_their_prompt_are_split(max_tokens):
 
 @pytest.mark.parametrize("max_tokens", [7, 10, 100])
 def test_every_response_token_of_every_microbatch_has_its_place_among_all(max_tokens):
-    counts = verdict_counts(TRAJECTORIES, per_token=True)
+    counts = logit_counts(TRAJECTORIES, per_token=True)
     assert counts.tolist() == [2, 4, 1, 3, 2]
     responses = torch.from_numpy(TRAJECTORIES.token_ids[TRAJECTORIES.action_mask]).long()
     seen = []
@@ -81,7 +81,7 @@ def test_every_response_token_of_every_microbatch_has_its_place_among_all(max_to
 
 
 def test_with_one_verdict_each_a_place_is_the_trajectory():
-    counts = verdict_counts(TRAJECTORIES, per_token=False)
+    counts = logit_counts(TRAJECTORIES, per_token=False)
     assert flat_places(torch.tensor([3, 0, 4]), counts).tolist() == [3, 0, 4]
     assert flat_places(torch.tensor([], dtype=torch.int64), counts).tolist() == []
 
@@ -89,7 +89,7 @@ def test_with_one_verdict_each_a_place_is_the_trajectory():
 def test_hand_computed_weights():
     # Two rollouts of 2 and 4 tokens, one demonstration of 1: 7 tokens in 3 responses.
     batch = labelled(pair_by_prompt(TRAJECTORIES.select([0, 1]), TRAJECTORIES.select([2])))
-    whole, prefixes = (verdicts(batch, per_token=per_token) for per_token in (False, True))
+    whole, prefixes = (logit_weights(batch, per_token=per_token) for per_token in (False, True))
     assert whole.weights.tolist() == whole.class_weights.tolist() == [0.5, 0.5, 1.0]
     assert prefixes.is_expert.tolist() == 6 * [False] + [True]
     expected = torch.tensor([*6 * [0.5], 1.0]) * 3 / 7
@@ -100,7 +100,7 @@ def test_hand_computed_weights():
 def test_a_missing_class_is_an_error():
     batch = labelled([PromptGroup(TRAJECTORIES, EMPTY)])
     with pytest.raises(ValueError, match="needs both classes; got 0 demonstrations and 5 rollouts"):
-        verdicts(batch, per_token=False)
+        logit_weights(batch, per_token=False)
 
 
 def responses(frequencies, repeats=1):
@@ -136,7 +136,7 @@ def test_the_best_verdict_on_a_prefix_is_its_log_ratio_whatever_the_lengths_and_
     costs, repeats
 ):
     batch = labelled([PromptGroup(responses(POLICY, repeats), responses(EXPERT))])
-    counted = verdicts(batch, per_token=True)
+    counted = logit_weights(batch, per_token=True)
     expert, policy = prefix_frequencies(EXPERT), prefix_frequencies(POLICY)
     names = sorted(expert)
     index = torch.tensor([names.index(prefix) for prefix in prefixes_of(batch)])
@@ -154,7 +154,7 @@ def test_the_best_verdict_on_a_prefix_is_its_log_ratio_whatever_the_lengths_and_
 
 def test_a_mean_within_each_response_would_shift_the_verdict_by_what_comes_later():
     batch = labelled([PromptGroup(responses(POLICY), responses(EXPERT))])
-    counted = verdicts(batch, per_token=True)
+    counted = logit_weights(batch, per_token=True)
     lengths = counted.counts[torch.repeat_interleave(counted.counts)]
     names = sorted(prefix_frequencies(EXPERT))
     index = torch.tensor([names.index(prefix) for prefix in prefixes_of(batch)])

@@ -93,9 +93,11 @@ def test_a_divergence_without_a_trainable_critic_says_so():
     with pytest.raises(ValueError, match=r"total_variation has no variational critic .* piecewise"):
         divergence("total_variation").critic(h)
     for name in ("fairl", "wasserstein"):
-        with pytest.raises(ValueError, match=f"{name} has no variational critic, since no f-div"):
+        with pytest.raises(
+            ValueError, match=f"{name} has no variational critic, as it is not an f-div"
+        ):
             divergence(name).critic_cost(h)
-        with pytest.raises(ValueError, match=f"{name} has no value, since no f-div.*; take "):
+        with pytest.raises(ValueError, match=f"{name} has no value, as it is not an f-div.*; use "):
             divergence(name).value(EXPERT, POLICY)
 
 

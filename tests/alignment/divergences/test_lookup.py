@@ -16,9 +16,9 @@ def test_every_divergence_of_the_configuration_exists_under_its_own_name():
 def test_what_is_labelled_or_extreme_warns_and_names_something_to_take_instead(record):
     extreme = {"pearson_chi2", "neyman_chi2", "total_variation"}
     if record.name in LABELLED or record.name in extreme:
-        assert "take " in record.caveat
+        assert "use " in record.caveat
         others = set(DIVERGENCES) - set(LABELLED) - extreme
-        assert any(other in record.caveat.partition("take ")[2] for other in others)
+        assert any(other in record.caveat.partition("use ")[2] for other in others)
     elif record.name != "alpha":
         assert record.caveat is None
     assert bool(record.parameters) == (record.name in PARAMETERS)

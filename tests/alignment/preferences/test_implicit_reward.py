@@ -75,18 +75,21 @@ def test_a_generator_of_the_users_own_is_judged_by_the_same_rule(generator, allo
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("le_cam", r"le_cam cannot be .*its reward 4 D\^2.* is bounded.*may give up responses"),
+        (
+            "le_cam",
+            r"le_cam cannot be .*its reward 4 D\^2.* is bounded.*may give responses probability 0",
+        ),
         ("total_variation", r"total_variation cannot be .* is bounded"),
         ("neyman_chi2", r"its reward -2 e\^\(-h\) is bounded"),
         ("log_d", r"its reward log D"),
-        ("fairl", "fairl cannot be .*it is no f-divergence"),
-        ("wasserstein", "wasserstein cannot be .*it is no f-divergence"),
+        ("fairl", "fairl cannot be .*it is not an f-divergence"),
+        ("wasserstein", "wasserstein cannot be .*it is not an f-divergence"),
     ],
 )
-def test_a_refusal_names_the_divergence_the_reason_and_what_to_take(name, reason):
+def test_a_refusal_names_the_divergence_the_reason_and_what_to_use(name, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         check_direct_divergence(divergence(name))
-    offered = set(re.findall(r"\w+", str(caught.value).split("; take ")[1])) & set(DIVERGENCES)
+    offered = set(re.findall(r"\w+", str(caught.value).split("; use ")[1])) & set(DIVERGENCES)
     assert offered == {record.name for record in DIRECT} - {"skew_forward_kl"}
 
 

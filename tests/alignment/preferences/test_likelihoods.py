@@ -66,7 +66,7 @@ def test_a_loss_that_is_no_law_says_so(name):
     chances = record.log_likelihood(compared(record, scores, strength=1.0)).exp()
     assert chances.sum() < 0.999
     assert "sum to less than 1" in record.caveat
-    assert "take bradley_terry" in record.caveat
+    assert "use bradley_terry" in record.caveat
 
 
 @pytest.mark.parametrize(

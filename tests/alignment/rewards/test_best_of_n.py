@@ -15,8 +15,8 @@ from alignment.rewards.best_of_n import (
     Response,
     best_as_demonstrations,
     best_of_chances,
-    best_of_figures,
     best_of_kl_bound,
+    best_of_metrics,
     best_over_worst,
     value_of_best,
 )
@@ -56,7 +56,7 @@ def test_estimate_is_the_mean_of_the_largest_over_all_subsets(rewards):
         largest = [max(subset) for subset in itertools.combinations(rewards.tolist(), n)]
         assert found[n - 1].item() == pytest.approx(sum(largest) / len(largest), abs=1e-12)
     assert found[0].item() == pytest.approx(rewards.mean().item(), abs=1e-12)
-    assert found[-1].item() == rewards.max().item()
+    assert found[-1].item() == pytest.approx(rewards.max().item(), abs=1e-12)
 
 
 @given(policy=distributions(3), rewards=floats64(3))
@@ -173,7 +173,7 @@ def responses(*rewards, texts="abcdefgh", was_cut=False):
 
 def test_figures_by_hand():
     rewards = [responses(0.0, 3.0, 6.0), responses(6.0, 6.0, 6.0)]
-    one, two, three = best_of_figures(rewards)
+    one, two, three = best_of_metrics(rewards)
     # The best of two of the first prompt: 3, 6 and 6; and 1 token more than the reward
     expected = {1: (4.5, 0.0, 5.5), 2: (5.5, math.log(2) - 1 / 2, 6.5)}
     expected[3] = (6.0, math.log(3) - 2 / 3, 7.0)
@@ -186,11 +186,11 @@ def test_figures_by_hand():
 
 
 def test_figures_are_of_powers_of_two_and_of_all_and_one_prompt_has_no_interval():
-    figures = best_of_figures([responses(*range(6))])
+    figures = best_of_metrics([responses(*range(6))])
     assert [each.num_drawn for each in figures] == [1, 2, 4, 6]
     assert {(each.low, each.high) for each in figures} == {(None, None)}
-    assert [each.num_drawn for each in best_of_figures([responses(1.0)])] == [1]
-    assert [each.num_drawn for each in best_of_figures([responses(*range(8))])] == [1, 2, 4, 8]
+    assert [each.num_drawn for each in best_of_metrics([responses(1.0)])] == [1]
+    assert [each.num_drawn for each in best_of_metrics([responses(*range(8))])] == [1, 2, 4, 8]
 
 
 HISTORY = (Turn("system", "be brief"), Turn("user", "hi"), Turn("assistant", "ho"))

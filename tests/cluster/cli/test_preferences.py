@@ -29,7 +29,7 @@ USES = {
     "plackett_luce": ("", "pairs, rankings", EVERYONE),
     "classification": ("", "pairs", EVERYONE),
     "identity": ("IPO", "pairs, ties", "policy"),
-    "kahneman_tversky": ("KTO", "verdicts, pairs", "policy"),
+    "kahneman_tversky": ("KTO", "single labels, pairs", "policy"),
     "self_play": ("SPIN", "demonstrations", "policy"),
 }
 """Known as, labels, and what it trains."""
