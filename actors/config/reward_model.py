@@ -1,10 +1,25 @@
-"""The settings of reward-model training."""
+"""The reward_model section of a job file, and what each rank of the training gets."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pydantic import Field
+
+from actors.config.choices import FrozenConfig
 from actors.config.learner import LearnerConfig
 from actors.config.scorers import DiscriminatorConfig
+
+
+class RewardModelConfig(FrozenConfig):
+    """How `irlign reward-model train` trains; its options override these settings."""
+
+    num_members: int = Field(1, gt=0)
+    """Reward models of an ensemble. One is trained on all training rows, several each on a
+    bootstrap of them."""
+    num_epochs: int = Field(1, gt=0)
+    """Passes of each member over its rows."""
+    comparisons_per_step: int = Field(32, gt=0)
+    """Comparisons of an optimizer step, over all ranks."""
 
 
 class RewardModelSettings(NamedTuple):

@@ -9,7 +9,7 @@ from rich.console import Console
 from actors.errors import InvalidInputError
 from cluster.cli.options import JobPath, Overrides, RunPath, line_console
 from cluster.config.job_file import load_job
-from cluster.config.reward_model_options import Training
+from cluster.config.reward_model import reward_model_job
 from cluster.jobs.contrast import read_run_config, write_contrast, write_log_ratio
 
 
@@ -69,15 +69,17 @@ def train(
     job: JobPath,
     overrides: Overrides = None,
     members: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1, help="Reward models of an ensemble, each trained on a bootstrap of the data."
         ),
-    ] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of each member over its data.")] = 1,
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes of each member over its data.")
+    ] = None,
     comparisons_per_step: Annotated[
-        int, typer.Option(min=1, help="Comparisons of an optimizer step, over all ranks.")
-    ] = 32,
+        int | None, typer.Option(min=1, help="Comparisons of an optimizer step, over all ranks.")
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="Folder of members and report. Default: runs/NAME-reward-model."),
@@ -85,7 +87,8 @@ def train(
 ) -> None:
     """Train a reward model, or an ensemble, on the preferences of a job.
 
-    If the run directory exists, the members that are not complete are trained.
+    The options override the reward_model section of the job. If the run directory exists, the
+    members that are not complete are trained.
 
         irlign reward-model train job.yaml --members 4 --epochs 2
     """
@@ -95,8 +98,13 @@ def train(
     )
 
     folder = run_dir or Path("runs") / f"{config.name}-reward-model"
-    training = Training(members, epochs, comparisons_per_step)
-    train_reward_model(config, training, folder, Console())
+    config = reward_model_job(
+        config,
+        num_members=members,
+        num_epochs=epochs,
+        comparisons_per_step=comparisons_per_step,
+    )
+    train_reward_model(config, folder, Console())
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)

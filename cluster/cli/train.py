@@ -8,6 +8,7 @@ import typer
 from actors.errors import InvalidInputError
 from cluster.cli.options import JobPath, Overrides, PolicyPath, RunPath, line_console
 from cluster.config.job_file import load_job
+from cluster.run_state.directory import refuse_other_format
 
 
 def train(
@@ -33,6 +34,7 @@ def report(run: RunPath) -> None:
     """Write the report of a run, finished or not."""
     if not run.is_dir():
         raise InvalidInputError(f"there is no run directory {run}")
+    refuse_other_format(run)
     from alignment.report.run.page import write_report  # noqa: PLC0415 - matplotlib takes seconds
 
     try:

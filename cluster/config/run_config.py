@@ -10,6 +10,7 @@ from actors.config.choices import DataSource, FrozenConfig
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ModelConfig, ObjectiveConfig, SftConfig
 from actors.config.preferences import PreferencesConfig
+from actors.config.reward_model import RewardModelConfig
 from actors.config.rollout import RolloutConfig
 from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
 
@@ -109,6 +110,7 @@ class RunConfig(FrozenConfig):
     teacher: TeacherConfig | None = None
     rewards: tuple[RewardConfig, ...] = ()
     preferences: PreferencesConfig | None = None
+    reward_model: RewardModelConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()

@@ -23,7 +23,7 @@ from alignment.rewards.evaluation import (
     length_baseline,
     preferred_length,
 )
-from cluster.config.reward_model_options import Training, settings_of
+from cluster.config.reward_model import reward_model_section, settings_of
 from cluster.config.run_config import RunConfig
 from cluster.jobs.progress import counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
@@ -34,18 +34,18 @@ from cluster.learner.reward_model_host import (
     train_members,
 )
 from cluster.resources.availability import this_machine, wait_for_resources
+from cluster.run_state.directory import write_config
 from cluster.run_state.files import write_atomically
-from cluster.validation.reward_model import RewardModelReport, check_reward_model, write_record
+from cluster.validation.reward_model import RewardModelReport, check_reward_model
 
 
-def train_reward_model(
-    config: RunConfig, training: Training, run_dir: Path, console: Console
-) -> bool:
+def train_reward_model(config: RunConfig, run_dir: Path, console: Console) -> bool:
     """Train an ensemble on the cluster of RAY_ADDRESS, or on one started for it.
 
     Members that are complete are not trained again. SIGINT or SIGTERM ends the ranks at once.
 
     Args:
+        config: as reward_model_job returns it.
         run_dir: on a file system that all ranks share.
 
     Returns:
@@ -56,18 +56,16 @@ def train_reward_model(
         RunFailedError: if the training failed.
     """
     run_dir = run_dir.resolve()
-    num_members = training.num_members
-    report = (
-        check_reward_model(config, training, run_dir, this_machine()) if is_embedded() else None
-    )
+    num_members = reward_model_section(config).num_members
+    report = check_reward_model(config, run_dir, this_machine()) if is_embedded() else None
     if report is None or num_finished(run_dir, num_members) < num_members:
         try:
             with interrupted_by_signals(), connected(config):
-                report = report or _checked_on_cluster(config, training, run_dir, console)
+                report = report or _checked_on_cluster(config, run_dir, console)
                 run_dir.mkdir(parents=True, exist_ok=True)
-                write_record(config, training, run_dir)
+                write_config(run_dir, config)
                 if num_finished(run_dir, num_members) < num_members:
-                    _follow(config, training, run_dir, len(report.data.train_rows), console)
+                    _follow(config, run_dir, len(report.data.train_rows), console)
         except WorkerGroupFailedError as error:
             raise RunFailedError(f"{error}\nThe run directory {run_dir} can be resumed.") from error
         except KeyboardInterrupt:
@@ -75,24 +73,22 @@ def train_reward_model(
             text = f"Stopped with {done} of {num_members} members complete"
             console.print(f"{text}; the same command resumes the training.", highlight=False)
             return False
-    metrics = write_metrics(config, training, run_dir, report.data)
+    metrics = write_metrics(config, run_dir, report.data)
     _print_metrics(metrics, run_dir, console)
     page = write_reward_model_report(run_dir)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return True
 
 
-def write_metrics(
-    config: RunConfig, training: Training, run_dir: Path, data: TokenizedComparisons
-) -> dict[str, Any]:
+def write_metrics(config: RunConfig, run_dir: Path, data: TokenizedComparisons) -> dict[str, Any]:
     """Evaluate all members on the held-out rows, and write the metrics.
 
     Returns:
         What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,
         length_baseline, and those of alignment.rewards.evaluation.held_out_metrics.
     """
-    settings = settings_of(config, training)
-    files = (member_folder(run_dir, m) / HELD_OUT for m in range(training.num_members))
+    settings = settings_of(config)
+    files = (member_folder(run_dir, m) / HELD_OUT for m in range(settings.num_members))
     verdicts = [MemberLogits(**json.loads(file.read_text())) for file in files]
     likelihoods = [
         learned_likelihood(
@@ -115,22 +111,19 @@ def write_metrics(
     return metrics
 
 
-def _checked_on_cluster(
-    config: RunConfig, training: Training, run_dir: Path, console: Console
-) -> RewardModelReport:
-    report = check_reward_model(config, training, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
+def _checked_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> RewardModelReport:
+    report = check_reward_model(config, run_dir, ray.cluster_resources())  # type: ignore[no-untyped-call]
     wait_for_resources(config, report.plan, console)
     return report
 
 
-def _follow(
-    config: RunConfig, training: Training, run_dir: Path, num_train: int, console: Console
-) -> None:
+def _follow(config: RunConfig, run_dir: Path, num_train: int, console: Console) -> None:
     """Show how far the ranks are until all members are finished."""
-    num_steps = math.ceil(num_train * training.num_epochs / training.comparisons_per_step)
+    settings = reward_model_section(config)
+    num_steps = math.ceil(num_train * settings.num_epochs / settings.comparisons_per_step)
     with counted(console, num_steps, "steps", "starting") as update:
-        for member, step in train_members(config, training, run_dir):
-            name = f"member {member + 1} of {training.num_members}"
+        for member, step in train_members(config, run_dir):
+            name = f"member {member + 1} of {settings.num_members}"
             update(step, name + (", evaluation" if step == num_steps else ""))
     (run_dir / HEARTBEAT).unlink(missing_ok=True)
 

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import ray
-import yaml
 from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
@@ -28,7 +27,7 @@ from cluster.jobs.control import leave_address, remove_address
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
-from cluster.run_state.files import write_atomically
+from cluster.run_state.directory import write_config
 from cluster.run_state.status import Status
 from cluster.validation.preflight import check_run, print_caveat
 
@@ -54,14 +53,14 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
         RunFailedError: if the run failed.
     """
     console = Console()
+    config = config.model_copy(update={"reward_model": None})  # of another command's runs
     if is_embedded():
         print_caveat(config, check_run(config, run_dir, this_machine()), console)
     with connected(config):
         if not is_embedded():
             _check_on_cluster(config, run_dir, console)
         run_dir.mkdir(parents=True, exist_ok=True)
-        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_atomically(run_dir / "config.yaml", settings)
+        write_config(run_dir, config)
         console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
         driver = start_driver(config, run_dir)
         leave_address(run_dir, namespace(config.name))

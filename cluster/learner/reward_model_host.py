@@ -17,7 +17,7 @@ from actors.distributed import largest_over_ranks
 from actors.reward_model.member import train_member
 from actors.rewards.sources import member_folder
 from cluster.config.datasets import load_comparisons
-from cluster.config.reward_model_options import Training, settings_of
+from cluster.config.reward_model import reward_model_section, settings_of
 from cluster.config.run_config import RunConfig
 from cluster.fleet.ray_worker import cause_of
 from cluster.learner.torch_trainer import torch_trainer
@@ -79,7 +79,7 @@ class MemberProgress:
 def run_reward_model_rank(settings: dict[str, Any]) -> None:
     """Run one rank: train the members that are not complete, one after the other."""
     config = RunConfig.model_validate_json(settings["config"])
-    training, run_dir = Training(*settings["training"]), Path(settings["run_dir"])
+    num_members, run_dir = reward_model_section(config).num_members, Path(settings["run_dir"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     label_logs(config.name, f"reward-model-{rank}")
@@ -87,16 +87,16 @@ def run_reward_model_rank(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     data = load_comparisons(config)
     # A shared file system may show the newest member to some ranks later than to others.
-    done = largest_over_ranks(num_finished(run_dir, training.num_members), device, world_size)
+    done = largest_over_ranks(num_finished(run_dir, num_members), device, world_size)
     journal = Journal(run_dir, elapsed_s=0.0)
     if rank == 0:  # the lines of a member that starts over
         keep_lines(run_dir / METRICS, lambda row: bool(row["member"] < done))
-    for member in range(done, training.num_members):
+    for member in range(done, num_members):
         if rank == 0:
             shutil.rmtree(run_dir / f"member-{member}.partial", ignore_errors=True)
         folder = train_member(
             data,
-            settings_of(config, training),
+            settings_of(config),
             member,
             run_dir,
             MemberProgress(run_dir, journal, member).report if rank == 0 else _report_nothing,
@@ -112,7 +112,7 @@ def _report_nothing(_metrics: Mapping[str, float]) -> None:
     """Leave reporting to rank 0."""
 
 
-def train_members(config: RunConfig, training: Training, run_dir: Path) -> Iterator[MemberStep]:
+def train_members(config: RunConfig, run_dir: Path) -> Iterator[MemberStep]:
     """Train the members that are not complete, on the cluster that this process is connected to.
 
     A caller that disconnects from the cluster ends the ranks.
@@ -130,7 +130,6 @@ def train_members(config: RunConfig, training: Training, run_dir: Path) -> Itera
     (run_dir / HEARTBEAT).unlink(missing_ok=True)
     rank_settings = {
         "config": config.model_dump_json(),
-        "training": tuple(training),
         "run_dir": str(run_dir),
     }
     fixed = config.learner.model_copy(update={"min_ranks": None})

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from actors.errors import InvalidInputError
 from cluster.config.job_file import RENAMED
 from cluster.config.run_config import RunConfig
-from cluster.run_state.files import CONFIG
+from cluster.run_state.files import CONFIG, write_atomically
 from cluster.run_state.manifest import FORMAT_VERSION, MANIFEST
 
 POLICY = "checkpoints/step-*/policy"
@@ -55,7 +55,9 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     differing = [
         f"{path} ({there.get(path)} there, {here.get(path)} in the job)"
         for path in [*there, *(path for path in here if path not in there)]
-        if there.get(path) != here.get(path) and not path.startswith(MAY_DIFFER)
+        if there.get(path) != here.get(path)
+        and not path.startswith(MAY_DIFFER)
+        and not _grows_an_ensemble(path, there.get(path), here.get(path))
     ]
     if differing:
         raise InvalidInputError(
@@ -63,6 +65,18 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
             "another --run-dir, or set it back to resume"
         )
     return True
+
+
+def _grows_an_ensemble(path: str, there: object, here: object) -> bool:
+    """Whether only the number of members differs, each of which is trained on a bootstrap."""
+    numbers = [each for each in (there, here) if isinstance(each, int)]
+    return path == "reward_model.num_members" and len(numbers) == 2 and min(numbers) > 1
+
+
+def write_config(run_dir: Path, config: RunConfig) -> None:
+    """Write the settings of a run, as read_config reads them."""
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_atomically(run_dir / CONFIG, settings)
 
 
 def refuse_other_format(run_dir: Path) -> None:

@@ -1,6 +1,5 @@
 """Everything that can be known to be wrong with a reward model's job before anything starts."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +10,17 @@ from actors.errors import InvalidInputError
 from actors.reward_model.files import empty_classifier
 from alignment.data.tokenized import TokenizedComparisons
 from cluster.config.datasets import load_comparisons
-from cluster.config.reward_model_options import Training, likelihood_config
+from cluster.config.reward_model import likelihood_config, reward_model_section
 from cluster.config.run_config import RunConfig
 from cluster.resources.availability import missing_resources
 from cluster.resources.memory import GIB, PROCESS_GIB, discriminator_memory
 from cluster.resources.model_files import policy_files
 from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import Plan, WorkerPlan
-from cluster.run_state.directory import check_disk
-from cluster.run_state.files import write_atomically
+from cluster.run_state.directory import check_disk, is_resumed
 from cluster.validation.allowlist import check_allowlist
 from cluster.validation.preference_data import check_preference_data
 from cluster.validation.preflight import check_windows, resources
-
-RECORD = "reward_model_job.json"
-"""In the run directory: what its members were told, so that no other job goes on with them."""
 
 
 class RewardModelReport(NamedTuple):
@@ -36,7 +31,7 @@ class RewardModelReport(NamedTuple):
 
 
 def check_reward_model(
-    config: RunConfig, training: Training, run_dir: Path, cluster: Mapping[str, float]
+    config: RunConfig, run_dir: Path, cluster: Mapping[str, float]
 ) -> RewardModelReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
@@ -53,7 +48,7 @@ def check_reward_model(
     check_allowlist(config, run_dir)
     model = policy_files(config.model.name)
     check_windows(config, model)
-    _check_record(config, training, run_dir)
+    is_resumed(run_dir, config)
     plan = _plan(config, model.shape)
     if missing := missing_resources(plan, cluster):
         raise InvalidInputError(
@@ -66,17 +61,13 @@ def check_reward_model(
             f"included, and the cluster has {there:.1f} GiB; lower discriminator.num_layers or "
             "learner.max_tokens_per_microbatch, or use a smaller model"
         )
-    check_disk(run_dir, 4 * model.shape.num_parameters * training.num_members / GIB)
+    check_disk(
+        run_dir, 4 * model.shape.num_parameters * reward_model_section(config).num_members / GIB
+    )
     empty_classifier(AutoConfig.from_pretrained(config.model.name))
     data = load_comparisons(config)
     check_preference_data(data, preferences.objective, config.learner.max_tokens_per_microbatch)
     return RewardModelReport(data, plan)
-
-
-def write_record(config: RunConfig, training: Training, run_dir: Path) -> None:
-    """Note what the members in this directory are told."""
-    text = json.dumps(_record(config, training), indent=1)
-    write_atomically(run_dir / RECORD, text + "\n")
 
 
 def _plan(config: RunConfig, shape: ModelShape) -> Plan:
@@ -94,49 +85,3 @@ def _plan(config: RunConfig, shape: ModelShape) -> Plan:
         PROCESS_GIB if learner.gpus_per_rank else needed.gib,
     )
     return Plan((rank,), config.placement.phases_share_cpus)
-
-
-def _record(config: RunConfig, training: Training) -> dict[str, object]:
-    """Return all that a member's weights follow from, by the names that the user knows."""
-    preferences = likelihood_config(config)
-    found: dict[str, object] = {
-        "seed": config.seed,
-        "model.name": config.model.name,
-        "preferences.path": str(preferences.path),
-        "preferences.objective": preferences.objective,
-        "preferences.parameters": preferences.objective_parameters,
-        "learner.autocast": config.learner.autocast,
-        "--epochs": training.num_epochs,
-        "--comparisons-per-step": training.comparisons_per_step,
-        "--members above 1": training.num_members > 1,
-    }
-    for name in ("num_layers", "tuning", "learning_rate"):
-        found[f"discriminator.{name}"] = getattr(config.discriminator, name)
-    for name in type(config.data).model_fields:
-        if name != "path":
-            found[f"data.{name}"] = getattr(config.data, name)
-    return found
-
-
-def _check_record(config: RunConfig, training: Training, run_dir: Path) -> None:
-    """Refuse a directory that holds anything but members of the same job."""
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
-        return
-    try:
-        there = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"{run_dir} holds files but no readable {RECORD}, so it is no reward model's run; "
-            "choose another --run-dir"
-        ) from error
-    here = json.loads(json.dumps(_record(config, training)))
-    differing = [
-        f"{name} ({there.get(name)} there, {here.get(name)} now)"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
-        raise InvalidInputError(
-            f"{run_dir} belongs to another job, which differs in {', '.join(differing)}; use "
-            "another --run-dir, or set it back to go on"
-        )

@@ -29,7 +29,7 @@ from alignment.models.scalar_head import HEAD_RATE_FACTOR
 from alignment.report.formats import format_interval
 from alignment.report.reward_model.metrics import calibration, evaluation_pairs
 from alignment.rewards.evaluation import METRICS
-from cluster.config.reward_model_options import Training
+from cluster.config.reward_model import reward_model_job
 from cluster.config.run_config import RunConfig
 from cluster.jobs.reward_model import train_reward_model
 
@@ -135,9 +135,13 @@ def train_on(
         sys.exit(
             f"every row of {name} has more than {arguments.max_tokens} tokens; raise --max-tokens"
         )
-    training = Training(1, arguments.epochs, COMPARISONS_PER_STEP)
+    config = reward_model_job(
+        make_job(arguments, name, path, limits),
+        num_epochs=arguments.epochs,
+        comparisons_per_step=COMPARISONS_PER_STEP,
+    )
     run_dir = folder / "run"
-    if not train_reward_model(make_job(arguments, name, path, limits), training, run_dir, console):
+    if not train_reward_model(config, run_dir, console):
         sys.exit("stopped; repeat the same command to resume")
     evaluation = json.loads((run_dir / METRICS).read_text())
     length, result = evaluation["length_baseline"], calibration(evaluation_pairs(evaluation))

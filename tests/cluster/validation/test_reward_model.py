@@ -5,14 +5,14 @@ import json
 import pytest
 
 from actors.errors import InvalidInputError
-from cluster.config.reward_model_options import Training
+from cluster.config.reward_model import reward_model_job
 from cluster.config.run_config import RunConfig
-from cluster.validation.reward_model import check_reward_model, write_record
+from cluster.run_state.directory import is_resumed, write_config
+from cluster.validation.reward_model import check_reward_model
 from tests.fakes.tiny_comparisons import tiny_comparisons
 from tests.fakes.tiny_job import save_tiny_model
 
 CLUSTER = {"CPU": 8.0, "memory": 64.0 * 2**30}
-TRAINING = Training(num_members=1, num_epochs=1, comparisons_per_step=8)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def write_rankings(path, rows):
     return path
 
 
-def job(model, path, likelihood="bradley_terry", **sections):
+def job(model, path, likelihood="bradley_terry", num_members=1, **sections):
     data = {"held_out_fraction": 0.3, "max_prompt_tokens": 8, "max_response_tokens": 8}
     preferences = None if path is None else {"path": str(path), "objective": likelihood}
     given = {
@@ -41,12 +41,12 @@ def job(model, path, likelihood="bradley_terry", **sections):
         "preferences": preferences,
         **sections,
     }
-    return RunConfig.model_validate(given)
+    return reward_model_job(RunConfig.model_validate(given), num_members=num_members)
 
 
-def error_of(config, run_dir, training=TRAINING, cluster=CLUSTER):
+def error_of(config, run_dir, cluster=CLUSTER):
     with pytest.raises(InvalidInputError) as raised:
-        check_reward_model(config, training, run_dir, cluster)
+        check_reward_model(config, run_dir, cluster)
     return str(raised.value)
 
 
@@ -56,7 +56,7 @@ def pairs(tmp_path):
 
 
 def test_a_job_that_can_run_is_split_and_nothing_is_written(model, pairs, tmp_path):
-    found = check_reward_model(job(model, pairs), TRAINING, tmp_path / "run", CLUSTER)
+    found = check_reward_model(job(model, pairs), tmp_path / "run", CLUSTER)
     assert len(found.data.train_rows) + len(found.data.held_out_rows) == 20
     assert [rank.num_workers for rank in found.plan.workers] == [1]
     assert not (tmp_path / "run").exists()
@@ -85,7 +85,7 @@ def test_ties_are_counted_for_a_likelihood_that_knows_none(model, tmp_path):
     message = error_of(job(model, path), tmp_path / "run")
     assert f"holds {num_ties} ties" in message
     assert "rao_kupper or davidson" in message
-    check_reward_model(job(model, path, "davidson"), TRAINING, tmp_path / "run", CLUSTER)
+    check_reward_model(job(model, path, "davidson"), tmp_path / "run", CLUSTER)
 
 
 def test_margin_needs_a_strength_of_every_row(model, pairs, tmp_path):
@@ -114,19 +114,42 @@ def test_what_the_cluster_lacks_is_said(model, pairs, tmp_path):
     assert "the cluster has 1.0 GiB" in error_of(config, tmp_path / "run", cluster=full)
 
 
-def test_members_of_another_job_are_not_gone_on_with(model, pairs, tmp_path):
+def test_members_of_another_job_are_not_resumed(model, pairs, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "else.txt").touch()
-    assert "holds files but no readable" in error_of(job(model, pairs), run_dir)
-    write_record(job(model, pairs), TRAINING, run_dir)
-    check_reward_model(job(model, pairs, learner={"num_ranks": 2}), TRAINING, run_dir, CLUSTER)
+    assert "holds files but no config.yaml" in error_of(job(model, pairs), run_dir)
+    write_config(run_dir, job(model, pairs))
+    check_reward_model(job(model, pairs, evaluation={"num_prompts": 3}), run_dir, CLUSTER)
     message = error_of(job(model, pairs, "thurstone", seed=1), run_dir)
-    assert "seed (0 there, 1 now)" in message
-    assert "preferences.objective (bradley_terry there, thurstone now)" in message
-    several = TRAINING._replace(num_members=2)
-    assert "--members above 1 (False there, True now)" in error_of(
-        job(model, pairs), run_dir, several
-    )
-    write_record(job(model, pairs), several, run_dir)  # more members may follow
-    check_reward_model(job(model, pairs), TRAINING._replace(num_members=5), run_dir, CLUSTER)
+    assert "seed (0 there, 1 in the job)" in message
+    assert "preferences.objective (bradley_terry there, thurstone in the job)" in message
+    several = job(model, pairs, num_members=2)
+    assert "reward_model.num_members (1 there, 2 in the job)" in error_of(several, run_dir)
+    write_config(run_dir, several)
+    check_reward_model(job(model, pairs, num_members=5), run_dir, CLUSTER)
+    assert "num_members (2 there, 1 in the job)" in error_of(job(model, pairs), run_dir)
+
+
+def test_the_run_of_a_policy_is_no_reward_models_and_the_other_way_round(model, pairs, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    config = job(model, pairs)
+    of_policy = config.model_copy(update={"reward_model": None})
+    write_config(run_dir, of_policy)
+    assert "reward_model.num_members (None there, 1 in the job)" in error_of(config, run_dir)
+    write_config(run_dir, config)
+    with pytest.raises(InvalidInputError, match=r"reward_model\.num_members \(1 there, None in"):
+        is_resumed(run_dir, of_policy)
+
+
+def test_options_override_the_section_and_the_section_the_defaults(model, pairs):
+    section = {"num_epochs": 3, "num_members": 4}
+    config = reward_model_job(job(model, pairs, reward_model=section), num_members=None)
+    assert config.reward_model.num_epochs == 3
+    changed = reward_model_job(config, num_epochs=5, num_members=None, comparisons_per_step=8)
+    assert changed.reward_model.model_dump() == {
+        "num_members": 1,
+        "num_epochs": 5,
+        "comparisons_per_step": 8,
+    }

@@ -1,19 +1,11 @@
-"""The options of irlign reward-model train, and the settings that follow from them."""
+"""The sections of a job file that `irlign reward-model train` uses."""
 
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from actors.config.preferences import LikelihoodName, PreferencesConfig
-from actors.config.reward_model import RewardModelSettings
+from actors.config.reward_model import RewardModelConfig, RewardModelSettings
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-
-
-class Training(NamedTuple):
-    """What the command line says."""
-
-    num_members: int
-    num_epochs: int
-    comparisons_per_step: int
 
 
 def likelihood_config(config: RunConfig) -> PreferencesConfig:
@@ -41,8 +33,25 @@ def likelihood_config(config: RunConfig) -> PreferencesConfig:
     return preferences
 
 
-def settings_of(config: RunConfig, training: Training) -> RewardModelSettings:
-    """Say what each rank is told."""
+def reward_model_job(config: RunConfig, **options: int | None) -> RunConfig:
+    """Return a job whose reward_model section is complete: options, then the file, then defaults.
+
+    Args:
+        options: settings of the section; None leaves the job file's.
+    """
+    given = config.reward_model or RewardModelConfig()
+    changes = {name: value for name, value in options.items() if value is not None}
+    return config.model_copy(update={"reward_model": given.model_copy(update=changes)})
+
+
+def reward_model_section(config: RunConfig) -> RewardModelConfig:
+    """Return the reward_model section that reward_model_job has completed."""
+    assert config.reward_model
+    return config.reward_model
+
+
+def settings_of(config: RunConfig) -> RewardModelSettings:
+    """Return what each rank trains by."""
     preferences = likelihood_config(config)
     return RewardModelSettings(
         model=config.model.name,
@@ -51,5 +60,5 @@ def settings_of(config: RunConfig, training: Training) -> RewardModelSettings:
         discriminator=config.discriminator,
         learner=config.learner,
         seed=config.seed,
-        **training._asdict(),
+        **reward_model_section(config).model_dump(),
     )
