@@ -45,7 +45,7 @@ def kahneman_tversky(
         num_sequences: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, without unit, and the diagnostics judgment_accuracy,
+        This microbatch's share of the loss, without unit, and the diagnostics label_accuracy,
         the share of responses on their side of the reference point, and log_ratio_desirable and
         log_ratio_undesirable, in nats; each sums over its kind only, divided by N.
 
@@ -74,7 +74,7 @@ def kahneman_tversky(
     ratios = log_ratios.detach() / num_sequences
     right = 0.5 + 0.5 * distances.detach().sign()
     diagnostics = {
-        "judgment_accuracy": right.sum() / num_sequences,
+        "label_accuracy": right.sum() / num_sequences,
         "log_ratio_desirable": ratios[is_desirable].sum(),
         "log_ratio_undesirable": ratios[~is_desirable].sum(),
     }

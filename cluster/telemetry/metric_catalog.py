@@ -55,7 +55,7 @@ STEP_METRICS = {
     "learner/importance_mean": "Mean importance weight.",
     "learner/importance_truncated_fraction": "Share of importance weights truncated.",
     "learner/implied_return": "Reward that the logits imply as soft Q-values, nats per response.",
-    "learner/judgment_accuracy": "Share of single labels on their side of the reference point.",
+    "learner/label_accuracy": "Share of single labels on their side of the reference point.",
     "learner/learning_rate": "Learning rate of the newest step.",
     "learner/logit_clipped_fraction": "Share of logits outside the divergence's safe range.",
     "learner/log_ratio_magnitude": "Mean size of log(learner / sampler), nats per token.",
@@ -212,7 +212,7 @@ PANELS = (
         "share",
         _of(
             "learner/preference_accuracy",
-            "learner/judgment_accuracy",
+            "learner/label_accuracy",
             "discriminator/preference_accuracy",
         ),
     ),

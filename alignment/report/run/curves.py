@@ -110,7 +110,7 @@ CURVE_PLOTS = (
         "fraction of comparisons",
         {
             "learner/preference_accuracy": "policy, by log-ratios to the reference",
-            "learner/judgment_accuracy": "policy, single labels",
+            "learner/label_accuracy": "policy, single labels",
             "discriminator/preference_accuracy": "discriminator",
         },
         {"chance": 0.5},

@@ -28,7 +28,7 @@ def test_golden_values_alone_and_of_a_pair_that_is_split(beta, desirable, undesi
     assert alone[1].loss.item() == pytest.approx(undesirable, abs=5e-7)
     pair = objective(f64(1.0, -0.5), f64(0.0, 1.0), beta=beta)
     assert pair.loss.item() == pytest.approx((desirable + undesirable) / 2.0, abs=5e-7)
-    assert pair.diagnostics["judgment_accuracy"].item() == 1.0
+    assert pair.diagnostics["label_accuracy"].item() == 1.0
     assert pair.diagnostics["log_ratio_desirable"].item() == 0.5
     assert pair.diagnostics["log_ratio_undesirable"].item() == -0.25
 
@@ -45,7 +45,7 @@ def test_hand_computed_gradient_and_weights():
     torch.testing.assert_close(log_ratios.grad, expected)
     assert out.loss.item() == pytest.approx((2.0 * 0.5 + 3.0 * 0.5 + 3.0 * far.item()) / 3.0)
     # At the reference point half right, beyond it wrong
-    assert out.diagnostics["judgment_accuracy"].item() == pytest.approx((0.5 + 0.5 + 0.0) / 3.0)
+    assert out.diagnostics["label_accuracy"].item() == pytest.approx((0.5 + 0.5 + 0.0) / 3.0)
     assert not any(figure.requires_grad for figure in out.diagnostics.values())
 
 
