@@ -1,4 +1,4 @@
-"""What each worker can be told. Units are in the names: _s seconds, _tokens, _fraction, _gib."""
+"""The model, sft and objective sections. Units are in the names: _s, _tokens, _fraction, _gib."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
@@ -20,8 +20,8 @@ class ModelConfig(FrozenConfig):
     """The language model that is aligned."""
 
     name: str
-    """Folder (relative to the job file) or hub name of a causal language model in Hugging Face
-    format with safetensors. A model that needs code of its own is refused."""
+    """Folder, relative to the job file, or hub name of a causal language model in Hugging Face
+    format with safetensors. A model that needs remote code is refused."""
 
 
 class SftConfig(FrozenConfig):
@@ -30,75 +30,80 @@ class SftConfig(FrozenConfig):
     steps: int = Field(100, ge=0)
     """Optimizer steps; 0 skips the stage."""
     prompts_per_step: int = Field(32, gt=0)
-    """Demonstrations in one optimizer step, over all ranks."""
+    """Demonstrations per optimizer step, over all ranks."""
     learning_rate: float = Field(2e-5, gt=0.0)
-    """Peak of AdamW's rate: linear warm-up, then a cosine down to a tenth."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to a tenth."""
     reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
-    """How a step averages; only sum_per_sequence is the forward KL up to a constant factor."""
+    """How the loss is averaged over a step; only sum_per_sequence is the forward KL, up to a
+    constant factor."""
     td_weight: float = Field(0.0, ge=0.0)
-    """IQ-Learn: weight of the squares of the rewards that the logits imply as soft Q-values; they
-    can begin at 75 (learner/td_error), and 0.1 then weighs as much as the likelihood. 0 is plain
-    cloning. Needs reduction: sum_per_sequence."""
+    """IQ-Learn: weight of the squared rewards that the logits imply as soft Q-values. These can
+    start at 75 (metric learner/td_error); a weight of 0.1 then equals that of the likelihood. 0 is
+    behavior cloning. Requires reduction: sum_per_sequence."""
 
     @model_validator(mode="after")
     def _rewards_are_summed_as_the_likelihood_is(self) -> Self:
         if self.td_weight and self.reduction != "sum_per_sequence":
             raise ValueError(
-                f"sft.td_weight = {self.td_weight} weighs sums over whole responses, and "
-                f"sft.reduction is {self.reduction}; set that to sum_per_sequence"
+                f"sft.td_weight = {self.td_weight} requires sums over whole responses, and "
+                f"sft.reduction is {self.reduction}; set sft.reduction to sum_per_sequence"
             )
         return self
 
 
 class ReferenceConfig(FrozenConfig):
-    """Penalty on the KL divergence from the policy to the one that entered stage 2."""
+    """Penalty on the KL divergence of the policy from the reference, the policy after stage 1."""
 
     coefficient: float = Field(0.02, ge=0.0)
-    """Weight of the penalty, in reward units a nat; 0 switches it off and saves a forward pass."""
+    """Weight of the penalty, in units of reward per nat; 0 disables it and saves a forward pass."""
     estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"
-    """k1_reward and k2_loss give the gradient of KL(policy, reference); k3_loss that of
-    KL(reference, policy), the forward direction."""
+    """Estimator of the penalty. k1_reward and k2_loss have the gradient of KL(policy, reference);
+    k3_loss has that of KL(reference, policy), the forward direction."""
 
 
 class ObjectiveConfig(FrozenConfig):
-    """Stage 2, the on-policy stage: which divergence from the expert is made small, and how."""
+    """Stage 2, the on-policy stage: which divergence from the expert is minimized, and how."""
 
     divergence: Annotated[str, AfterValidator(divergence_name)] = "jensen_shannon"
-    """From expert to policy: a name that `irlign divergences` lists, or module:function, a convex
-    generator f of your own with f(1) = 0."""
+    """Divergence between expert and policy: a name that `irlign divergences` lists, or the import
+    path module:function of a convex generator f with f(1) = 0."""
     divergence_parameters: DivergenceParameters = DivergenceParameters()
     level: Level = "trajectory"
-    """trajectory: one verdict on a whole response. token: verdicts on prefixes, the same divergence
-    with credit by token. occupancy: of state-action visits, another objective. state: full
-    vocabularies of a teacher and the policy at each state, states held constant."""
+    """What the divergence compares. trajectory: whole responses, one logit each. token: the same
+    divergence with one logit per prefix and credit per token. occupancy: the distributions of
+    state-action visits, another objective. state: the full next-token distributions of a teacher
+    and the policy at each state, with the states held constant."""
     divergence_weight: float = Field(1.0, ge=0.0)
-    """Weight of the divergence's reward beside the reward sources; 0 starts no discriminator."""
+    """Weight of the divergence's reward in the sum with the reward sources; 0 starts no
+    discriminator."""
     steps: int = Field(100, ge=0)
     """Optimizer steps; 0 skips the stage."""
     prompts_per_step: int = Field(32, gt=0)
-    """Prompts in one optimizer step, over all ranks."""
+    """Prompts per optimizer step, over all ranks."""
     group_size: int = Field(4, ge=2)
-    """Responses sampled for each prompt; the baseline of one is the mean of the others."""
+    """Responses sampled per prompt. With advantage: leave_one_out the baseline of a response is the
+    mean reward of the others."""
     learning_rate: float = Field(1e-6, gt=0.0)
-    """AdamW's rate after a linear warm-up."""
+    """Learning rate of AdamW after a linear warm-up."""
     max_staleness_steps: int = Field(0, ge=0)
-    """Most optimizer steps by which a trajectory may lag the policy; 0 is strictly on-policy."""
+    """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy."""
     on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of a step's prompts whose states are the policy's own; those of the others are the
-    demonstrations'. Only level state can do with less than 1."""
+    """Share of the prompts of a step whose responses the policy samples; the others take the
+    response of their demonstration. Less than 1 requires level: state."""
     advantage: Literal[
         "leave_one_out", "group_mean", "group_normalized", "best_of_group", "self_normalized"
     ] = "leave_one_out"
-    """Baseline within a prompt's responses. group_normalized (GRPO) hides the choice of divergence;
-    best_of_group clones the best response of each (rejection sampling); self_normalized weighs
-    responses by their share of the group's e^h, for forward_kl only."""
+    """Advantage of a response within its group. group_normalized (GRPO) divides by the standard
+    deviation and so removes much of what distinguishes the divergences; best_of_group clones the
+    best response (rejection sampling); self_normalized weights responses by their share of the
+    group's e^logit, for forward_kl only."""
     importance: Literal["none", "token", "sequence", "clip"] = "token"
-    """Truncated weights against the mismatch of the sampler's log-probabilities and the learner's.
-    Sequence weights are unbiased and suit responses up to 64 tokens; token weights suit any; clip
-    is PPO's clipped ratio of each token."""
+    """Importance weights that correct the difference between the log-probabilities of sampler and
+    learner, truncated. sequence is unbiased and suits responses of up to 64 tokens; token suits any
+    length; clip is the clipped ratio per token of PPO."""
     max_mean_log_ratio: float | None = Field(None, gt=0.0)
-    """A response whose mean log-ratio of learner to sampler is farther from 0, in nats a token, is
-    rejected; None rejects none."""
+    """Maximum absolute value of the mean log-ratio of learner to sampler, in nats per token; a
+    response beyond it is rejected. None rejects none."""
     reference: ReferenceConfig = ReferenceConfig()
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ class RewardModelConfig(FrozenConfig):
 
 
 class RewardModelSettings(NamedTuple):
-    """What training is told; equal on all ranks."""
+    """Settings of one training; equal on all ranks."""
 
     model: str
     """Folder or hub name of the causal language model to begin from."""

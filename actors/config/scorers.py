@@ -1,4 +1,4 @@
-"""What a teacher and reward sources can be told. Imports no torch."""
+"""The discriminator, teacher and rewards sections of a job file."""
 
 from typing import Literal
 
@@ -14,38 +14,39 @@ class DiscriminatorConfig(FrozenConfig):
     """
 
     num_workers: int = Field(1, gt=0)
-    """One trains, all score."""
+    """Number of workers, all of which score; the first one trains."""
     cpus_per_worker: float = Field(1.0, gt=0.0)
-    """CPU cores a worker holds and threads it computes with."""
+    """CPU cores that a worker reserves, and the number of threads it computes with."""
     gpus_per_worker: float = Field(0.0, ge=0.0)
-    """0 computes on the CPU."""
+    """GPUs that a worker reserves; 0 computes on the CPU."""
     num_layers: int | None = Field(None, gt=0)
-    """Keep only the first layers of the policy's architecture; None keeps all."""
+    """Number of the policy's layers to keep, from the first on; None keeps all."""
     tuning: Literal["full", "lora", "frozen"] = "full"
-    """What of the backbone is trained beside the scalar head."""
+    """Which weights of the backbone are trained in addition to the scalar head."""
     loss: DiscriminatorLoss = "cross_entropy"
-    """What trains the logit. pairwise compares responses to one prompt (Bradley-Terry); variational
-    maximizes the f-GAN bound of the objective's divergence; least_squares is the Brier score. The
-    reward does not depend on the choice, except off the optimum."""
+    """Loss of the logit. pairwise compares responses to one prompt (Bradley-Terry); variational
+    maximizes the f-GAN bound of the objective's divergence; least_squares is the Brier score. All
+    have the same optimum, and so the same reward there."""
     learning_rate: float = Field(1e-5, gt=0.0)
-    """AdamW's rate."""
+    """Learning rate of AdamW."""
     updates_per_step: int = Field(1, gt=0)
-    """Discriminator updates for each policy step."""
+    """Discriminator updates per policy step."""
     warm_up_steps: int = Field(10, ge=0)
-    """Batches on which only the discriminator trains before the policy's first on-policy step."""
+    """Batches on which the discriminator alone is trained, before the first on-policy step."""
     label_smoothing: float = Field(0.05, ge=0.0, lt=0.5)
-    """Two-sided; bounds the logit at log((1 - s) / s). Not for losses pairwise and wasserstein."""
+    """Smoothing of both labels by s, which bounds the logit at log((1 - s) / s). Not with loss
+    pairwise, nor with divergence wasserstein."""
     gradient_penalty: float = Field(0.0, ge=0.0)
-    """Weight of the squared gradient norm of the logit by the input embeddings (R1); with
-    wasserstein, of the squared distance of that norm from 1."""
+    """Weight of the squared norm of the logit's gradient with respect to the input embeddings (R1);
+    with divergence wasserstein, of the squared distance of that norm from 1."""
     token_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of response tokens of both classes whose embeddings an update hides."""
+    """Share of the response tokens, of both classes, whose embeddings are masked in an update."""
     spectral_norm: bool = False
-    """Keep the norm of the head's weights at 1 or below."""
+    """Keep the spectral norm of the head's weights at 1 or below."""
     max_accuracy: float = Field(1.0, gt=0.5, le=1.0)
-    """No update while accuracy on demonstrations held out is above it; 1 never stops."""
+    """Updates are skipped while the accuracy on the evaluation set is above it; 1 skips none."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
-    """Share of the policy's responses in an update that come from earlier steps."""
+    """Share of the policy's responses in an update that are from earlier steps."""
 
 
 class TeacherConfig(FrozenConfig):
@@ -69,9 +70,10 @@ class RewardConfig(FrozenConfig):
     function: str | None = None
     """Import path module:name of a function of (prompt, response, expert_response) to a number."""
     weight: float = 1.0
-    """Factor of this source in the total reward. Beside a divergence the source is first divided by
-    its standard deviation on held-out answers before stage 2, measured once."""
+    """Weight of this source in the total reward. Together with a divergence, the source is first
+    divided by its standard deviation on the policy's responses to evaluation prompts, measured once
+    before stage 2."""
     num_workers: int = Field(1, gt=0)
-    """Copies of this source."""
+    """Number of workers, each with a copy of this source."""
     on_error: Literal["stop", "drop"] = "stop"
-    """What a prompt costs whose reward cannot be computed: the run, or the prompt, counted."""
+    """What to do if a reward cannot be computed: stop the run, or drop the prompt and count it."""

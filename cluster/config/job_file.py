@@ -1,4 +1,4 @@
-"""From a job file to a checked configuration. Every mistake in it becomes one readable sentence."""
+"""Reads a job file, and reports each mistake in it in one sentence."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-"""Pydantic's kind of error: the limit's name in its context, and how to say it."""
+"""By pydantic's kind of error: the name of the limit in its context, and the words for it."""
 
 RENAMED = {
     "warm_start": "sft",
@@ -35,7 +35,7 @@ RENAMED = {
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a job file, apply overrides, and check the whole.
+    """Read a job file, apply overrides, and check the result.
 
     Args:
         path: a YAML file. Relative paths in it and in overrides are relative to its folder.
@@ -148,7 +148,7 @@ def _model_path(name: str, folder: Path) -> str:
 
 
 def _as_sentences(place: str, error: ValidationError) -> str:
-    """Say what is wrong with the settings: a sentence, or a list of them."""
+    """Return the errors of the settings: a sentence, or a list of them."""
     sentences = [_as_sentence(details) for details in error.errors(include_url=False)]
     if len(sentences) == 1:
         return f"{place}: {sentences[0]}"
@@ -156,7 +156,7 @@ def _as_sentences(place: str, error: ValidationError) -> str:
 
 
 def _as_sentence(details: ErrorDetails) -> str:
-    """Say what is wrong with one setting, and what would be right."""
+    """Return the error of one setting, with its value and the limit."""
     setting = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
         return _unknown(setting)
@@ -170,7 +170,7 @@ def _as_sentence(details: ErrorDetails) -> str:
 
 
 def _what_it_should_be(details: ErrorDetails) -> str:
-    """Say what a setting's value should be, after pydantic's own message where that is readable."""
+    """Return what the value of a setting must be."""
     kind, context = details["type"], details.get("ctx", {})
     if kind in LIMITS:
         limit, words = LIMITS[kind]
@@ -186,7 +186,7 @@ def _what_it_should_be(details: ErrorDetails) -> str:
 
 
 def _unknown(setting: str) -> str:
-    """Say that there is no such setting, and which one may have been meant."""
+    """Return the error of an unknown setting, with its new name or the nearest one."""
     if setting in RENAMED:
         return f"{setting} is called {RENAMED[setting]} now; rename it"
     section, dot, name = setting.rpartition(".")

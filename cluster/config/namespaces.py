@@ -1,4 +1,4 @@
-"""How a run's actors are named on a cluster."""
+"""Names of a run's actors on a cluster."""
 
 DRIVER = "driver"
 """The driver's name in its run's namespace."""
@@ -6,7 +6,7 @@ PREFIX = "irlign-"
 
 
 def namespace(run: str) -> str:
-    """Return the Ray namespace of a run: its actors never meet another run's."""
+    """Return the Ray namespace of a run, which separates its actors from those of other runs."""
     return PREFIX + run
 
 

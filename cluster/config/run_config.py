@@ -15,61 +15,63 @@ from actors.config.rollout import RolloutConfig
 from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
 
 MAX_RESPONSE_TOKENS = 256
-"""Of a model that no run has given a limit."""
+"""Default for a model that is not of a run."""
 
 
 class DataConfig(FrozenConfig):
     """Demonstrations: prompts and the expert's responses."""
 
     path: DataSource | None = None
-    """A file or folder, relative to the job file, or hub:owner/name, in any format that `irlign
-    check` detects, as JSON lines of prompt and response. None: of preferences, the best ones."""
+    """File or folder, relative to the job file, or hub:owner/name, in any format that `irlign
+    check` detects, such as JSON lines of prompt and response. None takes the best responses of
+    preferences.path."""
     system_prompt: str | None = None
-    """Opens every conversation, through the model's own chat template."""
+    """System message of every conversation, formatted by the model's chat template."""
     held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
-    """Share kept for evaluation, chosen by a stable hash of the prompt."""
+    """Share of the rows in the evaluation set, selected by a hash of the prompt."""
     max_prompt_tokens: int = Field(512, gt=0)
-    """A longer prompt, template included, is an error; nothing is cut."""
+    """Maximum length of a prompt, template included. A longer prompt is an error."""
     max_response_tokens: int = Field(512, gt=0)
-    """Sampling stops here, and a longer demonstration is an error."""
+    """Maximum length of a response, end token included. Sampling stops at it, and a longer
+    demonstration is an error."""
 
 
 class EvaluationConfig(FrozenConfig):
-    """What is measured on held-out demonstrations, before, during and after."""
+    """What is measured on the evaluation set, before, during and after the training."""
 
     every_steps: int = Field(20, gt=0)
-    """Steps between measurements of the held-out negative log-likelihood."""
+    """Steps between measurements of the negative log-likelihood."""
     num_prompts: int = Field(64, gt=0)
-    """Held-out prompts answered before training, after stage 1 and at the end."""
+    """Prompts to which the policy responds before the training, after stage 1 and at the end."""
     patterns: dict[str, str] = Field(default_factory=dict)
-    """Name to regular expression; the report shows the share of responses that match each."""
+    """Regular expressions by name; the report shows the share of responses that match each."""
 
 
 WORKER_KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
 
 
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
-"""What Ray takes for the value of a node's label."""
+"""A value of a node label, as Ray allows it."""
 
 
 class PlacementConfig(FrozenConfig):
-    """Where workers go."""
+    """Where workers run, and how long they may take."""
 
     phases_share_cpus: bool = False
-    """True on a small machine without overlap: sampling, scoring and learning take turns with the
-    same cores, so a worker reserves almost none of the CPUs that it computes with."""
+    """For a small machine: sampling, scoring and learning run on the same cores one after the
+    other, so that a worker reserves almost none of the CPUs that it computes with."""
     timeout_s: float = Field(600.0, gt=0.0)
-    """No start of a worker and no request to one may take longer: then it fails and is tried again
-    elsewhere."""
+    """Timeout of the start of a worker and of each request to it. The worker is then replaced, and
+    the request is retried."""
     when_full: Literal["fail", "wait"] = "fail"
-    """What a run does whose workers find too little free on the cluster: end at once and say what
-    is missing, or wait for it."""
+    """What to do if the cluster lacks free resources for the workers: fail with an error that says
+    what is missing, or wait for them."""
     lease_s: float | None = Field(None, gt=0.0)
-    """Stop with a checkpoint if nobody has asked after the run for so long, its job process being
-    gone; None lets it go on to its end."""
+    """Stop the run with a checkpoint if no process has requested its status for so long, because
+    its job process is gone. None runs it to its end."""
     node_labels: dict[str, dict[str, LabelValue]] = Field(default_factory=dict)
-    """Kind of worker (rollout, discriminator, teacher, reward, learner) to the labels that a node
-    must have for it; a kind not named here goes anywhere."""
+    """Labels that a node must have, by kind of worker (rollout, discriminator, teacher, reward,
+    learner). A kind that is not named runs on any node."""
 
     @field_validator("node_labels")
     @classmethod
@@ -86,21 +88,21 @@ class PlacementConfig(FrozenConfig):
 
 
 class AutoscaleConfig(FrozenConfig):
-    """Between which bounds the number of rollout workers follows the learner's appetite."""
+    """Autoscaling: the number of rollout workers follows the times of sampling and learning."""
 
     min_workers: int = Field(1, gt=0)
-    """Never fewer rollout workers."""
+    """Minimum number of rollout workers."""
     max_workers: int = Field(gt=0)
-    """Never more."""
+    """Maximum number of rollout workers."""
 
 
 class RunConfig(FrozenConfig):
     """Everything needed to start or resume a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    """Names the run directory and the run's actors on the cluster."""
+    """Name of the run directory and of the run's actors on the cluster."""
     seed: int = 0
-    """Of every random choice."""
+    """Seed of every random choice."""
     model: ModelConfig
     data: DataConfig
     sft: SftConfig = SftConfig()
@@ -116,13 +118,14 @@ class RunConfig(FrozenConfig):
     placement: PlacementConfig = PlacementConfig()
     autoscale: AutoscaleConfig | None = None
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
-    """Where each step's figures go beside metrics.jsonl; mlflow and wandb where installed."""
+    """Experiment trackers that get the metrics of each step in addition to metrics.jsonl; mlflow
+    and wandb must be installed."""
 
     @model_validator(mode="after")
     def _a_group_fits_a_microbatch(self) -> Self:
         prompt, response = self.data.max_prompt_tokens, self.data.max_response_tokens
         is_self_play = self.preferences is not None and self.preferences.is_self_play
-        num_responses = self.objective.group_size + is_self_play  # the demonstration beside them
+        num_responses = self.objective.group_size + is_self_play  # and the demonstration
         needed = prompt + num_responses * response
         limit = self.learner.max_tokens_per_microbatch
         if self.objective.steps and needed > limit:
@@ -141,7 +144,9 @@ class RunConfig(FrozenConfig):
                 "give one of them, or set objective.steps to 0"
             )
         if self.data.path is None and (not self.preferences or self.preferences.path is None):
-            raise ValueError("data.path is missing, and no preferences.path stands in for it")
+            raise ValueError(
+                "data.path is missing; set it, or preferences.path to train on its best responses"
+            )
         if self.ranks_rollouts and not self.rewards:
             raise ValueError(
                 "preferences.path is missing, and there are no rewards to compare the policy's own "
@@ -167,13 +172,13 @@ class RunConfig(FrozenConfig):
 
     @property
     def has_policy_gradient(self) -> bool:
-        """Whether stage 2 samples to be rewarded."""
+        """Whether stage 2 trains on rewards of the policy's own responses."""
         is_rewarded = len(self.rewards) > 0 and not self.ranks_rollouts
         return self.objective.steps > 0 and (self.objective.divergence_weight > 0 or is_rewarded)
 
     @property
     def ranks_rollouts(self) -> bool:
-        """Whether rewards say which of the policy's responses are preferred, and nothing else."""
+        """Whether rewards only rank the policy's own responses, as preferences."""
         return self.preferences is not None and self.preferences.ranks_rollouts
 
     @property
@@ -184,24 +189,24 @@ class RunConfig(FrozenConfig):
 
     @property
     def has_reference(self) -> bool:
-        """Whether stage 2 keeps the policy that entered it."""
+        """Whether stage 2 keeps a copy of the policy as the reference."""
         has_log_ratios = self.preferences is not None and self.preferences.teaches == "policy"
         return self.objective.reference.coefficient > 0 or has_log_ratios
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the run asks one: there is one, and a stage that needs it."""
+        """Whether the run starts teacher workers."""
         return self.teacher is not None and self.objective.steps > 0
 
     @property
     def has_discriminator(self) -> bool:
-        """Whether the run trains one: the expert is given by demonstrations alone."""
+        """Whether the run trains a discriminator, because only demonstrations define the expert."""
         wants_divergence = self.objective.steps > 0 and self.objective.divergence_weight > 0
         return wants_divergence and self.teacher is None
 
 
 def data_paths(config: RunConfig) -> dict[str, Path]:
-    """Return the files and folders that a job reads its data from, by the section that says so."""
+    """Return the files and folders that a job reads its data from, by section."""
     named = {"data": config.data.path}
     if config.preferences:
         named["preferences"] = config.preferences.path
@@ -209,7 +214,7 @@ def data_paths(config: RunConfig) -> dict[str, Path]:
 
 
 def import_paths(config: RunConfig) -> dict[str, str]:
-    """Return the code that a job names, by setting: each module:name."""
+    """Return the import paths module:name in a job, by setting."""
     named = {
         f"rewards.{index}.function": source.function
         for index, source in enumerate(config.rewards)

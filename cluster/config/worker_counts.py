@@ -1,4 +1,4 @@
-"""The kinds of workers that a job has, by their fleets' names, and how many of each."""
+"""The number of workers of each kind that a job has."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
 
 
 def job_sizes(config: RunConfig) -> dict[str, int]:
-    """Return the kinds of workers that a run has, named as its fleets, and how many by its job."""
+    """Return the number of workers of each kind that a run has, by the name of its fleet."""
     sizes = {ROLLOUT: config.rollout.num_workers}
     if config.has_discriminator:
         sizes[DISCRIMINATOR] = config.discriminator.num_workers

@@ -1,4 +1,4 @@
-"""Is this run directory free, or this very job's? Looks only: nothing is created here."""
+"""A run directory: whether a job may use it, what it holds, and how its settings are written."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cluster.run_state.files import CONFIG, write_atomically
 from cluster.run_state.manifest import FORMAT_VERSION, MANIFEST
 
 POLICY = "checkpoints/step-*/policy"
-"""A run's exported policies; a checkpoint that is still being written has another name."""
+"""Exported policies of complete checkpoints; an incomplete checkpoint has another name."""
 
 
 OLD_RECORD = "reward_model_job.json"
@@ -28,20 +28,14 @@ MAY_DIFFER = (
     *("sft.steps", "objective.steps"),
     *("evaluation", "trackers", "placement.lease_s", "placement.when_full"),
 )
-"""What a resumed job may change: how far it goes, what is measured, and how it is looked after."""
+"""Prefixes of the settings that may change when a run resumes."""
 
 
 def is_resumed(run_dir: Path, config: RunConfig) -> bool:
-    """Say whether a run directory holds this job already.
-
-    Args:
-        run_dir: of the run, existing or not.
-
-    Returns:
-        True if the job was begun there, False if the directory is absent or empty.
+    """Return whether a run directory holds a run of this job; False if it is absent or empty.
 
     Raises:
-        InvalidInputError: if it belongs to another job, holds something else, or cannot be written.
+        InvalidInputError: if it holds another job or other files, or cannot be written.
     """
     _check_writable(run_dir)
     if not run_dir.exists() or not any(run_dir.iterdir()):
@@ -49,7 +43,7 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     refuse_other_format(run_dir)
     if not (run_dir / CONFIG).is_file():
         raise InvalidInputError(
-            f"{run_dir} holds files but no {CONFIG}, so it is no run; choose another --run-dir"
+            f"{run_dir} holds files but no {CONFIG}, so it is not a run; choose another --run-dir"
         )
     there, here = (dict(_flat(each)) for each in (read_config(run_dir), config))
     differing = [
@@ -123,20 +117,16 @@ def read_config(run_dir: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InvalidInputError(f"{run_dir} is no run: it has no {CONFIG}") from error
+        raise InvalidInputError(f"{run_dir} is not a run: it has no {CONFIG}") from error
     except (ValidationError, yaml.YAMLError) as error:
         raise InvalidInputError(f"{path} is damaged; use another --run-dir ({error})") from error
 
 
 def check_disk(run_dir: Path, needed_gib: float) -> None:
-    """Refuse a disk without room for the checkpoints.
-
-    Args:
-        run_dir: of the run, existing or not.
-        needed_gib: what the run will write.
+    """Refuse a disk with less free space than the checkpoints of a run need.
 
     Raises:
-        InvalidInputError: if less is free.
+        InvalidInputError: naming both amounts.
     """
     free_gib = shutil.disk_usage(_existing(run_dir)).free / 2**30
     if free_gib < needed_gib:
@@ -176,14 +166,8 @@ def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
 def newest_policy(place: Path) -> Path:
     """Return the model folder of a run's newest checkpoint, or the folder itself if it is a model.
 
-    Args:
-        place: a run directory or a model folder.
-
-    Returns:
-        A folder with a model.
-
     Raises:
-        InvalidInputError: if there is neither.
+        InvalidInputError: if it is neither a model nor a run with a checkpoint.
     """
     if (place / "config.json").is_file():
         return place

@@ -1,4 +1,4 @@
-"""What a job file may reach where it runs, as the owner of that machine or cluster allows it.
+"""Which code and which files a job file may use, as the owner of the machine allows.
 
 A job file is data, so it may come from somebody else. It names code (a reward function, or a
 divergence) and files. Two environment variables of the machine that runs it bound both:
@@ -26,7 +26,7 @@ def check_allowlist(config: RunConfig, run_dir: Path | None) -> None:
     """Refuse a job that names code or files out of bounds. Imports and opens nothing.
 
     Args:
-        run_dir: where it shall run; None if that is not known yet.
+        run_dir: the run's directory; None if it is not known yet.
 
     Raises:
         InvalidInputError: naming the setting, its value, and the variable that would allow it.

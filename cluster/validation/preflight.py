@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 
 CHECKPOINT_BYTES = 16
-"""A parameter in a checkpoint: the policy in Hugging Face format, and weight, two moments of it."""
+"""Bytes of a policy parameter in a checkpoint: exported, and its weight and two moments."""
 
 
 DISCRIMINATOR_BYTES = 12
-"""A parameter of the discriminator in a checkpoint."""
+"""Bytes of a discriminator parameter in a checkpoint."""
 
 
 PUBLISHED_BYTES = 3 * 4
-"""A parameter in the weight store, which keeps three versions."""
+"""Bytes of a parameter in the weight store, which keeps three versions."""
 
 
 class PreflightReport(NamedTuple):
@@ -79,7 +79,7 @@ def check_run(
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:
-    """Translate Ray's names of a cluster's resources; a cluster without GPUs does not name them."""
+    """Return the resources of a cluster from Ray's amounts, which lack GPU where there is none."""
     memory_gib = cluster.get("memory", float("inf")) / GIB
     return Resources(cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), memory_gib)
 
@@ -126,7 +126,7 @@ def _reward_parameters(name: str | None) -> int | None:
 
 
 def _disk_gib(config: RunConfig, shape: ModelShape, *, is_old: bool) -> float:
-    """Return what a run writes at most: checkpoints, one more in the making, and weights."""
+    """Return the maximum disk space of a run: checkpoints, one being written, and weights."""
     bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if config.has_discriminator else 0)
     num_checkpoints = 1 if is_old else KEEP_CHECKPOINTS + 1
     in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong with a reward model's job before anything starts."""
+"""What `irlign reward-model train` refuses before the first rank starts. Writes nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ from cluster.validation.preflight import check_windows, resources
 
 
 class RewardModelReport(NamedTuple):
-    """What the checks found out, all of it fit to train."""
+    """Result of the checks of a job that can run."""
 
     data: TokenizedComparisons
     plan: Plan

@@ -195,7 +195,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, made, options, sentence
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    assert "is no run: it has no config.yaml" in refusal(tmp_path, "--out", tmp_path / "x")
+    assert "is not a run: it has no config.yaml" in refusal(tmp_path, "--out", tmp_path / "x")
 
 
 def test_too_few_comparisons_are_refused_with_the_setting_to_raise(tmp_path):

@@ -60,7 +60,7 @@ def run_dir(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match=r"is no run: it has no config\.yaml"):
+    with pytest.raises(InvalidInputError, match=r"is not a run: it has no config\.yaml"):
         scale_run(tmp_path, {"rollout": 2})
 
 

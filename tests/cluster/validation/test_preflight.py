@@ -188,7 +188,7 @@ def test_a_directory_that_is_no_run_is_refused_and_an_empty_one_is_taken(place):
     assert not preflight.check_run(job(place), run_dir, CLUSTER).is_resumed
     (run_dir / "thesis.tex").touch()
     error = error_of(job(place), run_dir, place=place)
-    assert "holds files but no config.yaml, so it is no run; choose another --run-dir" in error
+    assert "holds files but no config.yaml, so it is not a run; choose another --run-dir" in error
 
 
 def test_damaged_settings_of_a_run_are_refused(place):
