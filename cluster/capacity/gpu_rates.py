@@ -46,8 +46,8 @@ GPUS = {
     "l40s": Gpu(362.05e12, 0.864e12, 44.0, 32e9),
     "l4": Gpu(121e12, 0.3e12, 22.0, 32e9),
 }
-"""NVIDIA's data sheets of these products; products of sparse matrices are said to be twice as
-fast there, and links counted both ways."""
+"""NVIDIA's data sheets of these products; there, products of sparse matrices count twice,
+and links in both directions."""
 
 
 class Rates(NamedTuple):

@@ -161,7 +161,7 @@ def _medians(run_dir: Path) -> Medians:
         raise InvalidInputError(
             f"{path} has no {missing[0]} in any on-policy step; give a run with on-policy steps"
         )
-    return {name: median(found) for name, found in values.items()}
+    return {name: median(each) for name, each in values.items()}
 
 
 def _per_second(amount: float, seconds: float) -> float:

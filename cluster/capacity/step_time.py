@@ -126,10 +126,10 @@ def overlapped(work: Work, phases: Phases, split: Split, max_staleness_steps: in
 def phases_of(work: Work, rates: Rates, split: Split) -> Phases:
     """Return the seconds of a step's phases, each alone.
 
-    Ranks compute in lock-step, so a step waits for the one with the most prompts; what they gather
-    goes on meanwhile:
+    Ranks compute in lock-step, so a step waits for the one with the most prompts; communication
+    overlaps:
 
-        learning  max(learned tokens * ceil(prompts / ranks) / prompts / learned rate, gathering)
+        learning  max(trained tokens * ceil(prompts / ranks) / prompts / trained rate, gathering)
                   + published bytes / publish rate
     """
     sampling_s, busy_s, iterations_s = _sampling(work, rates, split.rollouts)
@@ -227,7 +227,7 @@ def _scoring_s(work: Work, rates: Rates, num_scorers: int) -> float:
     One worker trains and sends its weights and moments to the others; all score:
 
         update tokens / rate + shared bytes (1 / publish rate + 1 / fetch rate)
-        + learned tokens * ceil(prompts / scorers) / prompts / rate
+        + trained tokens * ceil(prompts / scorers) / prompts / rate
     """
     if not work.is_scored:
         return 0.0

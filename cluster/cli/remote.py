@@ -52,10 +52,10 @@ def submit(
     client = submission.connect(address)
     run = submission.submit_run(config, job, client, run_dir)
     name, where = run.name, submission.dashboard_address(address)
-    say = line_console().print
-    say(f"Submitted {run.job_id}, with run directory {run.run_dir} on the cluster")
-    say(f"  {where}/#/jobs/{run.job_id}")
-    say(f"  irlign status {name} | irlign logs {name} --follow | irlign stop {name}")
+    console = line_console()
+    console.print(f"Submitted {run.job_id}, with run directory {run.run_dir} on the cluster")
+    console.print(f"  {where}/#/jobs/{run.job_id}")
+    console.print(f"  irlign status {name} | irlign logs {name} --follow | irlign stop {name}")
 
 
 def list_runs(address: Address = None) -> None:
@@ -111,9 +111,9 @@ def stop(
     ] = False,
 ) -> None:
     """Stop a run after the current step, with a checkpoint from which it can resume."""
-    say = line_console().print
+    console = line_console()
     if _is_here(run, address):
-        say(stop_run(Path(run), now=now))
+        console.print(stop_run(Path(run), now=now))
         return
     client, job = _find(run, address)
     _run_there(client, job, "stop", *(["--now"] if now else []))
@@ -126,7 +126,7 @@ def stop(
                     f"status {run}, or end it with irlign stop {run} --now"
                 )
             time.sleep(POLL_S)
-    say(f"{job.job_id}: {job.status}")
+    console.print(f"{job.job_id}: {job.status}")
 
 
 def scale(

@@ -107,6 +107,8 @@ def train(
     train_reward_model(config, folder, Console())
 
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 app.command()(train)
 app.command()(contrast)

@@ -39,7 +39,7 @@ from cluster.fleet.score_requests import RewardFleet, request_rewards
 from cluster.jobs.progress import Update, counted
 from cluster.jobs.ray_session import connected, interrupted_by_signals, is_embedded
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
-from cluster.resources.placement import Plan, WorkerPlan, reserved_beside_learner
+from cluster.resources.placement import Plan, WorkerPlan, reserved_by_other_workers
 from cluster.run_state.files import WEIGHTS
 from cluster.validation.best_of import BestOfRequest
 
@@ -54,7 +54,7 @@ class ScoredResponses(NamedTuple):
     responses: dict[int, list[Response]]
     """Row to the responses to its prompt; none of a prompt without all of its rewards."""
     failures: dict[int, str]
-    """Row to the error of its reward, where on_error says to go on."""
+    """Row to the error of its reward, where on_error is drop."""
     num_tokens: int
     """Sampled in all."""
 
@@ -258,7 +258,7 @@ def _responses(
 
 
 def _plan(config: RunConfig) -> Plan:
-    """Say what the workers reserve, all of them as one."""
-    needed = reserved_beside_learner(config)
+    """Return the resources of all workers, as those of one."""
+    needed = reserved_by_other_workers(config)
     one = WorkerPlan("sampling", 1, needed["CPU"], needed["GPU"], "rollout.num_workers", None)
     return Plan((one,), shares_cpus=False)

@@ -155,7 +155,7 @@ def status_of(run_dir: Path) -> Status:
 
 
 def stop_run(run_dir: Path, *, now: bool) -> str:
-    """Stop a run and return a sentence that says how. Raises InvalidInputError as call_driver does.
+    """Stop a run and return a sentence about it. Raises InvalidInputError as call_driver does.
 
     Args:
         now: end at once; steps since the newest checkpoint are lost.

@@ -12,17 +12,17 @@ from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a cluster started here: trajectories are small, and weights go through files."""
+"""Object store of a cluster started here: trajectories are small, and weights go through files."""
 
 
 def is_embedded() -> bool:
-    """Whether a cluster has to be started for the run, since none is named."""
+    """Whether a cluster is started for the run, since RAY_ADDRESS is not set."""
     return "RAY_ADDRESS" not in os.environ
 
 
 @contextmanager
 def connected(config: RunConfig) -> Iterator[None]:
-    """Be connected to a cluster; end one that was started here."""
+    """Connect to the cluster of RAY_ADDRESS, or to one started here, which is ended afterwards."""
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
         namespace=namespace(config.name),
@@ -38,7 +38,7 @@ def connected(config: RunConfig) -> Iterator[None]:
 
 
 def is_running() -> bool:
-    """Whether the namespace that this process is connected to has a driver already."""
+    """Whether a driver runs in the namespace that this process is connected to."""
     try:
         ray.get_actor(DRIVER)
     except ValueError:
@@ -48,7 +48,7 @@ def is_running() -> bool:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM, which ends a job on a cluster, do what Ctrl-C does, also in the background."""
+    """Make SIGTERM, which stops a job on a cluster, raise KeyboardInterrupt as Ctrl-C does."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:

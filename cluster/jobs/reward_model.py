@@ -84,17 +84,18 @@ def write_metrics(config: RunConfig, run_dir: Path, data: TokenizedComparisons) 
     """Evaluate all members on the held-out rows, and write the metrics.
 
     Returns:
-        What reward_model.json holds: likelihood, its parameters, answers, num_train, num_held_out,
-        length_baseline, and those of alignment.rewards.evaluation.held_out_metrics.
+        The content of reward_model.json: likelihood, parameters, answers (kind of the labels),
+        num_train, num_held_out, length_baseline, and those of
+        alignment.rewards.evaluation.held_out_metrics.
     """
     settings = settings_of(config)
     files = (member_folder(run_dir, m) / HELD_OUT for m in range(settings.num_members))
-    verdicts = [MemberLogits(**json.loads(file.read_text())) for file in files]
+    members = [MemberLogits(**json.loads(file.read_text())) for file in files]
     likelihoods = [
         learned_likelihood(
-            settings.likelihood, settings.likelihood_parameters, torch.tensor(verdict.log_tie)
+            settings.likelihood, settings.likelihood_parameters, torch.tensor(member.log_tie)
         )
-        for verdict in verdicts
+        for member in members
     ]
     held_out = held_out_comparisons(data)
     prefers = preferred_length(data.select(data.train_rows))
@@ -105,7 +106,7 @@ def write_metrics(config: RunConfig, run_dir: Path, data: TokenizedComparisons) 
         "num_train": len(data.train_rows),
         "num_held_out": len(data.held_out_rows),
         "length_baseline": length_baseline(prefers, held_out),
-        **held_out_metrics(held_out, verdicts, likelihoods),
+        **held_out_metrics(held_out, members, likelihoods),
     }
     write_atomically(run_dir / METRICS, json.dumps(metrics) + "\n")
     return metrics

@@ -13,7 +13,7 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from cluster.config.run_config import RunConfig
 from cluster.fleet.worker_factories import thread_environment
 from cluster.learner.elastic_ranks import ElasticTrainer
-from cluster.resources.placement import reserved_beside_learner, reserved_cpus
+from cluster.resources.placement import reserved_by_other_workers, reserved_cpus
 
 RESIZE_EVERY_S = 60.0
 """How often an elastic worker group is compared with the available resources. A restart with more
@@ -56,7 +56,7 @@ def torch_trainer(
     }
     if learner.min_ranks is None:
         return TorchTrainer(run_rank, **settings)
-    return ElasticTrainer(run_rank, others=reserved_beside_learner(config), **settings)
+    return ElasticTrainer(run_rank, others=reserved_by_other_workers(config), **settings)
 
 
 def scaling_config(config: RunConfig, resize_every_s: float) -> ScalingConfig:

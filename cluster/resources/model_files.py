@@ -1,4 +1,4 @@
-"""What the files of a model say, read without loading a weight; models that cannot be used."""
+"""Reads the files of a model without loading a weight, and refuses models that cannot be used."""
 
 import json
 import math

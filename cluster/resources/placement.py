@@ -61,7 +61,7 @@ def reserved_cpus(cpus: float, *, shares_cpus: bool) -> float:
     return min(cpus, SHARED_CPUS) if shares_cpus else cpus
 
 
-def plan(
+def plan_workers(
     config: RunConfig,
     policy: ModelShape,
     reward_parameters: Sequence[int | None],
@@ -99,7 +99,7 @@ def plan(
     return made
 
 
-def reserved_beside_learner(config: RunConfig) -> dict[str, float]:
+def reserved_by_other_workers(config: RunConfig) -> dict[str, float]:
     """Return what all workers except the learner's ranks reserve: amounts of CPU and GPU."""
     workers = [each for each in _workers(config) if each.kind != "learner"]
     shares = config.placement.phases_share_cpus
@@ -170,8 +170,8 @@ def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
     """Refuse more cores than the cluster has: of each kind if kinds take turns, else of all."""
     groups = [(each,) for each in made.workers] if made.shares_cpus else [made.workers]
     for group in groups:
-        wanted = sum(each.num_workers * each.cpus for each in group)
-        if wanted <= cpus:
+        needed = sum(each.num_workers * each.cpus for each in group)
+        if needed <= cpus:
             continue
         parts = ", ".join(f"{each.num_workers} x {each.kind} with {each.cpus:g}" for each in group)
         most = max(group, key=lambda each: each.num_workers * each.cpus)
@@ -182,7 +182,7 @@ def _refuse_too_many_cpus(made: Plan, cpus: float) -> None:
             else ", or set placement.phases_share_cpus so that they take turns"
         )
         raise InvalidInputError(
-            f"the run asks for {wanted:g} CPUs ({parts}) and the cluster has {cpus:g}; lower "
+            f"the run needs {needed:g} CPUs ({parts}) and the cluster has {cpus:g}; lower "
             f"{settings}{hint}"
         )
 
@@ -195,12 +195,12 @@ def _refuse_too_many_gpus(made: Plan, gpus: float) -> None:
                 f"{_gpus_setting(each)} = {each.gpus:g}, but a worker gets a fraction of one GPU "
                 "or whole GPUs; set it to at most 1, or to a whole number"
             )
-    wanted = round(sum(each.num_workers * each.gpus for each in made.workers), GPU_DIGITS)
-    if wanted > gpus:
+    needed = round(sum(each.num_workers * each.gpus for each in made.workers), GPU_DIGITS)
+    if needed > gpus:
         users = [each for each in made.workers if each.gpus]
         parts = ", ".join(f"{each.num_workers} x {each.kind} with {each.gpus:g}" for each in users)
         raise InvalidInputError(
-            f"the run asks for {wanted:g} GPUs ({parts}) and the cluster has {gpus:g}; "
+            f"the run needs {needed:g} GPUs ({parts}) and the cluster has {gpus:g}; "
             f"lower {', '.join(map(_gpus_setting, users))} (0 computes on the CPU)"
         )
 

@@ -14,7 +14,7 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.memory import GIB
 from cluster.resources.model_files import ModelFiles, policy_files, reward_model_files
 from cluster.resources.model_shape import ModelShape
-from cluster.resources.placement import Plan, Resources, plan
+from cluster.resources.placement import Plan, Resources, plan_workers
 from cluster.run_state.directory import check_disk, is_resumed
 from cluster.run_state.manifest import KEEP_CHECKPOINTS
 from cluster.validation.allowlist import check_allowlist
@@ -66,7 +66,7 @@ def check_run(
     check_windows(config, model)
     rewards = [_reward_parameters(source.model) for source in config.rewards]
     teacher = _teacher_shape(config)
-    made = plan(config, model.shape, rewards, resources(cluster), teacher)
+    made = plan_workers(config, model.shape, rewards, resources(cluster), teacher)
     if run_dir:
         check_disk(run_dir, _disk_gib(config, model.shape, is_old=is_old))
     rows = read_rows(config)

@@ -2,7 +2,7 @@ import pytest
 
 from cluster.config.run_config import RunConfig
 from cluster.learner.elastic_ranks import NodeResources, count_ranks
-from cluster.resources.placement import reserved_beside_learner
+from cluster.resources.placement import reserved_by_other_workers
 
 ONE_CPU = {"CPU": 1.0}
 
@@ -59,8 +59,8 @@ def test_the_other_workers_are_all_but_the_ranks():
         "rollout": {"num_workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 0.5},
         "rewards": [{"function": "m:f", "num_workers": 3}],
     }
-    reserved = reserved_beside_learner(RunConfig.model_validate(config))
+    reserved = reserved_by_other_workers(RunConfig.model_validate(config))
     assert reserved == {"CPU": 4 * 2 + 1 + 3, "GPU": 4 * 0.5}
     alternating = RunConfig.model_validate(config | {"placement": {"phases_share_cpus": True}})
-    reserved = reserved_beside_learner(alternating)
+    reserved = reserved_by_other_workers(alternating)
     assert reserved == {"CPU": pytest.approx((4 + 1 + 3) * 0.01), "GPU": 2}

@@ -11,7 +11,7 @@ from cluster.resources.memory import (
     teacher_memory,
 )
 from cluster.resources.model_shape import ModelShape
-from cluster.resources.placement import RAY_GIB, Resources, plan, reserved_cpus
+from cluster.resources.placement import RAY_GIB, Resources, plan_workers, reserved_cpus
 
 # 1 of 5 parameters (in units of GIB) are embeddings, 1 is in each of 4 layers.
 SHAPE = ModelShape(5 * GIB, 4, 2**15, 2**15, 2**13, 2**17, num_tables=1)
@@ -29,7 +29,7 @@ def test_every_kind_of_worker_is_planned_as_the_job_says():
         rollout={"num_workers": 4, "gpus_per_worker": 0.5},
         rewards=[{"function": "m:f", "num_workers": 5}],
     )
-    made = plan(config, SHAPE, [None], PLENTY)
+    made = plan_workers(config, SHAPE, [None], PLENTY)
     assert [(w.kind, w.num_workers, w.cpus, w.gpus) for w in made.workers] == [
         ("learner", 2, 3, 0),
         ("rollout", 4, 1, 0.5),
@@ -42,20 +42,22 @@ def test_a_teacher_is_planned_by_its_own_settings():
     teacher = {"model": "t", "num_workers": 3, "cpus_per_worker": 2, "gpus_per_worker": 1}
     config = job(teacher=teacher, discriminator={"num_workers": 5, "cpus_per_worker": 7})
     shape = SHAPE._replace(num_parameters=GIB)
-    worker = plan(config, SHAPE, [], PLENTY, shape).workers[-1]
+    worker = plan_workers(config, SHAPE, [], PLENTY, shape).workers[-1]
     assert (worker.kind, worker.num_workers, worker.cpus, worker.gpus) == ("teacher", 3, 2, 1)
     assert worker.memory_gib == PROCESS_GIB
     config = job(teacher=teacher | {"gpus_per_worker": 0})
-    on_cpu = plan(config, SHAPE, [], PLENTY, shape).workers[-1]
+    on_cpu = plan_workers(config, SHAPE, [], PLENTY, shape).workers[-1]
     assert on_cpu.memory_gib == teacher_memory(shape, "cpu").gib
     config = job(teacher=teacher)
     with pytest.raises(InvalidInputError, match=r"lower teacher\.gpus_per_worker \(0 computes"):
-        plan(config, SHAPE, [], PLENTY._replace(gpus=2), SHAPE)
+        plan_workers(config, SHAPE, [], PLENTY._replace(gpus=2), SHAPE)
 
 
 @pytest.mark.parametrize("objective", [{"divergence_weight": 0}, {"steps": 0}])
 def test_no_discriminator_is_planned_where_none_is_started(objective):
-    made = plan(job(objective=objective, rewards=[{"function": "m:f"}]), SHAPE, [None], PLENTY)
+    made = plan_workers(
+        job(objective=objective, rewards=[{"function": "m:f"}]), SHAPE, [None], PLENTY
+    )
     assert [worker.kind for worker in made.workers] == ["learner", "rollout", "reward 0"]
 
 
@@ -65,7 +67,7 @@ def test_memory_is_that_of_the_memory_model_on_a_cpu():
         discriminator={"num_layers": 1},
         rewards=[{"model": "m"}, {"function": "m:f"}],
     )
-    made = plan(config, SHAPE, [GIB, None], PLENTY)
+    made = plan_workers(config, SHAPE, [GIB, None], PLENTY)
     one_layer = SHAPE.first_layers(1)
     expected = [
         learner_memory(config.learner, SHAPE, 2, "cpu", has_reference=True).gib,
@@ -80,25 +82,25 @@ def test_memory_is_that_of_the_memory_model_on_a_cpu():
 
 def test_where_ranks_may_vary_the_cluster_must_hold_the_fewest():
     config = job(learner={"num_ranks": 100, "min_ranks": 2})
-    ranks = plan(config, SHAPE, [], PLENTY).workers[0]
-    assert ranks == plan(job(learner={"num_ranks": 2}), SHAPE, [], PLENTY).workers[0]._replace(
-        count_setting="learner.min_ranks"
-    )
+    ranks = plan_workers(config, SHAPE, [], PLENTY).workers[0]
+    assert ranks == plan_workers(job(learner={"num_ranks": 2}), SHAPE, [], PLENTY).workers[
+        0
+    ]._replace(count_setting="learner.min_ranks")
 
 
 def test_rollout_and_learner_may_share_one_gpu():
     config = job(rollout={"gpus_per_worker": 0.5}, learner={"gpus_per_rank": 0.5})
-    made = plan(config, SHAPE, [], Resources(8, 1, 10_000))
+    made = plan_workers(config, SHAPE, [], Resources(8, 1, 10_000))
     assert [worker.gpus for worker in made.workers] == [0.5, 0.5, 0]
     # 3 * 0.8 + 0.6 is a little more than 3 in floating point.
     parts = job(rollout={"gpus_per_worker": 0.6}, learner={"num_ranks": 3, "gpus_per_rank": 0.8})
-    plan(parts, SHAPE, [], Resources(8, 3, 10_000))
+    plan_workers(parts, SHAPE, [], Resources(8, 3, 10_000))
 
 
 def test_what_lies_on_a_gpu_is_not_host_memory():
     on_gpus = {"gpus_per_worker": 1}
     config = job(learner={"gpus_per_rank": 1}, rollout=on_gpus, discriminator=on_gpus)
-    made = plan(config, SHAPE, [], PLENTY)
+    made = plan_workers(config, SHAPE, [], PLENTY)
     assert {worker.memory_gib for worker in made.workers} == {PROCESS_GIB}
 
 
@@ -107,23 +109,23 @@ def test_what_lies_on_a_gpu_is_not_host_memory():
     [
         (
             {"learner": {"num_ranks": 3}},
-            r"asks for 5 CPUs \(3 x learner with 1, 1 x rollout with 1, 1 x discriminator with 1\) "
+            r"needs 5 CPUs \(3 x learner with 1, 1 x rollout with 1, 1 x discriminator with 1\) "
             r"and the cluster has 4; lower learner\.num_ranks or learner\.cpus_per_rank, or set "
             r"placement\.phases_share_cpus",
         ),
         (
             {"rollout": {"num_workers": 5}, "placement": {"phases_share_cpus": True}},
-            r"asks for 5 CPUs \(5 x rollout with 1\) and the cluster has 4; lower "
+            r"needs 5 CPUs \(5 x rollout with 1\) and the cluster has 4; lower "
             r"rollout\.num_workers or rollout\.cpus_per_worker$",
         ),
         (
             {"learner": {"num_ranks": 2, "gpus_per_rank": 1}},
-            r"asks for 2 GPUs \(2 x learner with 1\) and the cluster has 1; lower "
+            r"needs 2 GPUs \(2 x learner with 1\) and the cluster has 1; lower "
             r"learner\.gpus_per_rank \(0 computes on the CPU\)",
         ),
         (
             {"learner": {"num_ranks": 9, "min_ranks": 3}},
-            r"asks for 5 CPUs \(3 x learner .* lower learner\.min_ranks or learner\.cpus_per_rank",
+            r"needs 5 CPUs \(3 x learner .* lower learner\.min_ranks or learner\.cpus_per_rank",
         ),
         (
             {"rollout": {"gpus_per_worker": 1.5}},
@@ -140,7 +142,7 @@ def test_what_lies_on_a_gpu_is_not_host_memory():
 def test_a_cluster_that_is_too_small_is_refused_with_the_settings_to_lower(sections, message):
     small = ModelShape(10**6, 2, 8, 100, 8, 32, num_tables=1)
     with pytest.raises(InvalidInputError, match=message):
-        plan(job(**sections), small, [], Resources(4, 1, 500))
+        plan_workers(job(**sections), small, [], Resources(4, 1, 500))
 
 
 def test_phases_that_take_turns_fit_where_together_they_would_not():
@@ -150,16 +152,16 @@ def test_phases_that_take_turns_fit_where_together_they_would_not():
         "discriminator": {"cpus_per_worker": 2},
     }
     cluster = Resources(2, 0, 1000)
-    plan(job(**two_cores, placement={"phases_share_cpus": True}), SHAPE, [], cluster)
-    with pytest.raises(InvalidInputError, match="asks for 6 CPUs"):
-        plan(job(**two_cores), SHAPE, [], cluster)
+    plan_workers(job(**two_cores, placement={"phases_share_cpus": True}), SHAPE, [], cluster)
+    with pytest.raises(InvalidInputError, match="needs 6 CPUs"):
+        plan_workers(job(**two_cores), SHAPE, [], cluster)
 
 
 def test_a_cluster_of_exactly_the_right_size_will_do():
-    needed = plan(job(), SHAPE, [], PLENTY).memory_gib
-    plan(job(), SHAPE, [], Resources(3, 0, needed))
+    needed = plan_workers(job(), SHAPE, [], PLENTY).memory_gib
+    plan_workers(job(), SHAPE, [], Resources(3, 0, needed))
     with pytest.raises(InvalidInputError, match="GiB of memory"):
-        plan(job(), SHAPE, [], Resources(3, 0, needed - 0.01))
+        plan_workers(job(), SHAPE, [], Resources(3, 0, needed - 0.01))
 
 
 def test_reservations_are_a_hundredth_of_a_cpu_where_phases_take_turns():

@@ -133,10 +133,10 @@ def test_more_discriminator_layers_than_the_model_has_are_refused(place):
 
 def test_more_workers_than_the_cluster_has_are_refused(place):
     error = error_of(job(place, learner={"num_ranks": 9}), place=place)
-    assert "asks for 11 CPUs" in error
+    assert "needs 11 CPUs" in error
     assert "the cluster has 8; lower learner.num_ranks" in error
     error = error_of(job(place, rollout={"gpus_per_worker": 1}), place=place)
-    assert "asks for 1 GPUs (1 x rollout with 1) and the cluster has 0" in error
+    assert "needs 1 GPUs (1 x rollout with 1) and the cluster has 0" in error
 
 
 @pytest.mark.parametrize(
