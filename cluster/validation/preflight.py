@@ -40,7 +40,6 @@ class PreflightReport(NamedTuple):
     model: ModelFiles
     data: "TokenizedDemonstrations"
     plan: Plan
-    is_resumed: bool
     caveat: str | None = None
     """Warning about the chosen divergence, if there is one."""
     comparisons: "TokenizedComparisons | None" = None
@@ -75,7 +74,7 @@ def check_run(
 
     caveat = check_learning(config)
     data = tokenize_and_check(config, rows)
-    return PreflightReport(model, data.demonstrations, made, is_old, caveat, data.comparisons)
+    return PreflightReport(model, data.demonstrations, made, caveat, data.comparisons)
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:

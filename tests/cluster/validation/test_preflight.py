@@ -8,7 +8,7 @@ import pytest
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.run_state.directory import check_disk
+from cluster.run_state.directory import check_disk, is_resumed
 from cluster.validation import preflight
 from cluster.validation.preflight import resources
 from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
@@ -56,7 +56,6 @@ def test_a_job_that_can_run_is_described_and_nothing_is_written(place):
     assert found.model.max_tokens == 64
     assert len(found.data.train_rows) + len(found.data.held_out_rows) == 20
     assert [worker.kind for worker in found.plan.workers] == ["learner", "rollout", "discriminator"]
-    assert not found.is_resumed
     assert all_files(place) == before
 
 
@@ -167,11 +166,12 @@ def start_run(place, **sections):
 
 def test_the_same_job_is_resumed_also_for_more_steps_and_other_measurements(place):
     run_dir = start_run(place)
-    assert preflight.check_run(job(place), run_dir, CLUSTER).is_resumed
+    assert is_resumed(run_dir, job(place))
     longer = job(
         place, sft={"steps": 7}, objective={"steps": 9}, evaluation={"patterns": {"x": "y"}}
     )
-    assert preflight.check_run(longer, run_dir, CLUSTER).is_resumed
+    assert is_resumed(run_dir, longer)
+    preflight.check_run(longer, run_dir, CLUSTER)
 
 
 def test_a_run_directory_of_another_job_is_refused(place):
@@ -185,7 +185,7 @@ def test_a_run_directory_of_another_job_is_refused(place):
 def test_a_directory_that_is_no_run_is_refused_and_an_empty_one_is_taken(place):
     run_dir = place / "run"
     run_dir.mkdir()
-    assert not preflight.check_run(job(place), run_dir, CLUSTER).is_resumed
+    assert not is_resumed(run_dir, job(place))
     (run_dir / "thesis.tex").touch()
     error = error_of(job(place), run_dir, place=place)
     assert "holds files but no config.yaml, so it is not a run; choose another --run-dir" in error
