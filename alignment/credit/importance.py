@@ -1,8 +1,8 @@
-"""Corrections for samples and verdicts that come from weights other than the learner's.
+"""Corrections for samples and logits that come from other weights than the learner's.
 
-Two mismatches, two corrections. The behavior policy mu that sampled a token is not quite the policy
-pi that learns from it (older weights, other kernels): importance weights pi / mu. The discriminator
-was trained against a snapshot of the policy, not against pi: a correction of its logit.
+The behavior policy mu that sampled a token differs from the policy pi that learns from it (older
+weights, other kernels): importance weights pi / mu correct for that. The discriminator was trained
+against a snapshot of the policy and not against pi: its logits are corrected for that.
 All results are constants for the gradient.
 """
 
@@ -17,10 +17,10 @@ from alignment.mdp.segments import prefix_sums, sequence_lengths, sequence_sums
 ImportanceLevel = Literal["none", "token", "sequence", "clip"]
 
 TRUNCATION = 2.0
-"""Largest weight. At 2 truncation costs almost no bias when the mismatch is mild, and a sequence
-whose product of ratios explodes cannot take over the step."""
+"""Largest weight. At 2 truncation has almost no bias if the mismatch is small, and a sequence with
+a very large product of ratios cannot dominate the step."""
 MAX_STALENESS_CORRECTION_NATS = 5.0
-"""A larger correction says that the snapshot is too old to correct."""
+"""Limit of the correction; a larger one means that the snapshot is too old."""
 
 
 class ImportanceWeights(NamedTuple):
@@ -38,7 +38,7 @@ class ImportanceWeights(NamedTuple):
 
 
 class StalenessCorrection(NamedTuple):
-    """What to add to the logits of a discriminator trained against older samples."""
+    """Correction of the logits of a discriminator that was trained against older samples."""
 
     correction: Float[Tensor, " logit"]
     """log mu - log pi in nats, of whole responses or of prefixes, clipped: ADD it to the logit."""
@@ -55,10 +55,10 @@ def importance_weights(
 ) -> ImportanceWeights:
     """Truncated importance weights from the behavior policy to the policy.
 
-    Sequence weights, prod_t pi / mu, make the policy gradient of a terminal reward unbiased (until
-    truncation bites) and suit short responses; token weights are biased and bounded in variance.
-    Rejection is for long responses, whose products of ratios say little: it looks at the mean
-    log-ratio, which does not grow with the length.
+    Sequence weights, prod_t pi / mu, make the policy gradient of a terminal reward unbiased (up to
+    truncation) and suit short responses; token weights are biased and bounded in variance.
+    Rejection is for long responses: it depends on the mean log-ratio, which does not grow with the
+    length, in contrast to the product of ratios.
 
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats, at the sampling temperature.
@@ -103,9 +103,9 @@ def importance_weights(
 def importance_diagnostics(
     importance: ImportanceWeights, sequence_index: Int[Tensor, " action"], *, num_sequences: int
 ) -> dict[str, Tensor]:
-    """Figures on the mismatch: means over the actions of a sequence, then over all sequences.
+    """Metrics of the mismatch: means over the actions of a sequence, then over all sequences.
 
-    The largest log-ratio is not among them, since maxima of microbatches do not add up.
+    The largest log-ratio is not one of them, as maxima of microbatches do not add up.
 
     Args:
         sequence_index: which sequence of the microbatch each action belongs to.
@@ -131,9 +131,9 @@ def importance_diagnostics(
 
 
 def effective_sample_fraction(mean: float, second_moment: float) -> float:
-    """Share of the samples that weighted averages are worth.
+    """Compute the effective sample size as a fraction of the samples.
 
-    It is not a mean, so compute it after the two diagnostics have been summed over all ranks.
+    It is not a mean, so compute it after both diagnostics have been summed over all ranks.
 
     Args:
         mean: E[w], importance_mean.
@@ -167,8 +167,8 @@ def staleness_correction(
         num_sequences: sequences in this microbatch (not over all ranks).
 
     Returns:
-        What to add to each sequence's logit, within MAX_STALENESS_CORRECTION_NATS, and how many had
-        to be clipped.
+        The correction of each sequence's logit, within MAX_STALENESS_CORRECTION_NATS, and the
+        number of clipped ones.
     """
     log_ratios = snapshot_logprobs.detach() - policy_logprobs.detach()
     return _clipped_correction(sequence_sums(log_ratios, sequence_index, num_sequences))
@@ -190,8 +190,8 @@ def prefix_staleness_correction(
         sequence_index: which sequence of the microbatch each action belongs to, ascending.
 
     Returns:
-        What to add to each action's logit, within MAX_STALENESS_CORRECTION_NATS, and how many
-        actions had it clipped.
+        The correction of each action's logit, within MAX_STALENESS_CORRECTION_NATS, and the number
+        of clipped ones.
     """
     log_ratios = snapshot_logprobs.detach() - policy_logprobs.detach()
     return _clipped_correction(prefix_sums(log_ratios, sequence_index))

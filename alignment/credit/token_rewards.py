@@ -1,8 +1,8 @@
-"""Which token earned it: rewards by token from the logits of prefixes.
+"""Rewards by token, from the logits of prefixes.
 
 The prefix logit of action t is h_t = log(rho_E / rho_pi) of the first t tokens of a response, the
-token that the action chose included: what an optimal token discriminator emits. Before the first
-token the two agree, h_0 = 0. With r the reward of a divergence D, two rewards are on offer:
+token that the action chose included: the output of an optimal token discriminator. Before the first
+token h_0 = 0. With r the reward of a divergence D, there are two kinds of rewards:
 
     level token        r(h_t) - r(h_{t-1})   D between the distributions of whole responses
     level occupancy    r(h_t) - r(0)         D between the occupancies, sum over prefixes of
@@ -33,7 +33,7 @@ Reward = Callable[[Tensor], Tensor]
 def increment_rewards(
     prefix_logits: Float[Tensor, " action"], sequence_index: Int[Tensor, " action"], reward: Reward
 ) -> Float[Tensor, " action"]:
-    """Rewards of level token, r(h_t) - r(h_{t-1}): what each token added to the verdict.
+    """Rewards of level token, r(h_t) - r(h_{t-1}): what each token adds to the reward.
 
     They sum to the reward of the whole response, whatever its length, so they neither pay nor
     charge for length. A reward that is positive (or negative) on every token would.

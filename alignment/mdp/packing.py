@@ -194,7 +194,7 @@ def flat_places(
 
     Args:
         rows: trajectories, such as those of a microbatch.
-        counts: values of every trajectory: verdicts, or response tokens.
+        counts: values of every trajectory: logits, or response tokens.
 
     Returns:
         Places in the flat array of all values.

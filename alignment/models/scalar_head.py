@@ -1,8 +1,8 @@
-"""One number for each response, or for each of its prefixes: a scalar head on a decoder's states.
+"""A decoder with a scalar head: one logit for each response, or for each of its prefixes.
 
-At a token of the response the decoder has seen the prompt and the response up to that token, so its
-state can hold a verdict on that prefix, and at the last token on the whole. The head computes in
-float32 whatever precision the decoder's matrix products have.
+The state of a response token depends on the prompt and the response up to that token, so the head
+scores that prefix, and at the last token the whole response. The head computes in float32 whatever
+the precision of the decoder's matrix products.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Tuning = Literal["full", "lora", "frozen"]
 
 
 class ScalarModel(nn.Module):
-    """A decoder with a scalar head that begins at zero, so that every first logit is exactly 0.
+    """A decoder with a scalar head that is initialized to zero, so that every first logit is 0.
 
     Token embeddings are never trained. A table of 49,152 x 576 is larger than six layers of such a
     model: its gradient and moments would take 340 MB (and 0.03 s an update, little), and weight
@@ -92,8 +92,8 @@ class ScalarModel(nn.Module):
         device = batch.token_ids.device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast):
             hidden = packed_hidden_states(self.backbone, batch, inputs_embeds)
-        judged = response_token_indices(batch) if per_token else batch.last_indices
-        logits: Tensor = self.head(hidden[judged].float()).squeeze(-1)
+        scored = response_token_indices(batch) if per_token else batch.last_indices
+        logits: Tensor = self.head(hidden[scored].float()).squeeze(-1)
         return logits
 
     @property

@@ -1,4 +1,4 @@
-"""Behavior cloning: make the expert's responses likely. Stage 1 of alignment."""
+"""Behavior cloning (supervised fine-tuning): the log-likelihood of the expert's responses."""
 
 from typing import Literal, assert_never
 
@@ -39,7 +39,7 @@ def behavior_cloning(
         num_action_tokens: T, response tokens in the same.
 
     Returns:
-        This microbatch's share of the loss, and the diagnostics nll_per_token and nll_per_sequence,
+        This microbatch's term of the loss, and the diagnostics nll_per_token and nll_per_sequence,
         which do not depend on the reduction.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Direct preference optimization, for every divergence and model of annotators that allows it."""
+"""Direct preference optimization, for divergences and likelihoods that allow it."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,15 +23,15 @@ def direct_preference(
     label_smoothing: float,
     num_comparisons: int,
 ) -> ObjectiveOutput:
-    """Negative log-likelihood of annotators' answers under the reward that the policy implies.
+    """Negative log-likelihood of preference labels under the implicit reward of the policy.
 
     With N comparisons, r_i = -beta r(-l_i) the implicit reward of response i with log-ratio l_i,
     and M pairs in a comparison, or one ranking:
 
-        loss = -(1/N) sum over comparisons of (1/M) sum log P(answer | r)
+        loss = -(1/N) sum over comparisons of (1/M) sum log P(label | r)
 
-    bradley_terry with reverse_kl is DPO, -log sigmoid(beta (l_w - l_l)). If annotators answer as
-    the likelihood says, the minimum is the policy that maximizes E[reward] - beta D(reference,
+    bradley_terry with reverse_kl is DPO, -log sigmoid(beta (l_w - l_l)). If annotators label as
+    the likelihood assumes, the minimum is the policy that maximizes E[reward] - beta D(reference,
     policy), without a reward model and without sampling. A likelihood that takes rankings sees each
     comparison whole, any other every two of its responses.
 
@@ -41,20 +41,21 @@ def direct_preference(
         ranks: of each response in its comparison, best first: 0 for it, equal for a tie; margin
             takes the difference of two ranks as the strength of the preference.
         group_index: the comparison of each response; whole ones, numbered from 0, ascending.
-        likelihood: how annotators answer: rao_kupper or davidson where they may call ties,
-            plackett_luce for rankings.
-        divergence: kept small from the reference to the policy, see check_direct_divergence.
+        likelihood: of the labels: rao_kupper or davidson if there are ties, plackett_luce for
+            rankings.
+        divergence: from the reference to the policy, see check_direct_divergence.
         beta: its weight, in units of reward a nat; positive.
-        label_smoothing: chance that a pair was noted down the wrong way round, below 1/2.
+        label_smoothing: probability that a pair was labelled the wrong way round, below 1/2.
         num_comparisons: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, and the diagnostics of order_metrics with
-        tangent_fraction, the share of responses outside the divergence's safe range.
+        This microbatch's term of the loss, and the diagnostics of order_metrics with
+        tangent_fraction, the fraction of responses outside the divergence's safe range.
 
     Raises:
         ValueError: if num_comparisons or beta is not positive, the divergence has no implicit
-            reward, the likelihood gives an answer no probability, or smoothing has no meaning.
+            reward, the likelihood gives a label no probability, or label_smoothing is out
+            of range or not defined for it.
 
     References:
         Rafailov et al. 2023 (DPO), arXiv:2305.18290, eq. 7; divergences: Wang et al. 2023 (f-DPO),

@@ -1,4 +1,4 @@
-"""Distillation of a teacher whose next-token distributions are known. Stage 2, at level state."""
+"""Distillation of a teacher with known next-token distributions: the objective of level state."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,17 +16,17 @@ def distillation(
 
         loss = (1/N) sum_i sum_t D_it
 
-    The states are constants: where the policy wrote them, the loss does not see that another policy
-    would visit others. Hence it is in general not the gradient of any divergence between whole
-    responses. One case is: forward KL on the demonstrations' states, which no policy chooses. It is
-    the forward KL of whole responses, that is supervised fine-tuning with the teacher's full
+    The states are constants: the loss ignores that a change of the policy changes the states that
+    it visits. So in general its gradient is not that of a divergence between whole responses. An
+    exception is forward KL on the states of demonstrations, which do not depend on the policy: it
+    is the forward KL of whole responses, that is supervised fine-tuning with the teacher's full
     distribution in place of its sampled token, and less variance. Reverse KL on the policy's own
-    states is the immediate part of the gradient of KL(policy, teacher); what is missing is each
-    choice's effect on the divergences after it.
+    states is the immediate part of the gradient of KL(policy, teacher), without the effect of each
+    token on later divergences.
 
-    Where the states come from matters more than the divergence. On its own states even forward KL
-    makes the policy seek modes, since it is never asked about those that it does not visit; on the
-    demonstrations' states even reverse KL nearly covers them all.
+    The source of the states matters more than the divergence. On the policy's own states even
+    forward KL seeks modes, as it does not see modes that the policy does not visit; on the states
+    of demonstrations even reverse KL nearly covers all modes.
 
     Args:
         divergences: from teacher to policy at each state in nats, with gradient.
@@ -34,7 +34,7 @@ def distillation(
         num_action_tokens: response tokens in the same.
 
     Returns:
-        This microbatch's share of the loss, and the diagnostic state_divergence, in nats a token.
+        This microbatch's term of the loss, and the diagnostic state_divergence, in nats a token.
 
     Raises:
         ValueError: if a count is not positive.

@@ -1,4 +1,4 @@
-"""Identity preference optimization (IPO): win chances themselves are raised, not scores."""
+"""Identity preference optimization (IPO): raises win probabilities, not scores."""
 
 import torch
 from jaxtyping import Float, Int
@@ -24,13 +24,12 @@ def identity_preference(
 
         loss = (1/N) sum over comparisons of (1/M) sum (l_w - l_l - 1 / (2 beta))^2
 
-    and 0 in the place of 1 / (2 beta) for a tie, which counts as half an answer either way. The
-    minimum over all policies maximizes E[P(y beats another response)] - beta KL(policy, reference),
-    whoever is preferred to whom: no scores need exist behind the answers. Where all annotators
-    agree, DPO has no minimum and this has one.
+    with 0 instead of 1 / (2 beta) for a tie, which counts half as each label. The minimum over all
+    policies maximizes E[P(y beats another response)] - beta KL(policy, reference), also if no
+    scores explain the labels. If all annotators agree, DPO has no minimum and IPO has one.
 
     Log-ratios are sums over tokens, as in the paper. Libraries that divide each by its response's
-    length (TRL) give up that optimum, and mean another beta.
+    length (TRL) have another optimum, and beta has another scale.
 
     Args:
         log_ratios: log pi - log reference of whole responses in nats; the only input that receives
@@ -41,7 +40,7 @@ def identity_preference(
         num_comparisons: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, in squared nats, and the diagnostics of order_metrics.
+        This microbatch's term of the loss, in squared nats, and the diagnostics of order_metrics.
 
     Raises:
         ValueError: if num_comparisons or beta is not positive, or a comparison has no two

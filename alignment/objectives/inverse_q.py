@@ -1,4 +1,4 @@
-"""Inverse soft Q-learning (IQ-Learn) on demonstrations: cloning that also learns a reward."""
+"""Inverse soft Q-learning (IQ-Learn): behavior cloning with a penalty on the implied reward."""
 
 import math
 
@@ -19,7 +19,7 @@ def inverse_q(
     num_sequences: int,
     num_action_tokens: int,
 ) -> ObjectiveOutput:
-    """Negative log-likelihood, and a penalty on the reward that the logits imply.
+    """Negative log-likelihood of demonstrations, and a penalty on the reward that the logits imply.
 
     Logits are read as soft Q-values: Q(s, a) is the logit of a, V(s) = logsumexp of all of them,
     log pi = Q - V. Such a policy is optimal for the reward Q(s, a) - V(s'), with V = 0 after the
@@ -30,10 +30,9 @@ def inverse_q(
     It is minus the objective of IQ-Learn with a chi-square regularizer of weight 1 / td_weight, and
     behavior_cloning at 0. The implied rewards of a response sum to log pi(y) + V(s_0).
 
-    So the level of the logits, which cloning leaves free, is part of the answer: adding a constant
-    at a state changes no policy but moves its V. Logits must come as the model makes them, not
-    after log_softmax or less their maximum. A demonstration without its end token would be taken
-    as ended where it was cut; leave those out.
+    The level of the logits, which does not matter for cloning, matters here: adding a constant at a
+    state changes V but not the policy. So use the logits of the model, not log_softmax of them or
+    logits minus their maximum. A truncated demonstration would count as ended; leave those out.
 
     Args:
         policy_logprobs: log pi of the expert's tokens in nats; receives the gradient.
@@ -45,7 +44,7 @@ def inverse_q(
         num_action_tokens: response tokens in the same.
 
     Returns:
-        This microbatch's share of the loss, and the diagnostics nll_per_token and nll_per_sequence,
+        This microbatch's term of the loss, and the diagnostics nll_per_token and nll_per_sequence,
         td_error, the mean square of the implied reward a token, and implied_return, the mean of its
         sum over a response, in nats.
 

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimization (KTO): single responses, judged good or bad."""
+"""Kahneman-Tversky optimization (KTO): single responses with desirable or undesirable labels."""
 
 import torch
 from jaxtyping import Float
@@ -19,34 +19,34 @@ def kahneman_tversky(
     undesirable_weight: float,
     num_sequences: int,
 ) -> ObjectiveOutput:
-    """How far each response is on the wrong side of the reference point, with a bounded loss.
+    """Bounded loss of the distance of each response from the wrong side of a reference point.
 
-    With N judged responses, l the log-ratio and z = max(0, reference_kl):
+    With N labelled responses, l the log-ratio and z = max(0, reference_kl):
 
         desirable      desirable_weight (1 - sigmoid(beta (l - z)))
         undesirable    undesirable_weight (1 - sigmoid(beta (z - l)))
 
-    and the loss is their sum over N. A response that is far on either side has little gradient, so
-    a wrong verdict costs little, but so does one that is hard to learn. Pairs can be split: each is
-    one desirable and one undesirable response, whose prompt no longer matters.
+    and the loss is their sum over N. A response far from the reference point has a small gradient,
+    so a wrong label has little effect, but so has one that is hard to learn. A pair counts as one
+    desirable and one undesirable response.
 
     Args:
         log_ratios: l = log pi - log reference of whole responses in nats; the only input that
             receives a gradient.
-        ranks: 0 for a desirable response, above 0 for an undesirable one, so that those of a pair
-            do. A tie says nothing of either; leave it out.
+        ranks: 0 for a desirable response, above 0 for an undesirable one, as in a pair. Leave ties
+            out.
         reference_kl: estimate of KL(policy, reference) in nats over the whole step, the same on
             every rank; a constant for the gradient, and 0 where it is negative. The paper's is
             the mean log-ratio of responses under prompts of other ones.
-        beta: how soon the loss flattens, per nat; positive.
+        beta: inverse scale of the distance, per nat; positive.
         desirable_weight: of desirable responses, at least 0.
-        undesirable_weight: of undesirable ones, at least 0. Where data hold more of one kind, let
-            weight times number be about the same for both.
+        undesirable_weight: of undesirable ones, at least 0. If there are more labels of one
+            kind, weight times number should be about the same for both.
         num_sequences: N, in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, without unit, and the diagnostics label_accuracy,
-        the share of responses on their side of the reference point, and log_ratio_desirable and
+        This microbatch's term of the loss, without unit, and the diagnostics label_accuracy,
+        the fraction of responses on their side of the reference point, and log_ratio_desirable and
         log_ratio_undesirable, in nats; each sums over its kind only, divided by N.
 
     Raises:
@@ -60,7 +60,7 @@ def kahneman_tversky(
     if min(desirable_weight, undesirable_weight) < 0.0:
         raise ValueError(
             f"weights must be at least 0; they are {desirable_weight} and {undesirable_weight}, "
-            "and below 0 the loss would reward what was judged wrong"
+            "and a negative weight would reverse the label"
         )
     is_desirable = ranks == 0
     distances = log_ratios - max(0.0, reference_kl)

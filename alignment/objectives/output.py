@@ -1,4 +1,4 @@
-"""What every training objective returns."""
+"""The result of a training objective."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class ObjectiveOutput(NamedTuple):
-    """A loss to differentiate and detached figures to log."""
+    """A loss to differentiate and detached metrics to log."""
 
     loss: Float[Tensor, ""]
-    """Scalar to minimize, in nats unless the objective says otherwise. Shares of it add up: the sum
-    over microbatches and ranks is the loss of the whole optimizer step."""
+    """Scalar to minimize, in nats unless the objective says otherwise. The sum over microbatches
+    and ranks is the loss of the optimizer step."""
     diagnostics: dict[str, Tensor]
-    """Scalars without gradient, each a share of the global mean: sum them over ranks."""
+    """Scalars without gradient, each a term of a global mean: sum them over ranks."""

@@ -1,4 +1,4 @@
-"""The policy gradient of responses. Stage 2 of alignment."""
+"""The policy gradient of sampled responses."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +9,7 @@ from alignment.mdp.segments import require_positive, sequence_lengths
 from alignment.objectives.output import ObjectiveOutput
 
 CLIP_RANGE = 0.2
-"""How far PPO lets a token's ratio move from 1 in the direction of its advantage; the customary
-value."""
+"""PPO's clipping range of the ratio of a token around 1; the usual value."""
 
 
 def policy_gradient(
@@ -45,9 +44,9 @@ def policy_gradient(
         num_sequences: N, sequences in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, whose value means nothing by itself, and the
-        diagnostics of importance_diagnostics, with clip the share of actions that clipping leaves
-        without a gradient (clip_fraction) as well.
+        This microbatch's term of the loss, whose value has no meaning by itself, and the
+        diagnostics of importance_diagnostics; with clip also clip_fraction, the fraction of actions
+        without a gradient because of clipping.
 
     Raises:
         ValueError: if num_sequences is not positive.

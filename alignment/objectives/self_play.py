@@ -1,4 +1,4 @@
-"""Self-play fine-tuning (SPIN): demonstrations against what the policy itself wrote a round ago."""
+"""Self-play fine-tuning (SPIN): demonstrations against responses of the previous round's policy."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,20 +18,20 @@ def self_play(
     beta: float,
     num_comparisons: int,
 ) -> ObjectiveOutput:
-    """Each demonstration should gain more on the round before than each of that round's responses.
+    """Logistic loss of each demonstration against each response of the previous round.
 
     With N prompts, M pairs of a demonstration E and a rollout y at each:
 
         loss = (1/N) sum over prompts of (1/M) sum softplus(-beta (l_E - l_y))
 
-    With one rollout a prompt it is DPO on (demonstration, rollout). Unlike DPO's, its answers come
-    from no annotator's scores but from the two distributions, so the minimum of a round is
+    With one rollout a prompt it is DPO on (demonstration, rollout). The pairs come from two
+    distributions and not from an annotator with scores, so the minimum of a round is
 
         policy proportional to opponent (expert / opponent)^(1 / beta)
 
-    where the opponent is the policy of the round before. The error log(policy / expert) is
-    multiplied by 1 - 1 / beta: gone in one round at beta = 1, growing for beta below 1/2 if a round
-    is run to its end. At the customary 0.1 only ending rounds early keeps it from overshooting.
+    where the opponent is the policy of the previous round. A round multiplies the error
+    log(policy / expert) by 1 - 1 / beta: at beta = 1 one round suffices, and below 1/2 the error
+    grows if every round reaches its minimum. At the usual 0.1 rounds must end early.
 
     Args:
         log_ratios: log pi - log opponent of whole responses in nats; the only input that receives a
@@ -42,7 +42,7 @@ def self_play(
         num_comparisons: N, prompts in the optimizer step over all ranks and microbatches.
 
     Returns:
-        This microbatch's share of the loss, in nats, and the diagnostics of order_metrics, where
+        This microbatch's term of the loss, in nats, and the diagnostics of order_metrics, where
         better are the demonstrations and worse the rollouts.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Best-of-n: sampling n responses and keeping the one of highest reward, judged from K samples.
+"""Best-of-n sampling, estimated from K samples of each prompt.
 
-How good the best of n is for every n up to K, at what distance from the policy, and the best
-responses themselves: as demonstrations (rejection sampling), or as preferences over the worst.
+Reward and KL bound of the best of n for every n up to K, and data sets of the best responses: as
+demonstrations (rejection sampling), or as pairs with the worst response.
 """
 
 import json
@@ -16,23 +16,23 @@ from torch import Tensor
 from alignment.bootstrap import with_interval
 from alignment.data.conversations import PromptAndResponses
 
-UNUSABLE, EQUAL = "no response is whole and not empty", "no two such responses differ"
-"""Why a prompt gives nothing."""
+UNUSABLE, EQUAL = "no response is complete and not empty", "no two such responses differ"
+"""Reasons why a prompt gives no row."""
 
 
 class Response(NamedTuple):
-    """One of the responses to a prompt."""
+    """One of the sampled responses to a prompt."""
 
     text: str
     reward: float
     num_tokens: int
     """The end token included."""
     was_cut: bool
-    """At the limit of its length: as a demonstration it would teach to stop there."""
+    """It was truncated at the length limit, so it is no demonstration of where to stop."""
 
 
 class BestOf(NamedTuple):
-    """What the best of n responses are like; means over prompts."""
+    """Metrics of the best of n responses, as means over prompts."""
 
     num_drawn: int
     """n."""
@@ -46,28 +46,28 @@ class BestOf(NamedTuple):
     num_tokens: float
 
 
-class Rows(NamedTuple):
-    """What is to be written, and which prompts gave nothing."""
+class WrittenRows(NamedTuple):
+    """The rows of a data set, and the number of prompts without a row."""
 
     values: list[dict[str, object]]
     """In the order of the prompts."""
     left_out: dict[str, int]
-    """Reason to number of prompts; only reasons that occurred."""
+    """Number of prompts by reason; only reasons that occurred."""
 
     @property
     def json_lines(self) -> str:
-        """The text of a file of them."""
+        """The rows as JSON lines."""
         return "".join(json.dumps(row) + "\n" for row in self.values)
 
 
 def best_of_chances(num_samples: int) -> Float[Tensor, "n place"]:
-    """Chance that the response at each place is the best of a random subset of n.
+    """Probability that the response at each place is the best of a random subset of n.
 
     Args:
         num_samples: K, at least 1.
 
     Returns:
-        In row n - 1 the chances for subsets of n, from 1 to K, in float64; each row sums to 1.
+        In row n - 1 the probabilities for subsets of n, from 1 to K, float64; each row sums to 1.
 
     Raises:
         ValueError: if there are no samples.
@@ -87,14 +87,14 @@ def _chances(num_samples: int, num_drawn: int) -> list[float]:
 def value_of_best(
     rewards: Float[Tensor, "prompt sample"], values: Float[Tensor, "prompt sample"], num_drawn: int
 ) -> Float[Tensor, " prompt"]:
-    """Unbiased estimate of E[value of the best of n samples], equally good ones drawn by lot.
+    """Unbiased estimate of E[value of the best of n samples], ties broken at random.
 
     It is the mean over all subsets of n of the K samples. The estimates of one prompt share their
     samples, so those of its rewards rise together with n.
 
     Args:
         rewards: of K independent samples of the same policy for each prompt.
-        values: what is asked of the best, in float64: its length, or its reward itself.
+        values: of the same samples, in float64: their lengths, or the rewards themselves.
         num_drawn: n, from 1 to K.
 
     Returns:
@@ -119,7 +119,7 @@ def value_of_best(
 def best_of_kl_bound(num_samples: int) -> float:
     """Return log n - (n - 1) / n in nats, which KL(best-of-n, policy) does not exceed.
 
-    Reached where no two responses share a reward and none has more than a small probability.
+    The bound is reached if no two responses have the same reward and every probability is small.
 
     Args:
         num_samples: n, at least 1.
@@ -139,41 +139,41 @@ def best_of_kl_bound(num_samples: int) -> float:
 
 
 def best_of_metrics(responses: Sequence[Sequence[Response]]) -> list[BestOf]:
-    """Estimate what the best of 1, 2, 4, ... and of all responses to a prompt are like.
+    """Estimate the metrics of the best of 1, 2, 4, ... and of all responses to a prompt.
 
     Args:
-        responses: [prompt][sample] independent samples of one policy, as many of each prompt, all
-            with a reward; those that were cut included.
+        responses: [prompt][sample] independent samples of one policy, equally many of each prompt,
+            all with a reward, truncated ones included.
 
     Returns:
         One entry for each number.
     """
-    figures_of = [[(each.reward, each.num_tokens) for each in row] for row in responses]
-    rewards, lengths = torch.tensor(figures_of, dtype=torch.float64).unbind(dim=-1)
+    values = [[(each.reward, each.num_tokens) for each in row] for row in responses]
+    rewards, lengths = torch.tensor(values, dtype=torch.float64).unbind(dim=-1)
     num_prompts, num_samples = rewards.shape
     powers = [2**exponent for exponent in range(num_samples.bit_length())]
-    figures = []
+    metrics = []
     for n in sorted({*powers, num_samples}):
         best = with_interval(value_of_best(rewards, rewards, n).numpy())
         low, high = (best["low"], best["high"]) if num_prompts > 1 else (None, None)
         tokens = value_of_best(rewards, lengths, n).mean().item()
         assert best["mean"] is not None  # every reward is a number
-        figures.append(BestOf(n, best["mean"], low, high, best_of_kl_bound(n), tokens))
-    return figures
+        metrics.append(BestOf(n, best["mean"], low, high, best_of_kl_bound(n), tokens))
+    return metrics
 
 
 def best_as_demonstrations(
     prompts: Mapping[int, PromptAndResponses], responses: Mapping[int, Sequence[Response]]
-) -> Rows:
-    """Let the best response to each prompt demonstrate it: rejection sampling.
+) -> WrittenRows:
+    """Return the best response to each prompt as a demonstration: rejection sampling.
 
     Args:
         responses: of those prompts that have rewards.
 
     Returns:
         Rows that alignment.data.demonstrations.read_demonstrations reads, with a reward: prompt and
-        response or, where any of the prompts has a history, messages. Of equally good responses it
-        is the first, of those that are whole and not empty.
+        response or, where any of the prompts has a history, messages. Only complete
+        responses that are not empty count, the first of equally good ones.
     """
     usable = {number: _usable(row) for number, row in responses.items()}
     has_history = any(prompts[number].history for number, row in usable.items() if row)
@@ -182,17 +182,17 @@ def best_as_demonstrations(
         best = max(usable[number], key=lambda each: each.reward)
         row: dict[str, object] = {"prompt": prompts[number].prompt, "response": best.text}
         if has_history:
-            answer = {"role": "assistant", "content": best.text}
-            row = {"messages": [*_messages(prompts[number]), answer]}
+            turn = {"role": "assistant", "content": best.text}
+            row = {"messages": [*_messages(prompts[number]), turn]}
         values.append(row | {"reward": best.reward})
     num_empty = len(usable) - len(values)
-    return Rows(values, {UNUSABLE: num_empty} if num_empty else {})
+    return WrittenRows(values, {UNUSABLE: num_empty} if num_empty else {})
 
 
 def best_over_worst(
     prompts: Mapping[int, PromptAndResponses], responses: Mapping[int, Sequence[Response]]
-) -> Rows:
-    """Prefer the best response to each prompt to the worst.
+) -> WrittenRows:
+    """Return the best and the worst response to each prompt as a pair.
 
     Args:
         responses: of those prompts that have rewards.
@@ -221,15 +221,15 @@ def best_over_worst(
                 "strength": best.reward - worst.reward,
             }
         )
-    return Rows(values, {reason: count for reason, count in left_out.items() if count})
+    return WrittenRows(values, {reason: count for reason, count in left_out.items() if count})
 
 
 def _usable(responses: Sequence[Response]) -> list[Response]:
-    """Return the responses that can be learned from as they are."""
+    """Return the responses that are complete and not empty."""
     return [each for each in responses if not each.was_cut and each.text.strip()]
 
 
 def _messages(prompt: PromptAndResponses) -> list[dict[str, str]]:
-    """Return the turns up to a response."""
+    """Return the turns before the response."""
     turns = [*((turn.role, turn.text) for turn in prompt.history), ("user", prompt.prompt)]
     return [{"role": role, "content": text} for role, text in turns]

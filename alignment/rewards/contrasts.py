@@ -1,8 +1,8 @@
-"""Comparisons made of demonstrations alone: what one policy said is preferred to another's words.
+"""Comparisons made from demonstrations alone: responses of one policy against those of another.
 
-Three contrasts of the initial policy pi_0, the fine-tuned pi_SFT and the expert p. Rejected and
-chosen answer the same prompt independently, so where both could say a and b, the odds of finding a
-chosen and b rejected are the ratio of the two policies at a over that at b. A reward that maximizes
+There are three contrasts of the initial policy pi_0, the fine-tuned pi_SFT and the expert p.
+Rejected and chosen are independent responses to the same prompt, so the odds that a is chosen and b
+rejected are the ratio of the two policies at a over their ratio at b. A reward that maximizes
 the Bradley-Terry likelihood is therefore, up to a constant for each prompt:
 
     init-sft               log pi_SFT - log pi_0, also known in closed form (log_ratio_reward.py)
@@ -10,7 +10,7 @@ the Bradley-Terry likelihood is therefore, up to a constant for each prompt:
     sft-demonstrations     log p - log pi_SFT
 
 References:
-    Sun & van der Schaar 2024, "Inverse-RLignment", arXiv:2405.15624; the optima are not in there.
+    Sun & van der Schaar 2024, "Inverse-RLignment", arXiv:2405.15624; the optima are derived here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,43 +21,43 @@ from alignment.data.conversations import Turns
 from alignment.data.samples import Sample
 
 Pair = Literal["init-sft", "init-demonstrations", "sft-demonstrations"]
-Answers = Mapping[int, Sample]
-"""Prompt number to what a phase of a run answered."""
+PhaseSamples = Mapping[int, Sample]
+"""Prompt number to the sample of one phase of a run."""
 
 PHASE_OF = {"init": "before", "sft": "after_sft"}
-"""Side of a pair to the phase of samples.jsonl in which that policy answered."""
+"""Side of a contrast to the phase of samples.jsonl with the responses of its policy."""
 ESTIMATES: dict[Pair, str] = {
     "init-sft": "log pi_SFT - log pi_0",
     "init-demonstrations": "log p - log pi_0",
     "sft-demonstrations": "log p - log pi_SFT",
 }
-"""What a reward learned from each contrast estimates, p the expert."""
+"""The estimand of a reward learned from each contrast, p the expert."""
 EQUAL, CUT, ONE_SIDED = "both texts are equal", "one was cut at its limit", "only one side answered"
-"""Why a prompt gives no comparison."""
+"""Reasons why a prompt gives no comparison."""
 
 
 class Contrast(NamedTuple):
-    """Comparisons, and what gave none."""
+    """Comparisons, and the number of prompts without one."""
 
     comparisons: list[Comparison]
     """In the order of the prompts; chosen first."""
     left_out: dict[str, int]
-    """Reason to number of prompts; only reasons that occurred."""
+    """Number of prompts by reason; only reasons that occurred."""
 
 
 def phases_of(pair: Pair) -> tuple[str, ...]:
-    """Return the phases of samples.jsonl that a contrast is made of."""
+    """Return the phases of samples.jsonl that a contrast needs."""
     return tuple(PHASE_OF[side] for side in pair.split("-") if side in PHASE_OF)
 
 
 def contrast(
-    samples: Mapping[str, Answers], pair: Pair, histories: Mapping[int, Turns] | None = None
+    samples: Mapping[str, PhaseSamples], pair: Pair, histories: Mapping[int, Turns] | None = None
 ) -> Contrast:
-    """Make a comparison of every prompt that both sides answered.
+    """Make a comparison for every prompt with responses of both sides.
 
-    Leaving out equal texts does not move the optimum, since they say nothing of score differences.
-    Nor does leaving out what was cut at its limit, which would read as a response that ends there:
-    it scales all probabilities of complete responses to a prompt alike.
+    Leaving out equal texts does not change the optimum, as they have no score difference. Leaving
+    out truncated responses does not change it either: it scales the probabilities of all complete
+    responses to a prompt by the same factor.
 
     Args:
         samples: of a run, by phase; both of phases_of(pair).
@@ -107,12 +107,12 @@ def rows_of(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:
     return rows
 
 
-def _texts(samples: Mapping[str, Answers], pair: Pair, side: str) -> Answers:
-    """Return what one side of a pair said to each prompt."""
+def _texts(samples: Mapping[str, PhaseSamples], pair: Pair, side: str) -> PhaseSamples:
+    """Return the responses of one side of a contrast."""
     if side in PHASE_OF:
         return samples[PHASE_OF[side]]
-    answered = samples[phases_of(pair)[0]]
+    sampled = samples[phases_of(pair)[0]]
     return {
         number: sample._replace(response=sample.expert, finish_reason="STOP")
-        for number, sample in answered.items()
+        for number, sample in sampled.items()
     }

@@ -1,7 +1,7 @@
-"""The reward that two policies imply: by how much one of them prefers a response to the other.
+"""The log-ratio of two policies as a reward.
 
-With pi_SFT over pi_0 it is the closed form of the init-sft contrast (contrasts.py): no reward model
-can learn more from samples of the two, in the limit of infinitely many. Adding it with weight w to
+With pi_SFT over pi_0 it is the closed form of the init-sft contrast (contrasts.py): it
+is what a reward model learns from infinitely many samples of the two. Adding it with weight w to
 a penalty of weight b on KL(pi, pi_SFT) leads to pi_SFT (pi_SFT / pi_0)^(w / b), an extrapolation.
 """
 
@@ -27,15 +27,14 @@ def log_ratios(
     """Compute log numerator(response | prompt) - log denominator(response | prompt).
 
     Args:
-        numerator: of both policies' tokens, on the same device as the other.
-        trajectories: prompts and responses, those of a prompt beside one another to share its
-            computation.
+        numerator: a policy with the same tokens and on the same device as the denominator.
+        trajectories: prompts and responses, those of a prompt adjacent to share its computation.
         temperature: softmax temperature of both, positive.
         max_tokens: most tokens in a microbatch, a prompt counted once; changes memory only.
 
     Returns:
-        Summed over the response's tokens, in nats, float64 on the CPU, without gradient; it does
-        not depend on what is scored beside it, up to rounding.
+        Summed over the response's tokens, in nats, float64 on the CPU, without gradient. Up to
+        rounding it does not depend on the other responses.
 
     Raises:
         ValueError: if the temperature is not positive, or a prompt with one response is longer than

@@ -1,8 +1,8 @@
-"""How much wrong answers cost: a head refitted on frozen features while answers are turned around.
+"""Accuracy of a reward model under additional label noise, from a head refitted on features.
 
-A model is trained on answers as annotators gave them, of which some are wrong already. What more of
-them would do is measured by turning some more around, on the features that the head of the trained
-model sees, so that a fit takes a fraction of a second. Held-out answers are left as they are.
+The labels of annotators already contain errors. The effect of more of them is measured by flipping
+a fraction of the training labels and refitting a linear head on the features of the trained model,
+which takes a fraction of a second. Held-out labels are not flipped.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from alignment.preferences.lookup import preference_likelihood
 from alignment.preferences.record import Comparisons
 
 LIKELIHOODS = ("bradley_terry", "classification")
-"""Of pairs: the one that is calibrated, and the one that does not see who met whom."""
+"""Likelihoods of pairs: the calibrated one, and the one that ignores who was compared."""
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
-"""Shares of the training answers that are turned around; at 0.5 nothing is left to learn."""
+"""Fractions of the training labels that are flipped; at 0.5 no information is left."""
 SEEDS = (0, 1, 2, 3)
-"""Of which answers these are; at each seed a larger share holds a smaller one's."""
+"""Seeds of the choice of labels; for each, a larger fraction includes the smaller ones."""
 RIDGE = 0.01
-"""Half of it times the weights' squared norm joins the mean loss, in nats: enough that a head of
-more weights than answers has one optimum, and little beside the answers of some thousand rows."""
+"""Coefficient of half the squared norm of the weights in the loss, in nats: it gives a head with
+more weights than labels one optimum, and hardly matters with thousands of labels."""
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4
-"""Of the loss's gradient, where a fit ends: a hundredth of it changes accuracy by 0.001."""
+"""Gradient at which a fit ends; a hundredth of it changes the accuracy by 0.001."""
 
 
-class Pairs(NamedTuple):
-    """Rows of two responses of which one was preferred; what was not said in pairs is left out."""
+class FeaturePairs(NamedTuple):
+    """Features of the comparisons of two responses that are not ties."""
 
     features: Float[Tensor, "pair place hidden"]
     """The preferred response first."""
@@ -40,16 +40,16 @@ class Pairs(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """Held-out accuracy after a share of the training answers was turned around."""
+    """Held-out accuracy after a fraction of the training labels was flipped."""
 
     likelihood: str
     flipped: float
     accuracies: tuple[float, ...]
-    """By seed; one where nothing is turned around."""
+    """By seed; one value if no label is flipped."""
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return float(np.mean(self.accuracies))
 
     @property
@@ -58,16 +58,16 @@ class Sensitivity(NamedTuple):
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def pairs_of(
+def feature_pairs(
     features: Float[Tensor, "response hidden"],
     rows: Tensor,
     ranks: Float[Tensor, " response"],
     is_held_out: UInt8[Tensor, " response"],
-) -> Pairs:
-    """Find the pairs among responses whose features were kept.
+) -> FeaturePairs:
+    """Select the pairs without ties among responses with saved features.
 
     Args:
-        rows: [response] number of its row; the responses of a row are beside one another.
+        rows: [response] number of its row; the responses of a row are adjacent.
         ranks: 0 for the best, equal for a tie; the best of a row comes first.
 
     Returns:
@@ -82,23 +82,19 @@ def pairs_of(
     held_out = is_held_out[first].bool()
     train = found[~held_out].flatten(0, 1)
     if not len(train):
-        return Pairs(found, held_out)
+        return FeaturePairs(found, held_out)
     deviations = train.std(0, unbiased=False)
     varies = deviations > 0.0
     scale = deviations.where(varies, torch.ones_like(deviations))
-    return Pairs((found - train.mean(0)) / scale * varies, held_out)
+    return FeaturePairs((found - train.mean(0)) / scale * varies, held_out)
 
 
-def noise_sensitivity(pairs: Pairs, seeds: Sequence[int] = SEEDS) -> list[Sensitivity]:
-    """Refit a linear head to answers of which more and more are wrong.
-
-    Args:
-        pairs: some of them held out.
-        seeds: of which answers are turned around.
+def noise_sensitivity(pairs: FeaturePairs, seeds: Sequence[int] = SEEDS) -> list[Sensitivity]:
+    """Refit a linear head to labels with increasing noise.
 
     Returns:
-        For each likelihood of LIKELIHOODS and each share of FLIPPED; empty if either side has no
-        pairs.
+        One entry for each of LIKELIHOODS and each of FLIPPED; empty if the training or the
+        evaluation set has no pairs.
     """
     train, held_out = pairs.features[~pairs.is_held_out], pairs.features[pairs.is_held_out]
     if not len(train) or not len(held_out):
@@ -120,7 +116,7 @@ def noise_sensitivity(pairs: Pairs, seeds: Sequence[int] = SEEDS) -> list[Sensit
 def with_flips(
     pairs: Float[Tensor, "pair place hidden"], share: float, seed: int
 ) -> Float[Tensor, "pair place hidden"]:
-    """Turn a share of the answers around, rounded to whole answers, drawn without replacement."""
+    """Flip a fraction of the labels, rounded to whole labels, drawn without replacement."""
     order = np.random.default_rng(seed).permutation(len(pairs))
     flipped = torch.from_numpy(order[: round(share * len(pairs))])
     pairs = pairs.clone()
@@ -131,13 +127,12 @@ def with_flips(
 def fitted_head(name: str, pairs: Float[Tensor, "pair place hidden"]) -> Float[Tensor, " hidden"]:
     """Fit a linear head without bias, as that of a reward model, by penalized likelihood.
 
-    Args:
-        name: a likelihood of pairs that has no parameters.
-        pairs: features, the response that is said to be better first; at least one pair.
+    The loss, the mean negative log-likelihood plus RIDGE / 2 times the squared norm of the weights,
+    is convex.
 
-    Returns:
-        Weights where the mean negative log-likelihood plus RIDGE / 2 times their squared norm,
-        which is convex, is smallest.
+    Args:
+        name: a likelihood of pairs without parameters.
+        pairs: features of one pair or more, the preferred response first.
     """
     likelihood = preference_likelihood(name)
     flat = pairs.flatten(0, 1)
@@ -152,8 +147,8 @@ def fitted_head(name: str, pairs: Float[Tensor, "pair place hidden"]) -> Float[T
     def loss() -> float:
         optimizer.zero_grad()
         scores = (flat @ weights).view(-1, 2)
-        answers = likelihood.log_likelihood(Comparisons(scores))
-        total = -answers.mean() + 0.5 * RIDGE * weights.square().sum()
+        labels = likelihood.log_likelihood(Comparisons(scores))
+        total = -labels.mean() + 0.5 * RIDGE * weights.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return float(total.detach())
 
@@ -162,6 +157,6 @@ def fitted_head(name: str, pairs: Float[Tensor, "pair place hidden"]) -> Float[T
 
 
 def accuracy(pairs: Float[Tensor, "pair place hidden"], weights: Float[Tensor, " hidden"]) -> float:
-    """Return the share of pairs whose preferred response scores higher, equal ones half."""
+    """Return the fraction of pairs whose preferred response scores higher; equal ones half."""
     scores = pairs @ weights
     return float((0.5 + 0.5 * (scores[:, 0] - scores[:, 1]).sign()).mean())

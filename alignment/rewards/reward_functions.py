@@ -1,21 +1,18 @@
 """Ready-made reward functions of (prompt, response, expert_response)."""
 
 FINAL_ANSWER = "####"
-"""Precedes the final answer in GSM8K and data sets of its form."""
+"""The mark before the final answer in GSM8K and data sets of the same form."""
 
 
 def exact_match(prompt: str, response: str, expert_response: str) -> float:
-    """Reward 1 for the expert's answer and 0 for any other.
+    """Return 1.0 if the final answer is the expert's, else 0.0.
 
-    The answer is what follows the last "####" where there is one, else the whole text, without
-    white space around it.
+    The final answer is the text after the last "####", or the whole text if there is none, without
+    surrounding white space.
 
     Args:
-        prompt: not looked at.
+        prompt: not used.
         expert_response: of the expert, to the same prompt.
-
-    Returns:
-        1.0 or 0.0.
 
     References:
         Cobbe et al. 2021 (GSM8K), arXiv:2110.14168, for the mark.

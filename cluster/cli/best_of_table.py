@@ -8,7 +8,7 @@ from rich.table import Table
 from actors.errors import InvalidInputError
 from alignment.rewards.best_of_n import (
     BestOf,
-    Rows,
+    WrittenRows,
     best_as_demonstrations,
     best_of_metrics,
     best_over_worst,
@@ -70,7 +70,7 @@ def write_result(
         _write(pairs, best_over_worst(prompts, result.responses), "pairs", console)
 
 
-def _write(path: Path, rows: Rows, kind: str, console: Console) -> None:
+def _write(path: Path, rows: WrittenRows, kind: str, console: Console) -> None:
     reasons = ", ".join(f"{count} prompts where {why}" for why, count in rows.left_out.items())
     if not rows.values:
         raise InvalidInputError(f"there are no {kind} to write to {path}: {reasons}; raise --n")

@@ -27,8 +27,13 @@ from alignment.report.reward_model.metrics import (
 )
 from alignment.report.reward_model.plots import draw_accuracies, draw_noise, draw_reliability
 from alignment.rewards.evaluation import FEATURES, METRICS
-from alignment.rewards.noise_sensitivity import RIDGE, SEEDS, Sensitivity, noise_sensitivity
-from alignment.rewards.noise_sensitivity import pairs_of as pairs_of_features
+from alignment.rewards.noise_sensitivity import (
+    RIDGE,
+    SEEDS,
+    Sensitivity,
+    feature_pairs,
+    noise_sensitivity,
+)
 
 MAX_DOMAINS = 20
 """Shown in a plot, those with the most rows."""
@@ -95,7 +100,7 @@ def report_metrics(evaluation: Evaluation, pairs: EvaluationPairs, features: Pat
     if features.is_file():
         kept = load_file(features)
         columns = (kept[name] for name in ("features", "rows", "ranks", "is_held_out"))
-        noise = noise_sensitivity(pairs_of_features(*columns))
+        noise = noise_sensitivity(feature_pairs(*columns))
     return ReportMetrics(
         calibration(pairs),
         accuracy_gain_over_length(evaluation, pairs),

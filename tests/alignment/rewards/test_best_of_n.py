@@ -244,7 +244,7 @@ def test_what_cannot_be_used_is_counted():
         5: responses(1.0, 2.0, texts=["", "\n"]),
         7: responses(1.0, 2.0, texts=["same", "same"]),  # other tokens, as a reward model sees
     }
-    unusable = "no response is whole and not empty"
+    unusable = "no response is complete and not empty"
     assert best_as_demonstrations(PROMPTS, sampled).left_out == {unusable: 2}
     rows = best_over_worst(PROMPTS, sampled)
     assert rows.values == []

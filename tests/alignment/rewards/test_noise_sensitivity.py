@@ -8,9 +8,9 @@ from alignment.rewards.noise_sensitivity import (
     LIKELIHOODS,
     RIDGE,
     accuracy,
+    feature_pairs,
     fitted_head,
     noise_sensitivity,
-    pairs_of,
     with_flips,
 )
 
@@ -29,12 +29,14 @@ def kept(scale=1.0):
 
 
 def train_pairs():
-    pairs = pairs_of(*kept())
+    pairs = feature_pairs(*kept())
     return pairs.features[~pairs.is_held_out]
 
 
 def test_what_can_be_told_apart_survives_a_fifth_of_wrong_answers():
-    found = {(each.likelihood, each.flipped): each for each in noise_sensitivity(pairs_of(*kept()))}
+    found = {
+        (each.likelihood, each.flipped): each for each in noise_sensitivity(feature_pairs(*kept()))
+    }
     assert list(found) == [(name, share) for name in LIKELIHOODS for share in FLIPPED]
     for name in LIKELIHOODS:
         for share in (0.0, 0.1, 0.2):
@@ -65,7 +67,7 @@ def test_no_flips_is_the_plain_fit_which_another_optimizer_finds(name):
 
     expected = minimize(loss, np.zeros(HIDDEN), options={"gtol": 1e-9}).x
     np.testing.assert_allclose(fitted_head(name, train), expected, atol=0.01)
-    pairs = pairs_of(*kept())
+    pairs = feature_pairs(*kept())
     plain = accuracy(pairs.features[pairs.is_held_out], fitted_head(name, train))
     found = [each for each in noise_sensitivity(pairs) if each.likelihood == name]
     assert found[0].accuracies == (plain,)
@@ -88,15 +90,15 @@ def test_only_decided_pairs_are_kept_and_the_unit_of_a_feature_is_of_no_account(
     rows = torch.tensor([4, 4, 7, 7, 7, 8, 8, 9, 9])  # a pair, a ranking, a pair, a tie
     ranks = torch.tensor([0.0, 1.0, 0.0, 1.0, 2.0, 0.0, 1.0, 0.0, 0.0])
     held_out = torch.tensor([0, 0, 0, 0, 0, 1, 1, 0, 0], dtype=torch.uint8)
-    pairs = pairs_of(features, rows, ranks, held_out)
+    pairs = feature_pairs(features, rows, ranks, held_out)
     assert pairs.is_held_out.tolist() == [False, True]
     # The mean of the training pair is 2, its deviation 1; its second feature does not vary.
     assert pairs.features.tolist() == [[[-1.0, 0.0], [1.0, 0.0]], [[7.0, 0.0], [-1.0, 0.0]]]
-    torch.testing.assert_close(pairs_of(*kept(8.0)).features, pairs_of(*kept()).features)
+    torch.testing.assert_close(feature_pairs(*kept(8.0)).features, feature_pairs(*kept()).features)
 
 
 def test_without_pairs_on_both_sides_there_is_nothing_to_say():
     features, rows, ranks, held_out = kept()
-    assert noise_sensitivity(pairs_of(features, rows, ranks, torch.zeros_like(held_out))) == []
-    assert noise_sensitivity(pairs_of(features, rows, ranks, torch.ones_like(held_out))) == []
-    assert noise_sensitivity(pairs_of(features, rows, torch.zeros_like(ranks), held_out)) == []
+    assert noise_sensitivity(feature_pairs(features, rows, ranks, torch.zeros_like(held_out))) == []
+    assert noise_sensitivity(feature_pairs(features, rows, ranks, torch.ones_like(held_out))) == []
+    assert noise_sensitivity(feature_pairs(features, rows, torch.zeros_like(ranks), held_out)) == []

@@ -184,7 +184,7 @@ def test_the_result_is_printed_and_written(run, tmp_path):
     assert "20 prompts, 4 responses to each, 1,234 tokens sampled, 60 s." in text
     assert "4 responses were cut off at data.max_response_tokens = 4." in text
     assert "Left out: 1 prompts without a reward; prompt 7 has no reward" in text
-    left_out = "(left out: 1 prompts where no response is whole and not empty)"
+    left_out = "(left out: 1 prompts where no response is complete and not empty)"
     assert f"{out}: 1 demonstrations {left_out}" in text
     assert f"{pairs}: 1 pairs {left_out}" in text
     assert read_demonstrations(out) == [Demonstration("a 3", "b")]
