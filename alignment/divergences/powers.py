@@ -3,9 +3,9 @@
 import math
 
 import torch
+from torch import Tensor
 
 from alignment.divergences.record import MAX_LOGIT, MAX_WEIGHT, Divergence, Generator
-from alignment.divergences.transforms import box_cox
 
 MAX_PEARSON_LOGIT = 2.0
 """The reward e^(2 h) has the heaviest tail of all; at this logit it is e^4 = 55."""
@@ -45,13 +45,13 @@ def alpha(alpha: float) -> Divergence:
         choose_when="you want a family: 0 is reverse_kl, 1/2 twice squared_hellinger, 1 forward_kl",
         avoid_when="alpha is below 0 or above 1: rewards of single responses become very large",
         generator=Generator(
-            f=lambda u: u * box_cox(u.log(), alpha - 1.0) - box_cox(u.log(), alpha),
-            derivative=lambda u: box_cox(u.log(), alpha - 1.0),
+            f=lambda u: u * _box_cox(u.log(), alpha - 1.0) - _box_cox(u.log(), alpha),
+            derivative=lambda u: _box_cox(u.log(), alpha - 1.0),
             second_derivative=lambda u: u ** (alpha - 2.0),
             at_zero=1.0 / alpha if alpha > 0.0 else math.inf,
             slope_at_infinity=1.0 / (1.0 - alpha) if alpha < 1.0 else math.inf,
         ),
-        reward=lambda h: box_cox(h, alpha),
+        reward=lambda h: _box_cox(h, alpha),
         safe_logits=_alpha_safe_logits(alpha),
         parameters="alpha: any real number, continuous at 0 and 1; usually in [0, 1]",
         caveat=(
@@ -135,6 +135,11 @@ def neyman_chi2() -> Divergence:
             "use reverse_kl to seek the expert's modes"
         ),
     )
+
+
+def _box_cox(logits: Tensor, weight: float) -> Tensor:
+    """Return the Box-Cox transform (u^w - 1) / w at u = e^h, and its limit h at w = 0."""
+    return torch.expm1(weight * logits) / weight if weight else logits.clone()
 
 
 def _alpha_safe_logits(alpha: float) -> tuple[float, float]:
