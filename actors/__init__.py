@@ -1,1 +1,1 @@
-"""Who computes it: one plain worker class a file. Ray is not known here."""
+"""Workers: plain classes that sample, score, compute rewards and train. No Ray."""

@@ -1,1 +1,1 @@
-"""What is computed: the token MDP, divergences, objectives, data and reports. No Ray, no vLLM."""
+"""Algorithms: the token MDP, divergences, objectives, data and reports. No Ray, no vLLM."""

@@ -1,11 +1,11 @@
-"""The learning rate as a function of the step. A restarted run needs no state to go on with it."""
+"""Learning-rate schedules as functions of the step, so a resumed run needs no scheduler state."""
 
 import math
 
 WARM_UP_STEPS = 5
-"""AdamW's second moments are guesses at first, so the rate starts low; they settle fast."""
+"""Steps of linear warm-up, in which AdamW's estimates of the second moments become reliable."""
 FINAL_FRACTION = 0.1
-"""Share of the peak at which the cosine ends: still learning, no longer moving much."""
+"""Final rate of the cosine schedule, as a fraction of the peak."""
 
 
 def constant_rate(peak: float, step: int) -> float:

@@ -1,1 +1,1 @@
-"""Where and when: the driver, fleets, placement, jobs and the command line, on Ray."""
+"""Orchestration on Ray: the driver, fleets, placement, jobs and the command line."""

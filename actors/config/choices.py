@@ -37,11 +37,11 @@ STATE_DIVERGENCES = (
     "skew_reverse_kl",
     "total_variation",
 )
-"""Those that are computed from two full next-token distributions."""
+"""Divergences for objective.level: state, which compares two full next-token distributions."""
 
 
 UNBOUND_DIVERGENCES = ("fairl", "wasserstein")
-"""Those without a convex generator: a reward or a critic, and no f to bound or to integrate."""
+"""Divergences without a convex generator f: they are defined by a reward or a critic alone."""
 
 
 PARAMETER_OF: Mapping[str, str] = {
@@ -50,7 +50,7 @@ PARAMETER_OF: Mapping[str, str] = {
     "skew_forward_kl": "skew",
     "skew_reverse_kl": "skew",
 }
-"""The parameter of each divergence that has one."""
+"""Name of the parameter of each divergence that has one."""
 
 
 DataSource = Annotated[str, Field(pattern=r"^hub:[\w.-]+/")] | Path
@@ -64,7 +64,7 @@ DiscriminatorLoss = Literal["cross_entropy", "pairwise", "variational", "least_s
 
 
 def divergence_name(name: str) -> str:
-    """Return a name of DivergenceName, or an import path, as it is.
+    """Return a divergence's name, if it is in DivergenceName or is an import path module:function.
 
     Raises:
         ValueError: if it is neither; the nearest name is suggested.
@@ -81,7 +81,7 @@ def divergence_name(name: str) -> str:
 
 
 class FrozenConfig(BaseModel):
-    """A section: immutable, and an unknown key is an error."""
+    """Base class of the sections of a job file: immutable; an unknown setting is an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -89,14 +89,15 @@ class FrozenConfig(BaseModel):
 
 
 class DivergenceParameters(FrozenConfig):
-    """Parameters of a divergence; it needs those that it takes and refuses the others."""
+    """Parameters of a divergence: the one that it takes is required, any other is an error."""
 
     alpha: float | None = None
-    """alpha: order, any number; 0 is reverse_kl, 1 is forward_kl."""
+    """alpha: order, any finite number; 0 is reverse_kl, 1 is forward_kl."""
     beta: float | None = Field(None, ge=0.0, le=1.0)
     """generalized_js: weight of the expert in the mixture; 0 is forward_kl, 1 is reverse_kl."""
     skew: float | None = Field(None, ge=0.0, lt=1.0)
-    """skew_forward_kl and skew_reverse_kl: share of the other side in the mixture; 0 is the KL."""
+    """skew_forward_kl and skew_reverse_kl: weight of the first distribution in the mixture that
+    replaces the second one; 0 is the KL divergence."""
 
     def given(self) -> dict[str, float]:
         """Return the parameters that are set, by name."""

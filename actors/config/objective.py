@@ -1,4 +1,4 @@
-"""The model, sft and objective sections. Units are in the names: _s, _tokens, _fraction, _gib."""
+"""The model, sft and objective sections of a job file. Names of settings end in their unit."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
@@ -34,8 +34,8 @@ class SftConfig(FrozenConfig):
     learning_rate: float = Field(2e-5, gt=0.0)
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to a tenth."""
     reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
-    """How the loss is averaged over a step; only sum_per_sequence is the forward KL, up to a
-    constant factor."""
+    """Reduction of the loss over a step. Only sum_per_sequence is the forward KL, up to a constant
+    factor."""
     td_weight: float = Field(0.0, ge=0.0)
     """IQ-Learn: weight of the squared rewards that the logits imply as soft Q-values. These can
     start at 75 (metric learner/td_error); a weight of 0.1 then equals that of the likelihood. 0 is
@@ -62,17 +62,18 @@ class ReferenceConfig(FrozenConfig):
 
 
 class ObjectiveConfig(FrozenConfig):
-    """Stage 2, the on-policy stage: which divergence from the expert is minimized, and how."""
+    """Stage 2, on-policy: the divergence from the expert, and the estimator of its gradient."""
 
     divergence: Annotated[str, AfterValidator(divergence_name)] = "jensen_shannon"
     """Divergence between expert and policy: a name that `irlign divergences` lists, or the import
     path module:function of a convex generator f with f(1) = 0."""
     divergence_parameters: DivergenceParameters = DivergenceParameters()
     level: Level = "trajectory"
-    """What the divergence compares. trajectory: whole responses, one logit each. token: the same
-    divergence with one logit per prefix and credit per token. occupancy: the distributions of
-    state-action visits, another objective. state: the full next-token distributions of a teacher
-    and the policy at each state, with the states held constant."""
+    """Level at which expert and policy are compared. trajectory: one logit per response. token: the
+    same divergence with one logit per prefix and credit per token. occupancy: the divergence of
+    the distributions of visited states and actions, which is another objective. state: the
+    divergence of the full next-token distributions of a teacher and the policy at each visited
+    state; the states are constants for the gradient."""
     divergence_weight: float = Field(1.0, ge=0.0)
     """Weight of the divergence's reward in the sum with the reward sources; 0 starts no
     discriminator."""
@@ -134,7 +135,7 @@ def _disagreements(objective: ObjectiveConfig) -> Iterator[str]:
         )
     if advantage == "self_normalized" and name != "forward_kl":
         yield (
-            "objective.advantage: self_normalized weighs responses by e^h, the reward of "
+            "objective.advantage: self_normalized weights responses by e^h, the reward of "
             f"forward_kl, and objective.divergence is {name}; use leave_one_out, or forward_kl"
         )
     if objective.on_policy_fraction < 1.0 and level != "state":

@@ -73,9 +73,9 @@ class PreferenceParameters(FrozenConfig):
 
 
 class PreferencesConfig(FrozenConfig):
-    """Which responses are better: stage 2 trains on it together with the divergence, or alone.
+    """Preferences between responses: stage 2 trains on them with the divergence, or alone.
 
-    With objective.divergence_weight 0 and no rewards, nothing is sampled.
+    With a path, objective.divergence_weight 0 and no rewards, no responses are sampled.
     """
 
     path: DataSource | None = None
@@ -83,8 +83,9 @@ class PreferencesConfig(FrozenConfig):
     detects: a file or folder relative to the job file, or hub:owner/name. Without it the policy's
     own responses are ranked by the job's rewards (online DPO); self_play needs neither."""
     teaches: Literal["policy", "discriminator"] = "policy"
-    """What the preferences train. policy: its log-ratio to the reference is the reward, as in DPO.
-    discriminator: its logit, so that one reward explains demonstrations and preferences."""
+    """Model that the preferences train. policy: the reward is its log-ratio to the reference, as in
+    DPO. discriminator: the reward is its logit, so one reward explains demonstrations and
+    preferences."""
     objective: LikelihoodName | DirectName = "bradley_terry"
     """Likelihood of a label given the rewards, or loss. For the policy bradley_terry is DPO,
     identity IPO, kahneman_tversky KTO; rao_kupper and davidson take ties, plackett_luce rankings.
@@ -147,8 +148,8 @@ class PreferencesConfig(FrozenConfig):
         if self.path is None:
             yield (
                 "preferences.path is missing; with teaches: discriminator the preferences must "
-                "come from data, because demonstrations against the policy's responses are what a "
-                "discriminator learns anyway"
+                "come from data, because a discriminator already learns to prefer demonstrations "
+                "to the policy's responses; set it, or choose teaches: policy"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""The reward_model section of a job file, and what each rank of the training gets."""
+"""The reward_model section of a job file, and the settings that each rank receives."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,33 +11,33 @@ from actors.config.scorers import DiscriminatorConfig
 
 
 class RewardModelConfig(FrozenConfig):
-    """How `irlign reward-model train` trains; its options override these settings."""
+    """Training of a reward model by `irlign reward-model train`, whose options override it."""
 
     num_members: int = Field(1, gt=0)
-    """Reward models of an ensemble. One is trained on all training rows, several each on a
-    bootstrap of them."""
+    """Number of reward models in the ensemble. A single one is trained on all training rows, each
+    of several on a bootstrap sample of them."""
     num_epochs: int = Field(1, gt=0)
-    """Passes of each member over its rows."""
+    """Number of passes of each member over its rows."""
     comparisons_per_step: int = Field(32, gt=0)
-    """Comparisons of an optimizer step, over all ranks."""
+    """Number of comparisons per optimizer step, over all ranks."""
 
 
 class RewardModelSettings(NamedTuple):
-    """Settings of one training; equal on all ranks."""
+    """Settings of the training, equal on all ranks."""
 
     model: str
-    """Folder or hub name of the causal language model to begin from."""
+    """Folder or hub name of the causal language model whose weights are fine-tuned."""
     likelihood: str
     """Name of a preference likelihood."""
     likelihood_parameters: Mapping[str, float]
-    """What it takes; a share of ties is learned."""
+    """Parameters of the likelihood by name. Its tie parameter, if it has one, is learned."""
     discriminator: DiscriminatorConfig
-    """How the model is built: num_layers, tuning, learning_rate and weight_decay are used."""
+    """Only num_layers, tuning and learning_rate are used."""
     learner: LearnerConfig
-    """autocast and max_tokens_per_microbatch are used."""
+    """The ranks use only autocast and max_tokens_per_microbatch."""
     num_members: int
-    """Of the ensemble; one alone learns from all training rows, several each from a resample."""
+    """Number of members of the ensemble; see RewardModelConfig."""
     num_epochs: int
     comparisons_per_step: int
-    """Rows in one optimizer step, over all ranks."""
+    """Number of rows per optimizer step, over all ranks."""
     seed: int

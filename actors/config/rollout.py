@@ -8,7 +8,7 @@ from actors.config.choices import FrozenConfig
 
 
 class RolloutConfig(FrozenConfig):
-    """How rollout workers sample responses."""
+    """Rollout workers, which sample responses."""
 
     num_workers: int = Field(1, gt=0)
     """Number of inference engines, each in a process of its own."""
@@ -21,9 +21,9 @@ class RolloutConfig(FrozenConfig):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the engine's weights."""
     interrupt: Literal["finish", "keep"] = "finish"
-    """What happens to unfinished responses when new weights arrive: finish completes them with the
-    old weights first; keep continues them with the new weights."""
+    """Effect of new weights on responses in progress: finish completes the responses with the old
+    weights first; keep continues them with the new weights."""
     max_sequences: int = Field(64, gt=0)
     """Maximum number of responses in one decoding batch of an engine."""
     kv_cache_gib: float = Field(0.5, gt=0.0)
-    """Memory of an engine's key-value cache."""
+    """Size of an engine's key-value cache, in GiB."""

@@ -8,13 +8,13 @@ from actors.config.choices import DiscriminatorLoss, FrozenConfig
 
 
 class DiscriminatorConfig(FrozenConfig):
-    """The classifier that tells expert responses from the policy's; its logit is the reward.
+    """Classifier that distinguishes expert responses from the policy's; its logit is the reward.
 
-    `irlign reward-model train` builds its model by the same settings.
+    num_layers, tuning and learning_rate also configure `irlign reward-model train`.
     """
 
     num_workers: int = Field(1, gt=0)
-    """Number of workers, all of which score; the first one trains."""
+    """Number of workers. One is trained; all of them score."""
     cpus_per_worker: float = Field(1.0, gt=0.0)
     """CPU cores that a worker reserves, and the number of threads it computes with."""
     gpus_per_worker: float = Field(0.0, ge=0.0)
@@ -22,7 +22,8 @@ class DiscriminatorConfig(FrozenConfig):
     num_layers: int | None = Field(None, gt=0)
     """Number of the policy's layers to keep, from the first on; None keeps all."""
     tuning: Literal["full", "lora", "frozen"] = "full"
-    """Which weights of the backbone are trained in addition to the scalar head."""
+    """Weights trained in addition to the scalar head: the whole backbone (full), low-rank adapters
+    (lora), or none (frozen)."""
     loss: DiscriminatorLoss = "cross_entropy"
     """Loss of the logit. pairwise compares responses to one prompt (Bradley-Terry); variational
     maximizes the f-GAN bound of the objective's divergence; least_squares is the Brier score. All
@@ -44,7 +45,7 @@ class DiscriminatorConfig(FrozenConfig):
     spectral_norm: bool = False
     """Keep the spectral norm of the head's weights at 1 or below."""
     max_accuracy: float = Field(1.0, gt=0.5, le=1.0)
-    """Updates are skipped while the accuracy on the evaluation set is above it; 1 skips none."""
+    """Accuracy on the evaluation set above which updates are skipped; 1 skips none."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
     """Share of the policy's responses in an update that are from earlier steps."""
 
@@ -76,4 +77,4 @@ class RewardConfig(FrozenConfig):
     num_workers: int = Field(1, gt=0)
     """Number of workers, each with a copy of this source."""
     on_error: Literal["stop", "drop"] = "stop"
-    """What to do if a reward cannot be computed: stop the run, or drop the prompt and count it."""
+    """If a reward cannot be computed: stop the run, or drop the prompt and count it."""

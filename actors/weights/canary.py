@@ -1,4 +1,4 @@
-"""The text on which an engine proves that it computes with the published weights."""
+"""Scores a short text, by which a rollout engine's weights are checked against the learner's."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from alignment.mdp.trajectories import pack
 from alignment.models.policy import PolicyModel
 
 CANARY_TOKENS = 16
-"""Enough tokens to notice wrong weights, and few enough that scoring them takes no time."""
+"""Number of tokens of the text: enough to detect wrong weights, at a negligible cost."""
 
 
 def canary_length(context_tokens: int) -> int:
-    """Return how many tokens a canary has; an engine's context must hold one more than that."""
+    """Return the number of tokens of a canary; an engine's context must hold one more."""
     return min(CANARY_TOKENS, context_tokens - 1)
 
 

@@ -154,7 +154,7 @@ def _rendered_row(
             shown = special.unmask(prompt[same:])
             raise ValueError(
                 f"with a response the model's chat template does not write {shown[:60]!r}, which "
-                "it writes at the end of the prompt, so a policy would never be asked for this "
+                "it writes at the end of the prompt, so the policy could never produce this "
                 "response; write the response as the template expects it (a thinking block, for "
                 "example), or change the template of the model"
             )
@@ -191,7 +191,7 @@ def _rendered(
         roles = ", ".join(turn.role for turn in turns)
         raise ValueError(
             f"the model's chat template does not take a conversation of {roles} ({error}); "
-            "change the row, or take a model that does"
+            "change the row, or choose a model whose template takes it"
         ) from error
     return str(rendered)
 

@@ -1,4 +1,4 @@
-"""Rates of sampling, training, scoring and moving weights of a GPU, by its data sheet."""
+"""Estimated rates of a GPU for sampling, training, scoring and weight transfer."""
 
 from typing import NamedTuple
 
@@ -8,35 +8,35 @@ from cluster.resources.memory import key_value_bytes
 from cluster.resources.model_shape import ModelShape
 
 COMPUTE_SHARE = 0.3
-"""Of the peak, in training and scoring: an assumption. Llama 3 reached 0.38 to 0.43 (Llama team
-2024, arXiv:2407.21783, table 4) with kernels fused and compiled, which is not done here."""
+"""Assumed fraction of peak FLOP/s in training and scoring. Llama 3 reached 0.38 to 0.43 (Llama team
+2024, arXiv:2407.21783, table 4) with fused and compiled kernels, which irlign does not use."""
 BANDWIDTH_SHARE = 0.7
-"""Of the peak, when decoding reads weights and cache: an assumption."""
+"""Assumed fraction of the peak memory bandwidth when decoding reads weights and cache."""
 LINK_SHARE = 0.7
-"""Of the peak, when ranks gather: an assumption."""
+"""Assumed fraction of the peak link bandwidth when ranks gather weights."""
 ITERATION_S = 0.002
-"""Overhead of the engine per decoding iteration, besides reading weights: an assumption."""
+"""Assumed overhead of the engine per decoding iteration, in addition to reading the weights."""
 NETWORK_BYTES_PER_S = 50e9
-"""Between GPUs of different nodes: one adapter of 400 Gbit/s per GPU, as in a DGX H100."""
+"""Bandwidth between GPUs of different nodes: one adapter of 400 Gbit/s per GPU (DGX H100)."""
 COPY_BYTES_PER_S = 2e9
-"""Of weights between a GPU and the store, checksum included, in memory: an assumption."""
+"""Assumed rate of copying weights between a GPU and the in-memory store, checksum included."""
 STORE_BYTES_PER_S = 5e9
-"""Of a shared file system, for all nodes together: an assumption."""
+"""Assumed bandwidth of a shared file system, for all nodes together."""
 OVERHEAD_S = 0.05
-"""Of the driver and Ray per step: tens of calls of a millisecond, and packing of batches."""
+"""Assumed overhead of the driver and Ray per step: tens of calls of 1 ms, and packing."""
 
 
 class Gpu(NamedTuple):
-    """Peaks of one kind of GPU, by NVIDIA's data sheets."""
+    """Peak rates and memory of one kind of GPU, from NVIDIA's data sheets."""
 
     flops: float
-    """Of dense matrix products in bfloat16, a second."""
+    """Peak FLOP/s of dense matrix products in bfloat16."""
     bytes_per_s: float
-    """Of its memory."""
+    """Peak memory bandwidth."""
     memory_gib: float
-    """As the driver reports it, rounded down."""
+    """Memory that the GPU's driver reports, rounded down."""
     link_bytes_per_s: float
-    """To others in its node, one way: NVLink, or PCIe 4.0 x16 where there is none."""
+    """Bandwidth to other GPUs of the node, one way: NVLink if present, else PCIe 4.0 x16."""
 
 
 GPUS = {
@@ -46,46 +46,46 @@ GPUS = {
     "l40s": Gpu(362.05e12, 0.864e12, 44.0, 32e9),
     "l4": Gpu(121e12, 0.3e12, 22.0, 32e9),
 }
-"""NVIDIA's data sheets of these products; there, products of sparse matrices count twice,
-and links in both directions."""
+"""Peaks from NVIDIA's data sheets, half of what these list for sparse matrices and for both
+directions of a link."""
 
 
 class Rates(NamedTuple):
-    """Rates of one GPU of each kind of worker."""
+    """Rates of one GPU in each kind of worker."""
 
     source: str
-    """Origin of the rates, for people."""
+    """Description of the rates' origin, for display."""
     iteration_s: float
-    """Seconds to decode one more token of every running response, beyond what each token takes."""
+    """Fixed time of one decoding iteration, which adds a token to every running response."""
     sampled_tokens_per_s: float
-    """Of one engine, besides its iterations; infinite if these take all the time."""
+    """Rate of one engine in addition to the fixed time of its iterations; may be infinite."""
     prefilled_tokens_per_s: float
-    """Prompt tokens, each prompt once for its group."""
+    """Prompt tokens of one engine; each prompt is counted once per group."""
     trained_tokens_per_s: float
-    """Of one rank: forward, backward and reference, without waiting for other ranks."""
+    """Rate of one rank: forward, backward and reference, without communication."""
     scored_tokens_per_s: float
-    """Forward pass of one discriminator or teacher worker."""
+    """Rate of the forward pass of one discriminator or teacher worker."""
     link_bytes_per_s: float
-    """Between ranks of one node."""
+    """Bandwidth between ranks of one node."""
     network_bytes_per_s: float
-    """Between ranks on several nodes, of each GPU."""
+    """Bandwidth per GPU between ranks on several nodes."""
     publish_bytes_per_s: float
-    """From the learner to the weight store."""
+    """Bandwidth from the learner to the weight store."""
     fetch_bytes_per_s: float
-    """From the store to one worker."""
+    """Bandwidth from the store to one worker."""
     store_bytes_per_s: float
-    """From the store to all nodes together."""
+    """Bandwidth from the store to all nodes together."""
     overhead_s: float
-    """Of a step."""
+    """Overhead per step."""
 
 
 def rates_from_hardware(
     kind: str, shape: ModelShape, scorer: ModelShape | None, work: Work
 ) -> Rates:
-    """Bound each phase by the memory bandwidth or the arithmetic of a GPU.
+    """Estimate the rate of each phase from the memory bandwidth and the FLOP/s of a GPU.
 
-    With P parameters, F peak operations and B peak bytes a second, c bytes of a token's keys and
-    values in the cache, and shares e of the peaks as named above:
+    P is the number of parameters, F the peak FLOP/s, B the peak memory bandwidth, c the bytes of a
+    token's keys and values in the cache, and e the fractions of the peaks above:
 
         iteration   0.002 + weight bytes / (e B)     weights are read once for all responses
         sampled     1 / (2 P / (e F) + c (prompt + response / 2) / (e B))
@@ -93,19 +93,19 @@ def rates_from_hardware(
         trained     e F / (6 P), or e F / (8 P) with a reference policy
         scored      e F / (2 P), P without embeddings
 
-    The products of attention are left out, which is accurate up to some thousand tokens.
+    The cost of attention scores is neglected, which is accurate up to some thousand tokens.
 
     Args:
-        scorer: of the discriminator's layers or of the teacher, if there is one.
+        scorer: shape of the discriminator's layers or of the teacher; None without either.
 
     Returns:
         The rates.
 
     Raises:
-        InvalidInputError: if the kind is not known.
+        InvalidInputError: if the kind of GPU is unknown.
 
     References:
-        Kaplan et al. 2020, arXiv:2001.08361, table 1: 2 P operations a token forward, 4 P backward.
+        Kaplan et al. 2020, arXiv:2001.08361, table 1: 2 P FLOP per token forward, 4 P backward.
         Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785: the roofline.
     """
     gpu = gpu_of(kind)
@@ -133,7 +133,7 @@ def rates_from_hardware(
 
 
 def gpu_of(kind: str) -> Gpu:
-    """Return the peaks of a kind of GPU."""
+    """Return the peaks of a kind of GPU. Raises InvalidInputError if it is unknown."""
     if kind not in GPUS:
         raise InvalidInputError(f"unknown GPU {kind!r}; choose one of {', '.join(GPUS)}")
     return GPUS[kind]

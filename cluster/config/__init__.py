@@ -1,1 +1,1 @@
-"""What a job file may say. Imports neither torch nor Ray."""
+"""The settings of a job. Imports neither torch nor Ray."""

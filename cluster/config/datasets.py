@@ -1,4 +1,4 @@
-"""The data of a job: read_rows reads and checks it, tokenize_data makes what a run trains on."""
+"""Reads, checks, tokenizes and splits the data of a job."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ class Rows(NamedTuple):
     """The data as text."""
 
     demonstrations: list[Demonstration]
-    """Rows of data.path, or the best responses of the preferences where it is not given."""
+    """Rows of data.path, or the best responses of the preferences if it is not set."""
     comparisons: list[Comparison] | None
-    """Rows of preferences.path, if it is given."""
+    """Rows of preferences.path, if it is set."""
 
 
 class RunData(NamedTuple):
@@ -30,7 +30,7 @@ class RunData(NamedTuple):
 
 
 def read_rows(config: RunConfig) -> Rows:
-    """Read and check the rows of a job. Needs no tokenizer, so that a missing file is found fast.
+    """Read and check the rows of a job. Needs no tokenizer, so a missing file is reported early.
 
     Raises:
         InvalidInputError: if they cannot be used.
@@ -72,7 +72,7 @@ def load_data(config: RunConfig) -> RunData:
 
 
 def load_demonstrations(config: RunConfig) -> "TokenizedDemonstrations":
-    """Return the demonstrations alone; preferences are read only where these come from them."""
+    """Return the demonstrations; preferences are read only if data.path is not set."""
     if config.data.path is not None:
         config = config.model_copy(update={"preferences": None})
     return load_data(config).demonstrations
@@ -95,7 +95,7 @@ def load_comparisons(config: RunConfig) -> "TokenizedComparisons":
 
 @contextmanager
 def invalid_input() -> Iterator[None]:
-    """Raise what the data's readers raise as InvalidInputError."""
+    """Convert the errors of the data's readers to InvalidInputError."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from alignment.data.rows import HUB
 from cluster.config.run_config import RunConfig
 
 Settings = dict[str, Any]
-"""Nested, as YAML gives them."""
+"""Nested settings, as YAML loads them."""
 
 LIMITS = {
     "greater_than": ("gt", "more than"),
@@ -23,7 +23,7 @@ LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-"""By pydantic's kind of error: the name of the limit in its context, and the words for it."""
+"""For each type of pydantic's errors: the key of the limit in its context, and the wording."""
 
 RENAMED = {
     "warm_start": "sft",
@@ -71,8 +71,10 @@ def setting_paths(model: type[BaseModel] = RunConfig, prefix: str = "") -> Itera
 def _read_yaml(path: Path) -> Settings:
     """Read a YAML file that holds settings by name."""
     if not path.is_file():
-        where = "deploy/runs became deploy/jobs and " if "deploy/runs" in str(path) else ""
-        raise InvalidInputError(f"{path}: no such job file; {where}deploy/examples holds some")
+        moved = "deploy/runs is now deploy/jobs; " if "deploy/runs" in str(path) else ""
+        raise InvalidInputError(
+            f"{path}: no such job file; {moved}deploy/jobs and deploy/examples have files to copy"
+        )
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -81,7 +83,7 @@ def _read_yaml(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(settings, dict):
-        raise InvalidInputError(f'{path}: holds no settings; write lines such as "name: my-run"')
+        raise InvalidInputError(f'{path}: has no settings; add lines such as "name: my-run"')
     return settings
 
 
@@ -90,7 +92,9 @@ def _apply(settings: Settings, override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise InvalidInputError(f'"{override}" is not an override; write one as objective.steps=50')
+        raise InvalidInputError(
+            f'"{override}" is not of the form section.setting=value, such as objective.steps=50'
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -112,19 +116,19 @@ def _section(parent: Settings | list[Any], name: str, override: str) -> Settings
         child = parent[name] = {} if parent.get(name) is None else parent[name]
     if isinstance(child, dict | list):
         return child
-    raise InvalidInputError(f'"{override}": {name} has a value and no settings below it')
+    raise InvalidInputError(f'"{override}": {name} is a single value, not a section')
 
 
 def _list_index(items: list[Any], name: str, override: str) -> int:
     if name.isdecimal() and int(name) < len(items):
         return int(name)
     raise InvalidInputError(
-        f'"{override}": there is no number {name}; the job file lists {len(items)}, from 0 on'
+        f'"{override}": index {name} is out of range; the list has length {len(items)}'
     )
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> None:
-    """Make the paths among the settings absolute, seen from the job file's folder."""
+    """Make the relative paths in the settings, which are relative to the folder, absolute."""
     rewards = settings.get("rewards")
     for section in (settings.get("data"), settings.get("preferences")):
         path = section.get("path") if isinstance(section, dict) else None
@@ -140,8 +144,8 @@ def _resolve_paths(settings: Settings, folder: Path) -> None:
 def _model_path(name: str, folder: Path) -> str:
     """Return the absolute path of a model folder, or a hub name as it is.
 
-    A name that begins as a path does (with a dot, a slash or a tilde) is one, there or not; any
-    other is a folder if it is there.
+    A name that begins with a dot, a slash or a tilde is a path, whether it exists or not. Any other
+    name is a path only if that folder exists.
     """
     path = (folder / Path(name).expanduser()).resolve()
     return str(path) if name.startswith((".", "/", "~")) or path.is_dir() else name
@@ -180,7 +184,7 @@ def _what_it_should_be(details: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         return f"it must match {context['pattern']}"
     if kind in {"model_type", "dict_type"}:
-        return "it must hold settings by name"
+        return "it must be a section of settings"
     message = details["msg"].removeprefix("Input should be ").partition(",")[0]
     return f"it should be {message}"
 
@@ -188,7 +192,7 @@ def _what_it_should_be(details: ErrorDetails) -> str:
 def _unknown(setting: str) -> str:
     """Return the error of an unknown setting, with its new name or the nearest one."""
     if setting in RENAMED:
-        return f"{setting} is called {RENAMED[setting]} now; rename it"
+        return f"{setting} was renamed to {RENAMED[setting]}; use the new name"
     section, dot, name = setting.rpartition(".")
     above = re.sub(r"\b\d+\b", "0", section)  # every item of a list has the same settings
     known = [path.rpartition(".") for path in setting_paths()]
@@ -197,5 +201,5 @@ def _unknown(setting: str) -> str:
     elsewhere = [f"{prefix}.{name}" for prefix, _, known_name in known if known_name == name]
     if near or elsewhere:
         meant = f"{section}{dot}{near[0]}" if near else elsewhere[0]
-        return f"there is no setting {setting}; did you mean {meant}?"
-    return f"there is no setting {setting}; here are {', '.join(siblings)}"
+        return f"unknown setting {setting}; did you mean {meant}?"
+    return f"unknown setting {setting}; the settings there are {', '.join(siblings)}"

@@ -9,10 +9,10 @@ from cluster.config.run_config import RunConfig
 
 
 def likelihood_config(config: RunConfig) -> PreferencesConfig:
-    """Return the section that a reward model is trained by.
+    """Return the preferences section, on which a reward model is trained.
 
     Raises:
-        InvalidInputError: if it is not there, or names no data or no likelihood.
+        InvalidInputError: if it is missing, has no path, or does not name a likelihood.
     """
     preferences = config.preferences
     if preferences is None or preferences.path is None:
@@ -28,7 +28,7 @@ def likelihood_config(config: RunConfig) -> PreferencesConfig:
     if smoothing := preferences.parameters.label_smoothing:
         raise InvalidInputError(
             f"preferences.parameters.label_smoothing is {smoothing}, which the training of a "
-            "reward model does not take; add --set preferences.parameters.label_smoothing=0"
+            "reward model does not support; add --set preferences.parameters.label_smoothing=0"
         )
     return preferences
 
@@ -51,7 +51,7 @@ def reward_model_section(config: RunConfig) -> RewardModelConfig:
 
 
 def settings_of(config: RunConfig) -> RewardModelSettings:
-    """Return what each rank trains by."""
+    """Return the settings that each rank receives."""
     preferences = likelihood_config(config)
     return RewardModelSettings(
         model=config.model.name,

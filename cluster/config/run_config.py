@@ -1,4 +1,4 @@
-"""The whole run, from one YAML file. Imports no torch, so that checking a job is instant."""
+"""The configuration of a run, as a job file gives it. Imports no torch, so checks are fast."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ from actors.config.rollout import RolloutConfig
 from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
 
 MAX_RESPONSE_TOKENS = 256
-"""Default for a model that is not of a run."""
+"""Maximum length of a sampled response if the model is not from a run."""
 
 
 class DataConfig(FrozenConfig):
@@ -37,7 +37,7 @@ class DataConfig(FrozenConfig):
 
 
 class EvaluationConfig(FrozenConfig):
-    """What is measured on the evaluation set, before, during and after the training."""
+    """Measurements on the evaluation set before, during and after the training."""
 
     every_steps: int = Field(20, gt=0)
     """Steps between measurements of the negative log-likelihood."""
@@ -55,23 +55,23 @@ LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-
 
 
 class PlacementConfig(FrozenConfig):
-    """Where workers run, and how long they may take."""
+    """Placement of the workers on the cluster, and their timeouts."""
 
     phases_share_cpus: bool = False
-    """For a small machine: sampling, scoring and learning run on the same cores one after the
-    other, so that a worker reserves almost none of the CPUs that it computes with."""
+    """Whether sampling, scoring and learning share the same cores, one after the other, as suits a
+    small machine. A worker then reserves almost none of the CPUs that it computes with."""
     timeout_s: float = Field(600.0, gt=0.0)
-    """Timeout of the start of a worker and of each request to it. The worker is then replaced, and
-    the request is retried."""
+    """Timeout of a worker's start and of each request to it, in seconds. After it the worker is
+    replaced and the request is retried."""
     when_full: Literal["fail", "wait"] = "fail"
-    """What to do if the cluster lacks free resources for the workers: fail with an error that says
-    what is missing, or wait for them."""
+    """If the cluster lacks free resources for the workers: fail with an error that names what is
+    missing, or wait for it."""
     lease_s: float | None = Field(None, gt=0.0)
-    """Stop the run with a checkpoint if no process has requested its status for so long, because
-    its job process is gone. None runs it to its end."""
+    """Time in seconds without a request for the run's status after which the run stops with a
+    checkpoint, because its job process is gone. None never stops it."""
     node_labels: dict[str, dict[str, LabelValue]] = Field(default_factory=dict)
     """Labels that a node must have, by kind of worker (rollout, discriminator, teacher, reward,
-    learner). A kind that is not named runs on any node."""
+    learner). Other kinds run on any node."""
 
     @field_validator("node_labels")
     @classmethod
@@ -155,7 +155,7 @@ class RunConfig(FrozenConfig):
         teaches = self.preferences.teaches if self.preferences else "policy"
         if teaches == "discriminator" and self.objective.steps and not self.has_discriminator:
             raise ValueError(
-                "preferences.teaches: discriminator, and the run has none; set "
+                "preferences.teaches is discriminator, but the run has no discriminator; set "
                 "objective.divergence_weight above 0 and no teacher, or teaches: policy"
             )
         if self.objective.level == "state" and self.teacher is None:
@@ -183,7 +183,7 @@ class RunConfig(FrozenConfig):
 
     @property
     def has_rollouts(self) -> bool:
-        """Whether stage 2 samples at all."""
+        """Whether stage 2 samples responses."""
         compares_rollouts = self.preferences is not None and self.preferences.compares_rollouts
         return self.has_policy_gradient or (compares_rollouts and self.objective.steps > 0)
 

@@ -9,7 +9,7 @@ ROLLOUT = "rollout"
 DISCRIMINATOR = "discriminator"
 TEACHER = "teacher"
 KINDS = (ROLLOUT, DISCRIMINATOR, TEACHER)
-"""Those that are not reward sources."""
+"""Kinds of workers other than reward sources."""
 
 
 def reward_names(sources: tuple[RewardConfig, ...]) -> dict[str, RewardConfig]:
@@ -40,7 +40,7 @@ def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
         wanted: workers by kind; other kinds stay as they are.
 
     Returns:
-        The job; unlike a job file it may want 0 rollout workers.
+        The job; unlike a job file it may have 0 rollout workers.
     """
     changes: dict[str, object] = {}
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""The manifest and the checkpoints of a run: writing them, and returning to them."""
+"""Writes and restores the manifest and the checkpoints of a run."""
 
 import asyncio
 import logging
@@ -38,8 +38,8 @@ class RunRecord:
         record.event("something happened")
         folder = await record.checkpoint(position, learner_saves, discriminator)
 
-    A checkpoint is written to a folder of its own and counts once the manifest names it, so the
-    checkpoint before stays complete whatever fails meanwhile.
+    A checkpoint is written to a new folder and becomes valid when the manifest names it, so the
+    previous checkpoint stays complete if the writing fails.
     """
 
     def __init__(self, run_dir: Path, manifest: Manifest, journal: Journal) -> None:
@@ -57,7 +57,7 @@ class RunRecord:
         return self.folder is not None and self.manifest.iteration == iteration
 
     def claim(self) -> None:
-        """Claim the run for this driver, on disk: an earlier driver can write no more."""
+        """Claim the run for this driver, on disk; an earlier driver can then no longer write."""
         self.save(num_starts=self.manifest.num_starts + 1)
 
     def save(self, **changes: object) -> None:
@@ -114,7 +114,7 @@ class RunRecord:
         """Write a checkpoint and make it the newest one.
 
         Args:
-            learner_saves: has the learner write its state to a folder.
+            learner_saves: asynchronous function that saves the learner's state to a folder.
             discriminator: writes its weights, optimizer and replay buffer, if there is one.
 
         Returns:
@@ -155,7 +155,7 @@ async def _fill(
     await learner_saves(folder)
     if not (folder / LEARNER_IS_WHOLE).exists():
         note = folder / LEARNER_FAILED
-        reason = note.read_text() if note.exists() else "the learner left no reason"
+        reason = note.read_text() if note.exists() else "the learner reported no reason"
         raise CheckpointFailedError(reason)
     if discriminator:
         await discriminator.request("save", folder / "discriminator", lead_only=True)

@@ -1,7 +1,7 @@
 """Inspects, resizes and stops a run from another process, by its run directory.
 
-The job process keeps the address of the cluster in the run directory while it follows the run. A
-process that was killed leaves it behind; then the address does not respond, which is an error.
+The job process keeps the address of the cluster in the run directory while it follows the run. If
+it is killed, the file remains, the address does not respond, and the calls raise an error.
 """
 
 import json
@@ -27,12 +27,12 @@ from cluster.run_state.status import Status
 CLUSTER = "cluster.json"
 """File with the cluster's address, the driver's namespace and Ray's authentication mode."""
 AUTH_MODE = "RAY_AUTH_MODE"
-"""Variable that tells Ray whether to authenticate with its token."""
+"""Environment variable by which Ray enables authentication with its token."""
 CONNECT_S = 3.0
-"""A cluster that accepts no connection for so long is gone."""
+"""Timeout of the connection, after which the run is considered inactive."""
 REPLY_S = 120.0
-"""The driver replies at once, except that a second discriminator worker waits for the weights of
-the first, which sends them between two of its calls."""
+"""Timeout of a call to the driver. It replies at once, unless it adds a discriminator worker, which
+waits for the weights of the first worker; that worker sends them between two of its calls."""
 
 
 def leave_address(run_dir: Path, namespace: str) -> None:
@@ -46,20 +46,20 @@ def leave_address(run_dir: Path, namespace: str) -> None:
 
 
 def remove_address(run_dir: Path) -> None:
-    """Delete the address: the run is over."""
+    """Delete the address, at the end of a run."""
     (run_dir / CLUSTER).unlink(missing_ok=True)
 
 
 @contextmanager
 def attached(run_dir: Path) -> Iterator[Any]:
-    """Connect to the cluster of a run while it goes on, and yield the handle of its driver.
+    """Connect to the cluster of an active run, and yield the handle of its driver.
 
     Raises:
-        InvalidInputError: if the run does not go on.
+        InvalidInputError: if the run is not active.
     """
     refuse_other_format(run_dir)
     not_running = InvalidInputError(
-        f"no run goes on in {run_dir}; irlign train starts or resumes one"
+        f"no run is active in {run_dir}; irlign train starts or resumes one"
     )
     try:
         place = json.loads((run_dir / CLUSTER).read_text())
@@ -136,7 +136,7 @@ def call_driver(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401
     """Call a method of a run's driver and return its result.
 
     Raises:
-        InvalidInputError: if the run does not go on, or the driver does not reply or refuses.
+        InvalidInputError: if the run is not active, or the driver does not reply or refuses.
     """
     with attached(run_dir) as driver:
         try:
@@ -170,7 +170,7 @@ def stop_run(run_dir: Path, *, now: bool) -> str:
 
 
 def scale_run(run_dir: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Change the numbers of workers of a run while it goes on, and return a sentence for each kind.
+    """Change the numbers of workers of an active run, and return a sentence for each kind.
 
     Workers start, or finish their requests and leave, after this returns.
 

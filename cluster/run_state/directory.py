@@ -1,4 +1,4 @@
-"""A run directory: whether a job may use it, what it holds, and how its settings are written."""
+"""Checks whether a job can use a run directory, and reads and writes the run's settings."""
 
 import json
 import os
@@ -21,7 +21,7 @@ POLICY = "checkpoints/step-*/policy"
 
 
 OLD_RECORD = "reward_model_job.json"
-"""What irlign 0.1.0 left in the run directory of a reward model, which had no config.yaml."""
+"""File of irlign 0.1.0 in the run directory of a reward model, which had no config.yaml."""
 
 
 MAY_DIFFER = (
@@ -56,7 +56,7 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     if differing:
         raise InvalidInputError(
             f"{run_dir} belongs to another job, which differs in {', '.join(differing)}; use "
-            "another --run-dir, or set it back to resume"
+            "another --run-dir, or restore these settings to resume"
         )
     return True
 
@@ -97,12 +97,12 @@ def refuse_other_format(run_dir: Path) -> None:
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """Return what a file holds by name; nothing if it is missing or damaged."""
+    """Return the mapping in a file; an empty one if the file is missing or damaged."""
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_config(run_dir: Path) -> RunConfig:
@@ -132,7 +132,7 @@ def check_disk(run_dir: Path, needed_gib: float) -> None:
     if free_gib < needed_gib:
         raise InvalidInputError(
             f"{run_dir} has {free_gib:.1f} GiB of free disk and the checkpoints take "
-            f"{needed_gib:.1f} GiB; free some, or choose another --run-dir"
+            f"{needed_gib:.1f} GiB; free space, or choose another --run-dir"
         )
 
 
@@ -181,6 +181,7 @@ def newest_policy(place: Path) -> Path:
     ]
     if not complete:
         raise InvalidInputError(
-            f"{place} has no policy yet: neither a model nor a run with a complete checkpoint"
+            f"{place} is neither a model nor a run with a complete checkpoint; choose another "
+            "folder, or wait for the run's first checkpoint"
         )
     return max(complete, key=lambda policy: int(policy.parent.name.removeprefix("step-")))

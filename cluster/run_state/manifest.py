@@ -10,7 +10,7 @@ from actors.errors import DamagedCheckpointError, InvalidInputError
 from cluster.run_state.files import write_atomically
 
 KEEP_CHECKPOINTS = 2
-"""The newest checkpoint, and the one before in case the newest is damaged."""
+"""Number of checkpoints kept: the newest, and the one before in case the newest is damaged."""
 
 
 CHECKPOINTS = "checkpoints"
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 
 
 FORMAT_VERSION = 2
-"""Of the files in a run directory. irlign 0.1.0 wrote the first, without a number."""
+"""Version of the files in a run directory. irlign 0.1.0 wrote version 1, without the number."""
 
 
 class Event(BaseModel):
@@ -57,14 +57,14 @@ class Manifest(Position):
 
     name: str
     format_version: int = FORMAT_VERSION
-    """Of the run directory; directory.refuse_other_format compares it."""
+    """Version of the files in the run directory; directory.refuse_other_format checks it."""
     num_starts: int = 0
-    """How many drivers have claimed the run. A driver that finds a larger number than its own ends:
-    its node was thought lost, and another driver has claimed the run since."""
+    """Number of drivers that have claimed the run. A driver that reads a larger number than its own
+    ends: its node was considered lost, and another driver has claimed the run since."""
     attempt: int = -1
     """Number of the learner's newest worker group; -1 before the first."""
     previous: Position | None = None
-    """The checkpoint before, to return to if the newest one is damaged."""
+    """Position at the checkpoint before the newest, which replaces a damaged newest one."""
     phases_sampled: list[str] = []
     """Phases that are complete in samples.jsonl."""
     events: list[Event] = []
@@ -94,13 +94,13 @@ def save_manifest(run_dir: Path, manifest: Manifest) -> None:
 
 
 def refuse_if_taken_over(run_dir: Path, manifest: Manifest) -> None:
-    """Raise RunTakenOverError if the manifest on disk is of a later driver."""
+    """Raise RunTakenOverError if a later driver wrote the manifest on disk."""
     with suppress(OSError, InvalidInputError):  # no manifest yet, or a damaged one
         num_starts = load_manifest(run_dir, manifest.name).num_starts
         if num_starts > manifest.num_starts:
             raise RunTakenOverError(
                 f"another driver has claimed the run in {run_dir} (start {num_starts}); "
-                f"this one is of start {manifest.num_starts}"
+                f"this driver made start {manifest.num_starts}"
             )
 
 
@@ -122,7 +122,7 @@ def load_manifest(run_dir: Path, name: str) -> Manifest:
 
 
 def partial_folder(run_dir: Path, iteration: int) -> Path:
-    """Return the folder to write a checkpoint to, after removing what a failed attempt left."""
+    """Return the folder to write a checkpoint to, after deleting the files of a failed attempt."""
     folder = run_dir / CHECKPOINTS / f"step-{iteration:06d}.partial"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
@@ -139,8 +139,8 @@ def commit_checkpoint(
     """Rename a complete checkpoint, save the manifest that names it, and delete older checkpoints.
 
     Args:
-        partial: the folder that partial_folder returned, with all files.
-        position: of the run at the checkpoint; the name is set here.
+        partial: the folder of partial_folder, with all files of the checkpoint.
+        position: the run's position at the checkpoint; its name is set here.
 
     Returns:
         The saved manifest.
@@ -153,8 +153,8 @@ def commit_checkpoint(
     finished = position.trained_draws + sum(position.dropped_draws.values())
     if finished + len(position.unfinished_draws) != position.num_draws:
         raise RuntimeError(
-            f"the ledger does not add up: of {position.num_draws} draws {finished} are trained on "
-            f"or dropped and {len(position.unfinished_draws)} are unfinished"
+            f"the counts of draws do not add up: of {position.num_draws} draws, {finished} were "
+            f"trained on or dropped and {len(position.unfinished_draws)} are unfinished"
         )
     refuse_if_taken_over(run_dir, manifest)
     final = partial.with_suffix("")
@@ -178,7 +178,7 @@ def at_previous_checkpoint(manifest: Manifest, damage: str) -> Manifest:
     """Return the manifest with the position of the checkpoint before the newest.
 
     Args:
-        damage: of the newest checkpoint, in a clause.
+        damage: description of the damage to the newest checkpoint, as a clause.
 
     Raises:
         DamagedCheckpointError: if there is no checkpoint before it.

@@ -31,7 +31,10 @@ KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
         ),
         ("placement.node_labels={driver: {pool: a}}", "unknown kind of worker 'driver'; choose"),
         ("placement.node_labels={teacher: {pool: a b}}", "teacher.pool is 'a b'; it must match"),
-        ("placement.node_labels={teacher: big}", "teacher is 'big'; it must hold settings by name"),
+        (
+            "placement.node_labels={teacher: big}",
+            "teacher is 'big'; it must be a section of settings",
+        ),
         ("learner.min_ranks=0", "learner.min_ranks is 0; it must be more than 0"),
     ],
 )

@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_sentence(run, options, sentence):
 def test_no_run_no_reward_no_policy_and_no_trust_are_refused(run, tmp_path, monkeypatch):
     out = ("--out", tmp_path / "best.jsonl")
     assert "there is no run directory or model folder" in refusal(tmp_path / "none", *out)
-    assert "has no policy yet" in refusal(tmp_path, *out)
+    assert "neither a model nor a run" in refusal(tmp_path, *out)
     assert "has no rewards of its own; give --reward" in refusal(write_run(tmp_path), *out)
     model = tmp_path / "model"
     assert "is a model, not a run; give --reward" in refusal(model, *out)

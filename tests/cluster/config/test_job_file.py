@@ -68,15 +68,15 @@ def test_overrides_are_yaml_applied_in_order(job):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective.stepz=3", "no setting objective.stepz; did you mean objective.steps?"),
-        ("warm_start.steps=3", "warm_start is called sft now; rename it"),
+        ("objective.stepz=3", "unknown setting objective.stepz; did you mean objective.steps?"),
+        ("warm_start.steps=3", "warm_start was renamed to sft; use the new name"),
         (
             "preferences={path: p, parameters: {demonstrations: 1}}",
-            "preferences.parameters.demonstrations is called preferences.parameters.sft_weight now",
+            "parameters.demonstrations was renamed to preferences.parameters.sft_weight",
         ),
         (
             "preferences.parameters.skew=0.1",
-            "preferences.parameters.skew is called preferences.divergence_parameters.skew now",
+            "preferences.parameters.skew was renamed to preferences.divergence_parameters.skew",
         ),
         ("preferences.parameters.betta=1", "did you mean preferences.parameters.beta?"),
         ("preferences.parameters.beta=0", "preferences.parameters.beta is 0; it must be more than"),
@@ -98,8 +98,8 @@ def test_overrides_are_yaml_applied_in_order(job):
             "objective.divergence_parameters.skew is 1.5; it must be less than 1",
         ),
         ("objective.temperature=1", "setting objective.temperature; did you mean rollout.temper"),
-        ("temperature=1", "no setting temperature; did you mean rollout.temperature?"),
-        ("data.qqq=1", "no setting data.qqq; here are path, system_prompt, held_out_fraction"),
+        ("temperature=1", "unknown setting temperature; did you mean rollout.temperature?"),
+        ("data.qqq=1", "unknown setting data.qqq; the settings there are path, system_prompt, held_out_fraction"),
         ("objective.steps=many", "objective.steps is 'many'; it should be a valid integer"),
         ("objective.steps=-1", "objective.steps is -1; it must be at least 0"),
         ("data.held_out_fraction=1", "data.held_out_fraction is 1; it must be less than 1"),
@@ -121,7 +121,7 @@ def test_overrides_are_yaml_applied_in_order(job):
             "the penalty needs the policy's own samples; set the coefficient to 0",
         ),
         ("teacher={model: m, modle: x}", "did you mean teacher.model?"),
-        ("rollout=3", "rollout is 3; it must hold settings by name"),
+        ("rollout=3", "rollout is 3; it must be a section of settings"),
         ("name=a run", "name is 'a run'; it must match ^[A-Za-z0-9]"),
         (
             "objective.divergence_weight=0",
@@ -142,11 +142,14 @@ def test_a_mistake_is_one_sentence_that_says_what_is_right(job, override, messag
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective.steps", '"objective.steps" is not an override; write one as'),
-        ("=3", '"=3" is not an override'),
-        ("a..b=3", '"a..b=3" is not an override'),
-        ("name.first=3", '"name.first=3": name has a value and no settings below it'),
-        ("rewards.1.weight=3", '"rewards.1.weight=3": there is no number 1; the job file lists 1'),
+        ("objective.steps", '"objective.steps" is not of the form section.setting=value'),
+        ("=3", '"=3" is not of the form'),
+        ("a..b=3", '"a..b=3" is not of the form'),
+        ("name.first=3", '"name.first=3": name is a single value, not a section'),
+        (
+            "rewards.1.weight=3",
+            '"rewards.1.weight=3": index 1 is out of range; the list has length 1',
+        ),
         ("data.path=[", 'the value of "data.path=[" is not YAML; quote it'),
     ],
 )
@@ -169,7 +172,7 @@ def test_several_mistakes_are_a_list(job):
         "- model.name is missing; it has no default",
         "- data is missing; it has no default",
         "- objective.steps is -1; it must be at least 0",
-        "- there is no setting rewards.1.wieght; did you mean rewards.1.weight?",
+        "- unknown setting rewards.1.wieght; did you mean rewards.1.weight?",
     ]
 
 
@@ -177,17 +180,18 @@ def test_several_mistakes_are_a_list(job):
     ("text", "message"),
     [
         ("name: a\nmodel: {name: [}\n", "line 2: not YAML (expected the node content"),
-        ("", "holds no settings"),
-        ("- a", "holds no settings"),
+        ("", "has no settings"),
+        ("- a", "has no settings"),
     ],
 )
-def test_a_file_that_holds_no_settings_is_named(job, text, message):
+def test_a_file_without_settings_is_named(job, text, message):
     assert message in error_of(job(text))
 
 
 def test_a_missing_job_file_is_named(tmp_path):
     assert error_of(tmp_path / "gone.yaml") == (
-        f"{tmp_path}/gone.yaml: no such job file; deploy/examples holds some"
+        f"{tmp_path}/gone.yaml: no such job file; deploy/jobs and deploy/examples have files to "
+        "copy"
     )
 
 

@@ -536,7 +536,7 @@ async def test_a_driver_that_returns_after_another_has_claimed_the_run_writes_no
             assert await new.driver.run()
             finished = new.manifest()
             kept = sorted((tmp_path / "checkpoints").rglob("*"))
-            with pytest.raises(RunTakenOverError, match=r"start 2\); this one is of start 1"):
+            with pytest.raises(RunTakenOverError, match=r"start 2\); this driver made start 1"):
                 old.driver.event("a worker was lost")
             with pytest.raises(RunTakenOverError):
                 await old.driver._checkpoint()

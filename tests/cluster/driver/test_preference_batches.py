@@ -329,7 +329,7 @@ def test_with_a_divergence_rewards_that_rank_responses_are_not_in_the_policy_gra
             "greater than 0",
         ),
         (PAIRS | {"teaches": "discriminator", "objective": "identity"}, "objective of the policy"),
-        (PAIRS | {"teaches": "discriminator"}, "and the run has none"),
+        (PAIRS | {"teaches": "discriminator"}, "the run has no discriminator"),
         (
             PAIRS | {"teaches": "discriminator", "parameters": {"beta": 1.0}},
             "beta is 1.0, but objective bradley_terry with teaches discriminator takes only label",

@@ -74,7 +74,7 @@ def test_a_run_that_does_not_go_on_is_refused(run_dir):
     (run_dir / "cluster.json").write_text(json.dumps(place))
     with pytest.raises(InvalidInputError) as left_behind:
         scale_run(run_dir, {"rollout": 2})
-    expected = f"no run goes on in {run_dir}; irlign train starts or resumes one"
+    expected = f"no run is active in {run_dir}; irlign train starts or resumes one"
     assert [str(each.value) for each in (never_begun, left_behind)] == [expected] * 2
 
 

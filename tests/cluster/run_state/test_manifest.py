@@ -107,7 +107,7 @@ def test_a_manifest_that_cannot_be_saved_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("trained", [6, 8])
 def test_draws_that_do_not_add_up_are_never_saved(tmp_path, trained):
-    with pytest.raises(RuntimeError, match="the ledger does not add up: of 10 draws"):
+    with pytest.raises(RuntimeError, match="the counts of draws do not add up: of 10 draws"):
         write_checkpoint(
             tmp_path,
             Manifest(name="run"),

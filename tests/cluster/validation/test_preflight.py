@@ -216,7 +216,7 @@ def test_a_file_system_without_room_is_refused(place):
 
 def test_free_disk_must_hold_the_checkpoints(tmp_path):
     check_disk(tmp_path / "not/yet/there", needed_gib=1e-6)
-    with pytest.raises(InvalidInputError, match=r"the checkpoints take 1000000\.0 GiB; free some"):
+    with pytest.raises(InvalidInputError, match=r"the checkpoints take 1000000\.0 GiB; free space"):
         check_disk(tmp_path / "not/yet/there", needed_gib=1e6)
 
 
