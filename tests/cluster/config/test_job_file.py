@@ -99,7 +99,10 @@ def test_overrides_are_yaml_applied_in_order(job):
         ),
         ("objective.temperature=1", "setting objective.temperature; did you mean rollout.temper"),
         ("temperature=1", "unknown setting temperature; did you mean rollout.temperature?"),
-        ("data.qqq=1", "unknown setting data.qqq; the settings there are path, system_prompt, held_out_fraction"),
+        (
+            "data.qqq=1",
+            "unknown setting data.qqq; the settings there are path, system_prompt",
+        ),
         ("objective.steps=many", "objective.steps is 'many'; it should be a valid integer"),
         ("objective.steps=-1", "objective.steps is -1; it must be at least 0"),
         ("data.held_out_fraction=1", "data.held_out_fraction is 1; it must be less than 1"),
