@@ -53,7 +53,7 @@ def leave_one_out(
 
     With n members and group mean m, that is n / (n - 1) * (r_i - m). The baseline does not depend
     on response i, so the policy gradient stays unbiased. There is no division by the group's
-    standard deviation; group_normalized says what that would do.
+    standard deviation; see group_normalized for its effect.
 
     Args:
         rewards: one scalar for each trajectory, in reward units.

@@ -35,7 +35,7 @@ def k1_penalty(
 
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats.
-        reference_logprobs: the reference policy's, of the same tokens.
+        reference_logprobs: log reference(a_t|s_t) in nats.
         sequence_index: which sequence of the microbatch each action belongs to.
         num_sequences: sequences in this microbatch (not over all ranks).
 
@@ -79,7 +79,7 @@ def k3_loss(
     *,
     num_sequences: int,
 ) -> Float[Tensor, ""]:
-    """Never negative, summed over tokens: (1/N) sum_i sum_t [rho - 1 - log rho].
+    """Nonnegative estimator, summed over tokens: (1/N) sum_i sum_t [rho - 1 - log rho].
 
     Its value estimates KL(pi, reference), its gradient is that of KL(reference, pi) at each visited
     state, the states held fixed.

@@ -35,8 +35,8 @@ def increment_rewards(
 ) -> Float[Tensor, " action"]:
     """Rewards of level token, r(h_t) - r(h_{t-1}): what each token adds to the reward.
 
-    They sum to the reward of the whole response, whatever its length, so they neither pay nor
-    charge for length. A reward that is positive (or negative) on every token would.
+    They sum to the reward of the whole response, whatever its length, so they favor
+    no length. A reward that is positive (or negative) on every token would.
 
     Args:
         prefix_logits: h_t, corrected for staleness and clipped.
@@ -54,7 +54,7 @@ def increment_rewards(
 def occupancy_rewards(
     prefix_logits: Float[Tensor, " action"], reward: Reward
 ) -> Float[Tensor, " action"]:
-    """Rewards of level occupancy, r(h_t) - r(0): what each visited prefix is worth.
+    """Rewards of level occupancy, r(h_t) - r(0): the reward of each visited prefix.
 
     The constant r(0) matters here, because a longer response receives it more often: with it, a
     policy that equals the expert gains nothing by a longer or a shorter response.
@@ -87,5 +87,5 @@ def rewards_to_go(
 
 
 def _reward_of_no_evidence(rewards: Tensor, reward: Reward) -> Tensor:
-    """[1] r(0): expert and policy are as likely."""
+    """[1] r(0), the reward of a prefix that is equally likely under expert and policy."""
     return reward(rewards.new_zeros(1))

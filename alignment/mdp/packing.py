@@ -1,13 +1,13 @@
-"""Trajectories to packed microbatches in which every prompt is stored once.
+"""Packs trajectories into microbatches in which every prompt is stored once.
 
 A group is a prompt and all responses to it. In a microbatch it is laid out as its prompt followed
-by its responses, and the groups lie one behind another in a single row without padding:
+by its responses, and the groups are concatenated in a single row without padding:
 
     token_ids      5 6 | 7 2 | 8 9 2 | 4 3 | 1 2
     position_ids   0 1   2 3   2 3 4   0 1   2 3
 
-Each response continues the positions of its prompt, as if the two were alone. What may attend to
-what is alignment/models/attention.py's business. A group is never split, so that baselines within
+The positions of each response continue those of its prompt. The attention mask is defined in
+alignment/models/attention.py. A group is never split, so that baselines within
 groups can be computed in one microbatch.
 """
 
@@ -25,10 +25,10 @@ IntArray = NDArray[np.int64]
 
 
 class PackedGroup(NamedTuple):
-    """Where a prompt and its responses lie in the packed row: the prompt first, no gaps."""
+    """Position of a prompt and its responses in the packed row: the prompt first, no gaps."""
 
     start: int
-    """Of the prompt, in tokens from the row's beginning."""
+    """Offset of the prompt in the row, in tokens."""
     prompt_length: int
     """Tokens in the prompt."""
     response_lengths: tuple[int, ...]
@@ -36,43 +36,43 @@ class PackedGroup(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and responses together."""
+        """Number of tokens of the prompt and its responses."""
         return self.prompt_length + sum(self.response_lengths)
 
 
 class PackedBatch(NamedTuple):
-    """What one forward pass takes. An action is a response token; n trajectories, in row order."""
+    """Input of one forward pass: n trajectories in row order. An action is a response token."""
 
     token_ids: Tensor
-    """[token] int64, each prompt once with its responses behind it."""
+    """[token] int64, each prompt once, followed by its responses."""
     position_ids: Tensor
-    """[token] int64, counted within prompt and response as if these were alone."""
+    """[token] int64, position within the prompt and response of the token."""
     groups: tuple[PackedGroup, ...]
     """The layout of the row."""
     state_indices: Tensor
-    """[action] int64, the token whose hidden state predicts the action: for a response's first
-    token the prompt's last, which all responses of a group share."""
+    """[action] int64, index of the token whose hidden state predicts the action; for the first
+    action of a response the prompt's last token, which all responses of a group share."""
     action_ids: Tensor
-    """[action] int64, the tokens that were chosen."""
+    """[action] int64, ids of the chosen tokens."""
     sequence_index: Tensor
-    """[action] int64, whose action it is: 0 to n - 1, ascending."""
+    """[action] int64, trajectory of the action: 0 to n - 1, ascending."""
     behavior_logprobs: Tensor
     """[action] float32, as recorded at sampling; 0 for demonstrations."""
     group_index: Tensor
     """[n] int64, the group of each trajectory: 0 to the number of groups - 1, ascending."""
     last_indices: Tensor
-    """[n] int64, where each response's last token lies in the row."""
+    """[n] int64, index of each response's last token in the row."""
     trajectory_indices: Tensor
     """[n] int64, the row of each trajectory in the Trajectories that were packed."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the row: what the forward pass computes."""
+        """Number of tokens in the row."""
         return len(self.token_ids)
 
     @property
     def num_sequences(self) -> int:
-        """Trajectories in the microbatch."""
+        """Number of trajectories in the microbatch."""
         return len(self.trajectory_indices)
 
     def to(self, device: torch.device) -> "PackedBatch":
@@ -93,8 +93,8 @@ def microbatches(trajectories: Trajectories, max_tokens: int) -> list[PackedBatc
     keep the order of the trajectories.
 
     Args:
-        trajectories: any number, each prompt's responses together; none give no microbatch.
-        max_tokens: most tokens in a microbatch, a prompt counted once for its group.
+        trajectories: any number; the responses to a prompt are adjacent. None give no microbatch.
+        max_tokens: maximum number of tokens in a microbatch, a prompt counted once per group.
 
     Returns:
         Microbatches that together hold every trajectory exactly once.
@@ -127,7 +127,7 @@ def microbatches(trajectories: Trajectories, max_tokens: int) -> list[PackedBatc
 
 
 def _groups(trajectories: Trajectories) -> list[IntArray]:
-    """Rows of each run of trajectories that answer the same prompt."""
+    """Return the rows of each run of trajectories with the same prompt."""
     ids = trajectories.prompt_ids
     opens = [
         i == 0
@@ -140,10 +140,10 @@ def _groups(trajectories: Trajectories) -> list[IntArray]:
 
 
 def _packed(trajectories: Trajectories, groups: list[IntArray]) -> PackedBatch:
-    """Lay these groups out one behind another."""
+    """Concatenate these groups in one row."""
     starts, lengths = trajectories.starts, trajectories.lengths.astype(np.int64)
     prompts = trajectories.prompt_lengths.astype(np.int64)
-    sources: list[IntArray] = []  # tokens of the row, by their place in the trajectories
+    sources: list[IntArray] = []  # index in the trajectories of each token of the row
     positions: list[IntArray] = []
     states: list[IntArray] = []
     actions: list[IntArray] = []  # as sources
@@ -190,14 +190,14 @@ def _int64(values: NDArray[np.int32] | IntArray) -> Tensor:
 def flat_places(
     rows: Int[Tensor, " chosen"], counts: Int[Tensor, " trajectory"]
 ) -> Int[Tensor, " value"]:
-    """Find where the values of some trajectories lie among those of all, in the order of the rows.
+    """Return the indices of some trajectories' values among those of all, in the order of the rows.
 
     Args:
         rows: trajectories, such as those of a microbatch.
         counts: values of every trajectory: logits, or response tokens.
 
     Returns:
-        Places in the flat array of all values.
+        Indices in the flat array of all values.
     """
     chosen = counts[rows]
     starts, offsets = (counts.cumsum(0) - counts)[rows], chosen.cumsum(0) - chosen
@@ -207,12 +207,12 @@ def flat_places(
 def split_microbatches(trajectories: Trajectories, max_tokens: int) -> list[PackedBatch]:
     """Pack trajectories, splitting the responses to a prompt where they do not fit together.
 
-    A discriminator scores each response by itself and so, unlike a baseline within a group, does
-    not need them in one microbatch.
+    For scores that do not depend on the other responses of a group, such as those of a
+    discriminator; a baseline within a group needs microbatches().
 
     Args:
-        trajectories: those of a prompt beside one another, to share its computation.
-        max_tokens: most tokens in a microbatch, a prompt counted once for its responses there.
+        trajectories: those of a prompt are adjacent, to share its computation.
+        max_tokens: maximum number of tokens in a microbatch, a prompt counted once in it.
 
     Returns:
         Microbatches that together hold every trajectory once.
@@ -232,7 +232,7 @@ def split_microbatches(trajectories: Trajectories, max_tokens: int) -> list[Pack
 
 
 def _parts(trajectories: Trajectories, max_tokens: int) -> list[NDArray[np.int64]]:
-    """Rows to pack together: what fits of every prompt, then the overflow of each by itself."""
+    """Return the rows to pack together: those that fit of each prompt, then the overflow."""
     fitting: list[int] = []
     overflow: list[list[int]] = []
     current, used = fitting, 0
@@ -249,7 +249,7 @@ def _parts(trajectories: Trajectories, max_tokens: int) -> list[NDArray[np.int64
 
 
 def response_token_indices(batch: PackedBatch) -> Int[Tensor, " action"]:
-    """Find where the response tokens lie in a row, in the order of batch.action_ids."""
+    """Return the indices of the response tokens in a row, in the order of batch.action_ids."""
     is_response = torch.ones_like(batch.token_ids, dtype=torch.bool)
     for group in batch.groups:
         is_response[group.start : group.start + group.prompt_length] = False
@@ -257,7 +257,7 @@ def response_token_indices(batch: PackedBatch) -> Int[Tensor, " action"]:
 
 
 def response_index(batch: PackedBatch) -> Int[Tensor, " token"]:
-    """Tell each token of a row which of its responses it belongs to.
+    """Return the response to which each token of a row belongs.
 
     Returns:
         0 to batch.num_sequences - 1 on tokens of responses, in the order of the row;

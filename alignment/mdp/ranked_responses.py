@@ -1,4 +1,4 @@
-"""Responses that annotators or a reward compared, as packed arrays that cross processes."""
+"""Responses ranked by annotators or a reward, as packed arrays for transfer between processes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,10 +18,10 @@ class RankedResponses(NamedTuple):
     trajectories: Trajectories
     """The responses; prompt_ids number the comparisons, ascending."""
     ranks: NDArray[np.float32]
-    """[response] from 0, the best; equal ranks are a tie. Of a single label 0 or 1."""
+    """[response] rank from 0, the best; equal ranks are a tie. For a single label 0 or 1."""
     strengths: NDArray[np.float32] | None = None
-    """[response] how strongly the best response of its comparison is preferred, at least 0. None:
-    the strength of a pair is its difference of ranks."""
+    """[response] strength of the preference for the best response of its comparison, at least 0. If
+    None, the strength of a pair is its difference of ranks."""
 
     def __len__(self) -> int:  # the number of comparisons, not of fields
         """Return the number of comparisons."""
@@ -29,7 +29,7 @@ class RankedResponses(NamedTuple):
 
     @property
     def num_ties(self) -> int:
-        """Pairs of responses in the same comparison that have equal ranks."""
+        """Number of pairs of responses in the same comparison that have equal ranks."""
         keys = np.stack([self.trajectories.prompt_ids, self.ranks])
         counts = np.unique(keys, axis=1, return_counts=True)[1]
         return int((counts * (counts - 1) // 2).sum())

@@ -1,8 +1,7 @@
-"""Sums over the actions of each sequence, where many sequences lie one behind another.
+"""Sums over the actions of each sequence, in flat arrays of concatenated sequences.
 
-Nothing here is padded. A microbatch is a flat array with one entry for each action (a response
-token, the end token included), and sequence_index says to which sequence of the microbatch each
-action belongs, counted from 0.
+There is no padding. A microbatch is a flat array with one entry for each action (a response token,
+the end token included), and sequence_index gives the sequence of each action, counted from 0.
 """
 
 import torch
@@ -27,15 +26,15 @@ def sequence_sums(
 
 
 def sequence_lengths(sequence_index: Int[Tensor, " action"]) -> Int[Tensor, " action"]:
-    """Tell each action how many actions its own sequence has."""
+    """Return the number of actions in the sequence of each action."""
     return torch.bincount(sequence_index)[sequence_index]
 
 
 def require_positive(**counts: int) -> None:
-    """Refuse to average over nothing.
+    """Refuse counts of 0 or less.
 
     Args:
-        counts: global counts by which an objective divides, under the names that the caller knows.
+        counts: global counts by which an objective divides, by the names of its arguments.
 
     Raises:
         ValueError: if one of them is not positive.
@@ -57,7 +56,7 @@ def prefix_sums(
         sequence_index: which sequence each action belongs to, ascending.
 
     Returns:
-        One sum for each action. A value that is no number stays in its sequence.
+        One sum for each action. NaN affects only its own sequence.
     """
     if not len(values):
         return values
@@ -68,7 +67,7 @@ def prefix_sums(
 
 
 def action_positions(sequence_index: Int[Tensor, " action"]) -> Int[Tensor, " action"]:
-    """Tell each action its place in its own sequence, counted from 0; sequence_index ascends."""
+    """Return the position of each action in its sequence, from 0; sequence_index is ascending."""
     lengths = torch.bincount(sequence_index)
     starts = lengths.cumsum(0) - lengths
     return torch.arange(len(sequence_index), device=starts.device) - starts[sequence_index]

@@ -1,14 +1,14 @@
-"""Text generation as a Markov decision process, and the same as a gymnasium environment.
+"""Text generation as a Markov decision process, and as a gymnasium environment.
 
 State: the prompt and the response so far, (x, a_1 .. a_t-1). Action: the next token. Transition:
 append the token, which is deterministic and known. The process ends with an end token, with a
 response of max_response_tokens, or with a full context window. There is no discount, and the reward
-comes with the last action. Since a state that would not fit the context window is terminal, nothing
-is ever cut off a state: it is the whole history, every state is reached by one path only, and the
-process is a tree.
+comes with the last action. A state that fills the context window is terminal, so a state
+is the whole history, without truncation: every state is reached by one path only, and the process
+is a tree.
 
-A policy gives a trajectory the probability prod_t pi(a_t|s_t); that the dynamics are known is what
-lets alignment from demonstrations be on-policy although the expert cannot be asked.
+A policy gives a trajectory the probability prod_t pi(a_t|s_t). Since the dynamics are known,
+alignment from demonstrations can be on-policy without queries to the expert.
 
 Importing this module registers the environment ENVIRONMENT_ID.
 
@@ -28,26 +28,26 @@ from alignment.mdp.trajectories import FinishReason
 ENVIRONMENT_ID = "irlign/TokenMDP-v0"
 
 Reward = Callable[[tuple[int, ...], tuple[int, ...]], float]
-"""Of a prompt and a finished response, its end token included if it has one."""
+"""Function of a prompt and a finished response, its end token included if it has one."""
 
 
 class State(NamedTuple):
-    """What the policy sees before it chooses a token."""
+    """Input of the policy when it chooses a token: the prompt and the response so far."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
 
 
 class TokenMDP(NamedTuple):
-    """The process without its reward: what can happen, not what is good."""
+    """The decision process without its reward."""
 
     num_tokens: int
     """Size of the vocabulary; actions are 0 to num_tokens - 1."""
     end_token: int
-    """Choosing it ends the response."""
+    """Token that ends the response."""
     max_response_tokens: int
     context_tokens: int
-    """Prompt and response together never exceed this."""
+    """Maximum length of prompt and response together."""
 
     def start(self, prompt: Sequence[int]) -> State:
         """Begin with an empty response.
@@ -59,13 +59,13 @@ class TokenMDP(NamedTuple):
             The initial state.
 
         Raises:
-            ValueError: if the prompt is empty, leaves no room to answer, or is not of this
+            ValueError: if the prompt is empty, fills the context, or has a token outside the
                 vocabulary.
         """
         if not 0 < len(prompt) < self.context_tokens:
             raise ValueError(
-                f"a prompt needs 1 to {self.context_tokens - 1} tokens to leave room for an answer "
-                f"within context_tokens = {self.context_tokens}, got {len(prompt)}"
+                f"a prompt must have 1 to {self.context_tokens - 1} tokens, so that a response "
+                f"fits within context_tokens = {self.context_tokens}, got {len(prompt)}"
             )
         for token in prompt:
             self._require_token(token)
@@ -82,7 +82,7 @@ class TokenMDP(NamedTuple):
             The next state.
 
         Raises:
-            ValueError: if the state is terminal or the action is not of this vocabulary.
+            ValueError: if the state is terminal or the action is outside the vocabulary.
         """
         reason = self.finish_reason(state)
         if reason is not None:
@@ -91,7 +91,7 @@ class TokenMDP(NamedTuple):
         return State(state.prompt, (*state.response, int(action)))
 
     def finish_reason(self, state: State) -> FinishReason | None:
-        """Say why a state is terminal; None if it is not."""
+        """Return the reason why a state is terminal; None if it is not."""
         prompt, response = state
         if response and response[-1] == self.end_token:
             return FinishReason.STOP

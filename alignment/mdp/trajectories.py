@@ -1,9 +1,9 @@
-"""Trajectories of the token MDP as packed arrays, the form in which they cross processes.
+"""Trajectories of the token MDP as packed arrays, the form in which processes exchange them.
 
-A trajectory is one prompt, the response to it, and what was known when each token was sampled. Many
-of them lie one behind another in flat arrays, because packed arrays cross processes several times
-faster than lists of records and are never turned into text and back. Demonstrations take the same
-form: the expert's tokens, with unknown behavior log-probabilities stored as 0.
+A trajectory is one prompt, the response to it, and the log-probability and policy version of each
+sampled token. Many of them are concatenated in flat arrays, whose transfer is several times faster
+than that of lists of records, and whose tokens are never converted to text and back. Demonstrations
+have the same form: the expert's tokens, with unknown behavior log-probabilities stored as 0.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class FinishReason(IntEnum):
-    """Why a response ended."""
+    """Reason of the end of a response."""
 
     STOP = 0
     """The policy (or the expert) chose an end-of-sequence token, which is the last token."""
@@ -24,20 +24,20 @@ class FinishReason(IntEnum):
 
 
 class PolicyVersion(NamedTuple):
-    """Which weights: a restarted learner repeats steps, so a step alone would name two weights."""
+    """Identifies weights. A restarted learner repeats steps, so the step alone is not unique."""
 
     attempt: int
-    """How often the learner has been started; a later start supersedes every earlier one."""
+    """Number of restarts of the learner; a later attempt supersedes every earlier one."""
     step: int
-    """Optimizer steps behind these weights, counted over the whole run."""
+    """Optimizer steps that produced these weights, counted over the whole run."""
 
     def __str__(self) -> str:
-        """As users see it: v17, or v17.2 after the learner has been restarted twice."""
+        """Return v17, or v17.2 after the learner has been restarted twice."""
         return f"v{self.step}" if self.attempt == 0 else f"v{self.step}.{self.attempt}"
 
 
 NO_VERSION = PolicyVersion(-1, -1)
-"""Of what no policy wrote: a demonstration."""
+"""Version of tokens that no policy sampled, such as demonstrations and prompts."""
 
 
 class Trajectories(NamedTuple):
@@ -61,7 +61,7 @@ class Trajectories(NamedTuple):
     """[token, 2] PolicyVersion of the weights that chose the token; NO_VERSION in the prompt.
     Weights may change in the middle of a response."""
     lengths: NDArray[np.int32]
-    """[trajectory] prompt and response together, in tokens."""
+    """[trajectory] number of tokens of prompt and response together."""
     prompt_ids: NDArray[np.int64]
     """[trajectory] row of the prompt in the data set; equal ids share one prompt."""
     finish_reasons: NDArray[np.uint8]
@@ -73,19 +73,19 @@ class Trajectories(NamedTuple):
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """[trajectory] where each one begins in the token arrays."""
+        """[trajectory] index of its first token in the token arrays."""
         return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
     @property
     def response_lengths(self) -> NDArray[np.int32]:
-        """[trajectory] tokens in each response, the end token included."""
+        """[trajectory] number of tokens in each response, the end token included."""
         if len(self) == 0:
             return np.zeros(0, np.int32)
         return np.add.reduceat(self.action_mask, self.starts, dtype=np.int32)
 
     @property
     def prompt_lengths(self) -> NDArray[np.int32]:
-        """[trajectory] tokens in each prompt."""
+        """[trajectory] number of tokens in each prompt."""
         return self.lengths - self.response_lengths
 
     @property
@@ -111,13 +111,13 @@ class Trajectories(NamedTuple):
     def select_values(
         self, values: NDArray[np.float32], indices: Sequence[int] | NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Return what belongs to the trajectories at these indices, in this order.
+        """Return the values of the trajectories at these indices, in this order.
 
         Args:
             values: [trajectory, ...] or [response token, ...], in the order of the trajectories.
 
         Returns:
-            Rows of values, as copies: one a trajectory, or one a response token of it.
+            Rows of values, as copies: one per trajectory, or one per response token of it.
         """
         index = np.asarray(indices, dtype=np.int64)
         if len(values) == len(self):
@@ -159,9 +159,9 @@ def pack(
         prompt: token ids, at least one.
         response: token ids, at least one; the end token is the last if there is one.
         prompt_id: row of the prompt in the data set.
-        behavior_logprobs: one a response token; None for a demonstration, whose sampler is unknown.
+        behavior_logprobs: one per response token; None for a demonstration.
         policy_version: the weights that chose the tokens.
-        token_versions: one a response token, where not all were chosen by the same weights.
+        token_versions: one per response token, if they differ; replaces policy_version.
 
     Returns:
         A batch of one.
@@ -193,7 +193,7 @@ def pack(
 
 
 def concatenate(batches: Sequence[Trajectories]) -> Trajectories:
-    """Join batches in order. No batches at all give an empty one."""
+    """Concatenate batches in order; no batches give an empty one."""
     if not batches:
         return EMPTY
     return Trajectories(*(np.concatenate(columns) for columns in zip(*batches, strict=True)))
@@ -211,11 +211,11 @@ EMPTY = Trajectories(
 
 
 def no_scores(batch: Trajectories) -> NDArray[np.float32]:
-    """[trajectory] zeros, for a task that needs no logits and no rewards."""
+    """Return [trajectory] zeros, for a task that needs no logits and no rewards."""
     return np.zeros(len(batch), np.float32)
 
 
 def group_starts(trajectories: Trajectories) -> np.ndarray:
-    """[group] index of the first trajectory of each run of equal prompt ids."""
+    """Return the [group] index of the first trajectory of each run of equal prompt ids."""
     ids = trajectories.prompt_ids
     return np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else ids

@@ -1,9 +1,9 @@
-"""Whether the log-probabilities of an architecture are computed correctly on packed rows.
+"""Checks that the log-probabilities of an architecture are correct on packed rows.
 
-Packed rows are computed by an attention of irlign's own. An architecture that mixes tokens by
-anything else (a convolution, a recurrence, a window) or changes its logits would run all the same,
-on wrong log-probabilities. So a small random model of the same configuration scores a packed row,
-and each text alone by transformers' own forward pass, and the two have to agree.
+Packed rows are computed by irlign's own attention. An architecture that mixes tokens in another way
+(a convolution, a recurrence, a window) or changes its logits would run without an error, but with
+wrong log-probabilities. So a small random model of the same configuration scores a packed row, and
+the result must agree with transformers' own forward pass on each text alone.
 """
 
 import copy
@@ -20,8 +20,8 @@ from alignment.models.attention import PACKED_ATTENTION
 from alignment.models.policy import PolicyModel
 
 MAX_DIFFERENCE_NATS = 1e-3
-"""Of a token's log-probability in float32. Correct architectures differ by some 1e-6; those that
-leak between texts by 0.05 and more."""
+"""Maximum difference of a token's log-probability in float32. Correct architectures differ by about
+1e-6, those that leak between texts by 0.05 or more."""
 PROMPTS = ((3, 5, 8, 13, 21, 34), (2, 7, 1))
 RESPONSES = (((4, 6, 10, 9), (11,)), ((12, 14, 15, 16, 17), (18, 19)))
 """Token ids of two prompts with two responses each."""
@@ -30,20 +30,20 @@ REMEDY = (
     "choose another architecture, such as Llama, Qwen 2 or 3, Mistral, Gemma, Phi 3, OLMo 2 or GLM"
 )
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""Settings that count the experts of a mixture."""
+"""Settings with the number of experts of a mixture."""
 MIN_LAYERS, MAX_LAYERS = 2, 8
-"""Layers of the small model; the most where a period places layers of another kind."""
+"""Number of layers of the small model; the maximum if layers of another kind recur periodically."""
 
 
 def check_architecture(config: PretrainedConfig, max_tokens: int) -> None:
     """Refuse an architecture that irlign does not compute correctly.
 
     Args:
-        config: of the model.
-        max_tokens: of the longest prompt with a response.
+        config: configuration of the model.
+        max_tokens: maximum length of a prompt with a response.
 
     Raises:
-        ValueError: saying in one sentence what the architecture lacks.
+        ValueError: with a sentence that names the unsupported feature.
     """
     name = config.model_type
     text = config.get_text_config()
@@ -75,10 +75,10 @@ def check_architecture(config: PretrainedConfig, max_tokens: int) -> None:
 
 
 def packing_difference(config: PretrainedConfig) -> float:
-    """Return the largest difference of log-probabilities, packed against alone, in nats.
+    """Return the largest difference in nats between log-probabilities of packed and single texts.
 
     Args:
-        config: of the model; a small random model is made of it.
+        config: configuration of the model, from which a small random model is built.
     """
     small = _few_layers(config)
     try:

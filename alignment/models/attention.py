@@ -1,8 +1,8 @@
-"""Attention inside the groups of a packed row: what tokens may attend to, and how it is computed.
+"""Attention within the groups of a packed row: its mask and its computation.
 
-A prompt token attends to the prompt up to itself; a response token to its whole prompt and to its
-own response up to itself; nothing else. So hidden states equal those of each prompt and response
-alone, while a prompt is computed once for all of its responses. The attention is registered with
+A prompt token attends to the prompt up to itself, a response token to its whole prompt and to its
+own response up to itself. So hidden states equal those of each prompt with one response alone,
+while a prompt is computed once for all of its responses. The attention is registered with
 transformers under PACKED_ATTENTION and gets the row's layout through the model's keyword arguments:
 load a model with attn_implementation=PACKED_ATTENTION, then call packed_hidden_states.
 """
@@ -23,25 +23,26 @@ from alignment.mdp.packing import PackedBatch, PackedGroup
 
 PACKED_ATTENTION = "packed_shared_prompts"
 BLOCK_TOKENS = 128
-"""Rows are padded to a multiple of flex attention's block on a GPU."""
+"""Block size of flex attention; on a GPU rows are padded to a multiple of it."""
 UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
-"""Variants of attention that some architectures ask for by these arguments."""
+"""Arguments with which some architectures request variants of attention."""
 
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """What the attention of every layer needs to know of one packed row."""
+    """Layout of one packed row, shared by the attention of all layers."""
 
     groups: tuple[PackedGroup, ...]
-    """The row's groups, one behind another."""
+    """The row's groups, in order."""
     response_masks: tuple[tuple[Tensor, ...], ...]
-    """CPU: of each group, of each response, [response, prompt + response], true where attended."""
+    """CPU only: the mask [response, prompt + response] of each response of each group, true where
+    attended."""
     block_mask: BlockMask | None
-    """GPU: the same for flex attention; None on the CPU."""
+    """GPU only: the mask of the whole row for flex attention."""
 
     @property
     def max_sequence_tokens(self) -> int:
-        """Longest prompt with one response."""
+        """Number of tokens of the longest prompt with one response."""
         return max(group.prompt_length + max(group.response_lengths) for group in self.groups)
 
 
@@ -54,14 +55,14 @@ def packed_hidden_states(
 
     Args:
         backbone: a decoder such as LlamaModel, loaded with attn_implementation=PACKED_ATTENTION.
-        inputs_embeds: given in place of the tokens' embeddings, to differentiate by them.
+        inputs_embeds: used instead of the tokens' embeddings, to differentiate by them.
 
     Returns:
         The last hidden state of every token of the row, after the final norm.
 
     Raises:
-        ValueError: if the backbone was loaded with another attention, or has one that cannot be
-            computed on a packed row.
+        ValueError: if the backbone was loaded with another attention, or requests a variant that is
+            not supported on a packed row.
     """
     if backbone.config._attn_implementation != PACKED_ATTENTION:
         raise ValueError(
@@ -86,7 +87,7 @@ def packed_hidden_states(
 
 
 def attention_layout(batch: PackedBatch) -> AttentionLayout:
-    """Build once what all layers share: masks of responses on the CPU, a block mask on a GPU."""
+    """Build the layout for all layers: masks of responses on the CPU, a block mask on a GPU."""
     if batch.token_ids.device.type == "cpu":
         masks = tuple(tuple(_mask(g.prompt_length, r) for r in _masked(g)) for g in batch.groups)
         return AttentionLayout(batch.groups, masks, None)
@@ -131,7 +132,7 @@ def shared_prompt_block_mask(batch: PackedBatch) -> BlockMask:
 def _segments(
     groups: tuple[PackedGroup, ...], num_tokens: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Group of each token, and its segment: 0 in the prompt, 1 and on in the responses."""
+    """Return the group of each token, and its segment: 0 in the prompt, from 1 in the responses."""
     lengths = [[group.prompt_length, *group.response_lengths] for group in groups]
     flat = [n for segments in lengths for n in segments]
     segment = torch.tensor([i for segments in lengths for i in range(len(segments))])
@@ -154,35 +155,35 @@ def packed_attention(
     packed_layout: AttentionLayout,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **variant: Any,  # noqa: ANN401 (transformers passes whatever the model was given)
+    **variant: Any,  # noqa: ANN401 (transformers passes all arguments of the model)
 ) -> tuple[Float[Tensor, "1 token heads head_dim"], None]:
     """Attend within each group of a packed row; the signature is transformers'.
 
     Args:
         module: the attention layer; not used.
-        query: of all tokens of the row.
-        key: the same, with as many heads or a divisor of them (grouped-query attention).
-        attention_mask: None; transformers makes no mask for an attention that it does not know.
-        packed_layout: where groups lie and what masks they need.
-        scaling: of the scores; None is 1 / sqrt(head_dim).
+        query: queries of all tokens of the row.
+        key: keys, whose number of heads divides that of query (grouped-query attention).
+        attention_mask: None; transformers makes no mask for a registered attention.
+        packed_layout: groups and masks of the row.
+        scaling: factor of the attention scores; None is 1 / sqrt(head_dim).
         dropout: must be 0.
-        variant: what else the architecture asks for.
+        variant: other arguments of the architecture.
 
     Returns:
-        The attended values, and None for the weights, which are never formed.
+        The attended values, and None for the attention weights, which are not computed.
 
     Raises:
-        ValueError: if the architecture asks for a kind of attention that is not computed here.
+        ValueError: if the architecture requests a variant that is not supported.
     """
     window = variant.get("sliding_window")
-    asked = [name for name in UNSUPPORTED if variant.get(name) is not None]
+    unsupported = [name for name in UNSUPPORTED if variant.get(name) is not None]
     if window is not None and window < packed_layout.max_sequence_tokens:
-        asked.append(f"sliding_window = {window}")
+        unsupported.append(f"sliding_window = {window}")
     if dropout:
-        asked.append(f"dropout = {dropout}")
-    if asked:
+        unsupported.append(f"dropout = {dropout}")
+    if unsupported:
         raise ValueError(
-            f"packed attention cannot compute {', '.join(asked)} over sequences of up to "
+            f"packed attention does not support {', '.join(unsupported)} for sequences of up to "
             f"{packed_layout.max_sequence_tokens} tokens; choose a model without it"
         )
     attend = _attend_by_group if packed_layout.block_mask is None else _attend_flex
@@ -193,7 +194,7 @@ def packed_attention(
 def _attend_by_group(
     query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scaling: float | None
 ) -> Tensor:
-    """One call for each prompt and each response, without padding, in float32."""
+    """Compute one call per prompt and per response, without padding, in float32."""
     # On a CPU this was faster than one call a group with a dense mask (3 times with 8 responses of
     # 200 tokens, equal with 4 of 28) and than all groups padded to one call; and float32 was up to
     # 2.7 times as fast as bfloat16, whose backward kernel is slow. Tensors are split once, since
@@ -238,7 +239,7 @@ def _attend_by_group(
 def _attend_flex(
     query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scaling: float | None
 ) -> Tensor:
-    """All groups in one kernel that skips what the block mask leaves out."""
+    """Compute all groups in one kernel, which skips masked blocks."""
     kernel: Any = _compiled_flex_attention() if query.is_cuda else flex_attention
     output: Tensor = kernel(
         query.to(value.dtype),
@@ -253,7 +254,7 @@ def _attend_flex(
 
 @cache
 def _compiled_flex_attention() -> Callable[..., Tensor]:
-    """Compiled once; shapes after the first are dynamic, so rows of any length share the kernel."""
+    """Compile the kernel once; its shapes are dynamic, so rows of any length share it."""
     return torch.compile(flex_attention)
 
 

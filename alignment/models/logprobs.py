@@ -1,9 +1,9 @@
-"""Log-probabilities of chosen tokens and entropies, without ever holding the logits of all of them.
+"""Log-probabilities of chosen tokens and entropies, without the logits of all tokens in memory.
 
-One row of logits is as long as the vocabulary, a hundred times the hidden state, so the logits of a
-microbatch would dwarf everything else in memory. They are formed for a slice of the vocabulary at a
-time, reduced, dropped, and formed again in the backward pass. Slices of the vocabulary rather than
-of the actions, since each then yields its rows of the head's gradient whole.
+One row of logits has the length of the vocabulary, a hundred times that of the hidden state, so the
+logits of a microbatch would take most of the memory. They are computed for a slice of the
+vocabulary at a time, reduced, discarded, and computed again in the backward pass. Slices of the
+vocabulary, rather than of the actions, each give complete rows of the head's gradient.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**26}
-"""Logits held at a time: on a CPU what its cache holds, on a GPU what keeps it busy (256 MiB)."""
+"""Number of logits in memory at a time: on a CPU they fit its cache; 256 MiB on a GPU."""
 
 
 class TokenScores(NamedTuple):
-    """What the policy says of chosen tokens and of the states they were chosen in, in nats."""
+    """Scores of chosen tokens, and of the states in which they were chosen, in nats."""
 
     logprobs: Float[Tensor, " action"]
     entropies: Float[Tensor, " action"]
-    """Of the distribution of the token; without gradient."""
+    """Entropy of the distribution of the token, without gradient."""
     log_normalizers: Float[Tensor, " action"]
-    """Logsumexp of the state's logits over temperature, the logits as the model makes them."""
+    """Logsumexp of the state's logits divided by the temperature."""
 
 
 def token_logprobs(
@@ -48,9 +48,9 @@ def token_logprobs(
 
     Args:
         hidden: the hidden states that predict the actions.
-        head_weight: of the language model's head, without bias.
+        head_weight: weight of the language model's head, which has no bias.
         action_ids: the chosen tokens.
-        chunk_logits: most logits held at a time; None is the device's CHUNK_LOGITS.
+        chunk_logits: maximum number of logits in memory; None is the device's CHUNK_LOGITS.
 
     Returns:
         The scores of each token.
@@ -87,7 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
         )
         ctx.dtypes = hidden.dtype, head_weight.dtype
         ctx.temperature, ctx.chunk_vocab = temperature, chunk_vocab
-        # Dividing the states divides the logits, at a hundredth of the price.
+        # Dividing the states divides the logits, at a hundredth of the cost.
         states = (hidden / temperature).to(product_dtype)
         weight = head_weight.to(product_dtype)
         with torch.autocast(device, enabled=False):
@@ -124,7 +124,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _normalizers(states: Tensor, weight: Tensor, chunk_vocab: int) -> tuple[Tensor, Tensor]:
-    """Logsumexp of each state's logits and their mean under the softmax, in one pass."""
+    """Return the logsumexp of each state's logits and their mean under the softmax, in one pass."""
     # Sums so far are relative to the largest logit so far, and scaled whenever that grows.
     chunks = _Chunks(states, weight, chunk_vocab)
     peak = torch.full((len(states),), -torch.inf, dtype=chunks.dtype, device=states.device)
@@ -144,8 +144,8 @@ def _normalizers(states: Tensor, weight: Tensor, chunk_vocab: int) -> tuple[Tens
 class _Chunks:
     """Slices of the vocabulary, and buffers that all of them share.
 
-    Fresh buffers of this size would be mapped and cleared by the system each time, which on a CPU
-    costs as much as the softmax.
+    The system would map and clear new buffers of this size each time, which on a CPU costs as much
+    as the softmax.
     """
 
     def __init__(self, states: Tensor, weight: Tensor, chunk_vocab: int) -> None:

@@ -1,18 +1,18 @@
-"""Low-rank adapters: a trained correction beside each linear map of a model that stays as it is."""
+"""Low-rank adapters (LoRA): a trained correction of each linear layer of a frozen model."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 RANK = 8
-"""Of each correction: few enough parameters that a discriminator learns the style of a response
-before it memorizes single demonstrations."""
+"""Rank of each correction, so low that a discriminator learns the style of a response before it
+memorizes single demonstrations."""
 SCALE = 2.0
 """Factor of each correction: the customary alpha of 16 over the rank."""
 
 
 class LowRankLinear(nn.Module):
-    """A frozen linear map plus a trained one of low rank, which begins at exactly zero.
+    """A frozen linear layer plus a trained correction of low rank, which is initialized to zero.
 
     y = base(x) + SCALE * B A x, with A random and B zero.
 
@@ -25,21 +25,21 @@ class LowRankLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.down = nn.Parameter(torch.empty(RANK, base.in_features))
         self.up = nn.Parameter(torch.zeros(base.out_features, RANK))
-        nn.init.kaiming_uniform_(self.down, a=5**0.5, generator=rng)  # as nn.Linear begins
+        nn.init.kaiming_uniform_(self.down, a=5**0.5, generator=rng)  # as nn.Linear is initialized
 
     def forward(self, inputs: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """Apply both maps."""
+        """Return the sum of the frozen layer's output and the correction."""
         correction = nn.functional.linear(nn.functional.linear(inputs, self.down), self.up)
         outputs: Tensor = self.base(inputs) + SCALE * correction
         return outputs
 
 
 def add_adapters(model: nn.Module, seed: int) -> None:
-    """Freeze a model and put an adapter on each of its linear layers, in place.
+    """Freeze a model and add an adapter to each of its linear layers, in place.
 
     Args:
-        model: without its head, so that its linear layers are those of attention and MLP.
-        seed: of the random half of the adapters.
+        model: a decoder without its head, whose linear layers are those of attention and MLP.
+        seed: random seed of the matrices A.
 
     Raises:
         ValueError: if there is no linear layer.

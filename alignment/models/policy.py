@@ -14,32 +14,34 @@ from alignment.models.attention import PACKED_ATTENTION, packed_hidden_states
 from alignment.models.logprobs import TokenScores, token_logprobs
 
 OTHER_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_enabled")
-"""Settings of architectures whose logits are more than the head's product with the hidden state."""
+"""Settings of architectures whose logits are not the plain product of head and hidden state."""
 
 
 class PolicyModel(nn.Module):
-    """The root of the policy's modules: log-probabilities are computed inside its forward pass.
+    """The root module of the policy, which computes log-probabilities in its forward pass.
 
-    So all parameters, a head that shares the embeddings' included, are used within one module,
-    which is what sharding by FSDP2 needs.
+    FSDP2 requires that all parameters are used within one module, including a head that shares the
+    embeddings' weights.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Take a model loaded with attn_implementation=PACKED_ATTENTION.
 
         Args:
-            model: in Hugging Face form, with a head that is one matrix.
+            model: a causal language model of transformers whose head is one matrix.
 
         Raises:
-            ValueError: if the model's logits are not a plain product.
+            ValueError: if the logits are not the product of head and hidden state.
         """
         super().__init__()
-        found = [name for name in OTHER_LOGITS if getattr(model.config, name, None) is not None]
+        unsupported = [
+            name for name in OTHER_LOGITS if getattr(model.config, name, None) is not None
+        ]
         if model.lm_head.bias is not None:
-            found.append("a head with bias")
-        if found:
+            unsupported.append("a head with bias")
+        if unsupported:
             raise ValueError(
-                f"{model.config.model_type} has {', '.join(found)}, which irlign does not compute; "
+                f"{model.config.model_type} has {', '.join(unsupported)}, which is not supported; "
                 "choose a model whose logits are a plain product of head and hidden state"
             )
         self.model = model
@@ -50,7 +52,7 @@ class PolicyModel(nn.Module):
         """Score every action of a packed row.
 
         Args:
-            teacher: on the same device, of the batch's states in the batch's order.
+            teacher: distributions at the batch's states, in its order and on its device.
 
         Returns:
             The scores of each action; and, if there is a teacher, its divergence from the policy
@@ -73,13 +75,13 @@ class PolicyModel(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The head's matrix, which may be the embeddings'."""
+        """The head's matrix, which may be shared with the embeddings."""
         weight: Tensor = self.model.lm_head.weight
         return weight
 
     @property
     def decoder_layers(self) -> nn.ModuleList:
-        """The equal layers that make up most of the model."""
+        """The decoder layers, which have equal shapes."""
         return cast("nn.ModuleList", self.backbone.layers)
 
 

@@ -28,21 +28,21 @@ class Response(NamedTuple):
     num_tokens: int
     """The end token included."""
     was_cut: bool
-    """It was truncated at the length limit, so it is no demonstration of where to stop."""
+    """Truncated at the length limit. Such a response would not demonstrate where to stop."""
 
 
 class BestOf(NamedTuple):
     """Metrics of the best of n responses, as means over prompts."""
 
     num_drawn: int
-    """n."""
+    """n, the number of responses of which the best is taken."""
     reward: float
     low: float | None
     """Lower end of a 95 % interval of the reward, by bootstrap over prompts; None for a single
     prompt."""
     high: float | None
     kl_bound: float
-    """KL(best-of-n, policy) in nats a response is at most this."""
+    """Upper bound of KL(best-of-n, policy), in nats per response."""
     num_tokens: float
 
 
@@ -168,7 +168,7 @@ def best_as_demonstrations(
     """Return the best response to each prompt as a demonstration: rejection sampling.
 
     Args:
-        responses: of those prompts that have rewards.
+        responses: responses with rewards, by prompt number.
 
     Returns:
         Rows that alignment.data.demonstrations.read_demonstrations reads, with a reward: prompt and
@@ -195,7 +195,7 @@ def best_over_worst(
     """Return the best and the worst response to each prompt as a pair.
 
     Args:
-        responses: of those prompts that have rewards.
+        responses: responses with rewards, by prompt number.
 
     Returns:
         Rows that alignment.data.comparisons.read_comparisons reads: prompt (messages, where any of

@@ -5,7 +5,7 @@ Rejected and chosen are independent responses to the same prompt, so the odds th
 rejected are the ratio of the two policies at a over their ratio at b. A reward that maximizes
 the Bradley-Terry likelihood is therefore, up to a constant for each prompt:
 
-    init-sft               log pi_SFT - log pi_0, also known in closed form (log_ratio_reward.py)
+    init-sft               log pi_SFT - log pi_0, also known in closed form (log_ratio.py)
     init-demonstrations    log p - log pi_0
     sft-demonstrations     log p - log pi_SFT
 
@@ -32,7 +32,7 @@ ESTIMATES: dict[Pair, str] = {
     "sft-demonstrations": "log p - log pi_SFT",
 }
 """The estimand of a reward learned from each contrast, p the expert."""
-EQUAL, CUT, ONE_SIDED = "both texts are equal", "one was cut at its limit", "only one side answered"
+EQUAL, CUT, ONE_SIDED = "both texts are equal", "a response is truncated", "a response is missing"
 """Reasons why a prompt gives no comparison."""
 
 
@@ -53,16 +53,16 @@ def phases_of(pair: Pair) -> tuple[str, ...]:
 def contrast(
     samples: Mapping[str, PhaseSamples], pair: Pair, histories: Mapping[int, Turns] | None = None
 ) -> Contrast:
-    """Make a comparison for every prompt with responses of both sides.
+    """Make a comparison for every prompt with usable responses of both sides.
 
     Leaving out equal texts does not change the optimum, as they have no score difference. Leaving
     out truncated responses does not change it either: it scales the probabilities of all complete
     responses to a prompt by the same factor.
 
     Args:
-        samples: of a run, by phase; both of phases_of(pair).
+        samples: samples of a run by phase; contains every phase of phases_of(pair).
         pair: its first side is rejected, its second chosen.
-        histories: prompt number to the turns before the prompt; None where there are none.
+        histories: prompt number to the turns before the prompt; None if no prompt has any.
 
     Returns:
         The comparisons, whose domain is the pair's name.

@@ -1,4 +1,4 @@
-"""How well an ensemble of reward models predicts labels that it was not trained on."""
+"""Evaluates an ensemble of reward models on held-out labels."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from alignment.preferences.record import PreferenceLikelihood
 METRICS = "reward_model.json"
 """File of the run directory: metrics of the members on held-out comparisons."""
 FEATURES = "features.safetensors"
-"""File of the run directory, if it is written: the inputs of the head of member 0."""
+"""Optional file of the run directory: the inputs of the head of member 0."""
 
 
 class HeldOutComparisons(NamedTuple):
@@ -39,13 +39,13 @@ class MemberLogits(NamedTuple):
     scores: list[float]
     """[response]"""
     log_scales: list[float] | None
-    """[response] of its noise, where the likelihood has it."""
+    """[response] log-scale of its noise, if the likelihood has one."""
     log_tie: float
-    """Of the member's likelihood, see learned_likelihood."""
+    """Tie parameter of the member's likelihood; see learned_likelihood."""
 
     @property
     def outputs(self) -> NDArray[np.float32]:
-        """[response, output]: score, and log-scale where there is one."""
+        """[response, output]: score, and log-scale if there is one."""
         columns = [self.scores] if self.log_scales is None else [self.scores, self.log_scales]
         return np.asarray(columns, np.float32).T
 
@@ -95,7 +95,7 @@ def held_out_metrics(
 def _comparisons(
     held_out: HeldOutComparisons, members: Sequence[MemberLogits]
 ) -> list[dict[str, Any]]:
-    """List what is known about each comparison."""
+    """Return a record of each comparison for JSON."""
     listed = []
     ranked = held_out.ranked
     lengths = ranked.trajectories.response_lengths

@@ -84,9 +84,8 @@ def write_metrics(config: RunConfig, run_dir: Path, data: TokenizedComparisons) 
     """Evaluate all members on the held-out rows, and write the metrics.
 
     Returns:
-        The content of reward_model.json: likelihood, parameters, answers (kind of the labels),
-        num_train, num_held_out, length_baseline, and those of
-        alignment.rewards.evaluation.held_out_metrics.
+        The content of reward_model.json: likelihood, parameters, label_kind, num_train,
+        num_held_out, length_baseline, and the metrics of held_out_metrics.
     """
     settings = settings_of(config)
     files = (member_folder(run_dir, m) / HELD_OUT for m in range(settings.num_members))
@@ -102,7 +101,7 @@ def write_metrics(config: RunConfig, run_dir: Path, data: TokenizedComparisons) 
     metrics = {
         "likelihood": settings.likelihood,
         "parameters": dict(settings.likelihood_parameters),
-        "answers": data.label_kind,
+        "label_kind": data.label_kind,
         "num_train": len(data.train_rows),
         "num_held_out": len(data.held_out_rows),
         "length_baseline": length_baseline(prefers, held_out),

@@ -140,7 +140,7 @@ def headline_table(
     counts = f"{evaluation['num_train']} for training, {evaluation['num_held_out']} for evaluation"
     rows = [
         ("Likelihood", f"{name} {parameters}".strip(), behavior),
-        ("Comparisons", counts, f"labels: {evaluation['answers']}"),
+        ("Comparisons", counts, f"labels: {evaluation['label_kind']}"),
     ]
     if metrics is None:
         return rows
@@ -168,7 +168,7 @@ def _chance(evaluation: Evaluation) -> str:
     """Name the unit of the log-likelihood and its value at chance, where it has one."""
     if evaluation["likelihood"] in UNNORMALIZED:
         return "nats per label; not normalized, so it has no value at chance"
-    if evaluation["answers"] == "pairs" or evaluation["likelihood"] not in TIES_OR_RANKINGS:
+    if evaluation["label_kind"] == "pairs" or evaluation["likelihood"] not in TIES_OR_RANKINGS:
         return "nats per label; log 1/2 = -0.693 is chance"
     return "nats per label; with ties or rankings, log 1/2 is not the value at chance"
 

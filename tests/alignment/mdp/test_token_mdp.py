@@ -48,7 +48,7 @@ def test_when_a_response_ends_and_why(prompt, response, reason):
 
 
 def test_what_cannot_happen_is_an_error():
-    with pytest.raises(ValueError, match="1 to 4 tokens to leave room"):
+    with pytest.raises(ValueError, match="1 to 4 tokens, so that a response"):
         MDP.start([])
     with pytest.raises(ValueError, match="context_tokens = 5, got 5"):
         MDP.start([1] * 5)

@@ -101,7 +101,7 @@ def test_another_attention_is_refused():
 def test_attention_of_another_kind_is_refused(variant, complaint):
     (batch,) = microbatches(TRAJECTORIES, 100)
     x = torch.zeros(1, 2, batch.num_tokens, 8)
-    with pytest.raises(ValueError, match=f"cannot compute {complaint} over sequences of up to 7"):
+    with pytest.raises(ValueError, match=f"not support {complaint} for sequences of up to 7"):
         packed_attention(
             torch.nn.Identity(), x, x, x, None, packed_layout=attention_layout(batch), **variant
         )

@@ -206,7 +206,7 @@ def test_too_few_comparisons_are_refused_with_the_setting_to_raise(tmp_path):
     error = refusal(run_dir, "--out", tmp_path / "pairs.jsonl")
     assert (
         "has samples of 25 held-out prompts, which give 19 comparisons (left out: 1 where both "
-        "texts are equal, 5 where only one side answered); at least 20 are needed: run the job in "
+        "texts are equal, 5 where a response is missing); at least 20 are needed: run the job in "
         "another --run-dir with a larger evaluation.num_prompts (here 25), and a larger"
     ) in error
 

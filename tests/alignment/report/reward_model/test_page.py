@@ -44,7 +44,7 @@ def evaluation_of(comparisons, likelihood="bradley_terry", log_tie=0.0, **parame
     return {
         "likelihood": likelihood,
         "parameters": parameters,
-        "answers": "pairs",
+        "label_kind": "pairs",
         "num_train": 9,
         "num_held_out": len(comparisons),
         "length_baseline": {"prefers": "longer", **INTERVAL},
