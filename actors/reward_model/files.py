@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -17,7 +16,7 @@ from transformers import (
 from actors.distributed import whole
 from actors.errors import InvalidInputError
 from alignment.data.chat_template import end_token_id
-from alignment.models.lora import SCALE
+from alignment.models.lora import merge_adapters
 from alignment.models.scalar_head import ScalarModel
 
 HEAD = "score.weight"
@@ -76,7 +75,7 @@ def save_reward_model(folder: Path, model: ScalarModel, *, source: str, rank: in
     prefix = empty_classifier(config).base_model_prefix
     weights = {
         name.replace("backbone", prefix, 1): tensor
-        for name, tensor in _without_adapters(tensors).items()
+        for name, tensor in merge_adapters(tensors).items()
         if name != "head.weight"
     }
     weights[HEAD] = tensors["head.weight"][:1].contiguous()
@@ -130,20 +129,3 @@ def empty_classifier(config: PreTrainedConfig) -> PreTrainedModel:
             f"place of {HEAD}; choose another model.name"
         )
     return model
-
-
-def _without_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Merge low-rank adapters into their weights, and restore the weights' original names."""
-    merged = {}
-    for name, tensor in tensors.items():
-        layer, _, part = name.rpartition(".")
-        if part in ("down", "up"):
-            continue
-        if layer.endswith(".base"):
-            layer = layer.removesuffix(".base")
-            if part == "weight":
-                correction = SCALE * tensors[f"{layer}.up"] @ tensors[f"{layer}.down"]
-                merged[f"{layer}.weight"] = tensor + correction
-                continue
-        merged[f"{layer}.{part}"] = tensor
-    return merged

@@ -7,6 +7,7 @@ import torch
 
 from actors.errors import InvalidInputError
 from alignment.mdp.trajectories import EMPTY
+from alignment.models.lora import DOWN, UP
 from tests.actors.discriminator.trials import batch, make_worker, set_head, weights
 from tests.fakes.tiny_llama import save_tiny_llama
 
@@ -129,7 +130,7 @@ def test_training_changes_the_weights_that_tuning_names_and_no_others(folder, tu
     }
     expected = {
         "full": {name for name in before if name != "backbone.embed_tokens.weight"},
-        "lora": {name for name in before if name.endswith((".up", ".down"))},
+        "lora": {name for name in before if name.endswith((UP, DOWN))},
         "frozen": set(),
     }[tuning]
     # The second update gives the random half of an adapter its first gradient at the third.

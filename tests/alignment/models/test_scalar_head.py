@@ -1,11 +1,10 @@
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from alignment.mdp.packing import microbatches, response_token_indices
 from alignment.mdp.trajectories import concatenate, pack
-from alignment.models.lora import RANK, SCALE, LowRankLinear
+from alignment.models.lora import BASE, DOWN, UP, merge_adapters
 from alignment.models.scalar_head import ScalarModel, load_backbone
 from tests.fakes.tiny_llama import save_tiny_llama
 
@@ -26,8 +25,8 @@ def folder(request, tmp_path_factory):
     return save_tiny_llama(folder, tied=request.param, num_layers=3)
 
 
-def scalar_model(folder, tuning="full", num_layers=None, head=0.0):
-    model = ScalarModel(load_backbone(folder, num_layers), tuning, "float32", seed=0)
+def scalar_model(folder, tuning="full", num_layers=None, head=0.0, seed=0):
+    model = ScalarModel(load_backbone(folder, num_layers), tuning, "float32", seed=seed)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         model.head.weight.copy_(head * torch.randn(1, 32, generator=rng))
@@ -99,20 +98,35 @@ def test_tuning_says_what_is_trained(folder):
     lora = trained_names(scalar_model(folder, "lora"))
     layers = 3 * ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert len(lora - head) == 2 * len(layers)
-    assert all(name.endswith((".down", ".up")) for name in lora - head)
+    assert all(name.endswith((DOWN, UP)) for name in lora - head)
 
 
 def test_adapters_begin_at_nothing_and_add_a_scaled_low_rank_map(folder):
     (batch,) = microbatches(TRAJECTORIES, 100)
     plain, adapted = scalar_model(folder, "full", head=1.0), scalar_model(folder, "lora", head=1.0)
     torch.testing.assert_close(adapted(batch), plain(batch), atol=0, rtol=0)
-    rng = torch.Generator().manual_seed(0)
-    layer = LowRankLinear(nn.Linear(6, 4), rng)
     with torch.no_grad():
-        layer.up.copy_(torch.randn(4, RANK, generator=rng))
-    inputs = torch.randn(3, 6, generator=rng)
-    weight = layer.base.weight + SCALE * layer.up @ layer.down
-    torch.testing.assert_close(layer(inputs), inputs @ weight.T + layer.base.bias)
+        for name, factor in adapted.named_parameters():
+            if name.endswith(UP):
+                factor.normal_()
+    tensors = {name: tensor.detach() for name, tensor in adapted.named_parameters()}
+    merged = scalar_model(folder, "full", head=1.0)
+    merged.load_state_dict(merge_adapters(tensors))
+    torch.testing.assert_close(adapted(batch), merged(batch))
+    assert not torch.allclose(adapted(batch), plain(batch))
+    name = "backbone.layers.0.mlp.up_proj"
+    factors = tensors[f"{name}.{UP}"], tensors[f"{name}.{DOWN}"]
+    weight = tensors[f"{name}.{BASE}.weight"] + 2.0 * factors[0] @ factors[1]
+    torch.testing.assert_close(merge_adapters(tensors)[f"{name}.weight"], weight)
+    assert factors[1].shape[0] == 8
+
+
+def test_the_random_half_of_adapters_follows_their_seed(folder):
+    models = [scalar_model(folder, "lora", seed=seed) for seed in (1, 1, 2)]
+    one, same, other = (dict(model.named_parameters()) for model in models)
+    downs = [name for name in one if name.endswith(DOWN)]
+    assert all(torch.equal(one[name], same[name]) for name in downs)
+    assert not any(torch.equal(one[name], other[name]) for name in downs)
 
 
 def test_embeddings_given_are_those_of_the_tokens(folder):
