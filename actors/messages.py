@@ -252,8 +252,6 @@ SKIPPED = {
 }
 """Metrics of a step that changed no weights, each 1, and why it was skipped."""
 OptimizerStep = SftStep | OnPolicyStep | PreferenceStep
-
-
 LearnerTask = OptimizerStep | Evaluate | SaveCheckpoint | Publish | Stop
 """What a learner rank does next. Frozen dataclasses, not named tuples: two tasks of different types
 are never equal, also if they hold the same values."""

@@ -51,7 +51,6 @@ def check_shapes(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequen
 
     Args:
         found: shape by name, of the weights to load.
-        wanted: shape by name, of the model.
     """
     missing = sorted(set(wanted) - set(found))
     unknown = sorted(set(found) - set(wanted))

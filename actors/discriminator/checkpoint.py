@@ -32,10 +32,6 @@ def load_training(
 ) -> None:
     """Set the parameters and the optimizer's moments to those that save_training wrote.
 
-    Args:
-        parameters: the trained ones, by name.
-        optimizer: of these; its learning rates stay as they are.
-
     Raises:
         InvalidInputError: if names or shapes are not those of the folder.
     """

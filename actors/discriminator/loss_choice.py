@@ -90,7 +90,6 @@ def logit_costs(
         logits: [logit] high for expert.
         is_expert: [logit]
         config: chooses the loss, unless the divergence has one of its own.
-        divergence: whose reward is computed from the logit.
 
     Raises:
         ValueError: for the pairwise loss, which has no costs of single logits.

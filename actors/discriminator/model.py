@@ -73,14 +73,7 @@ class DiscriminatorModel:
         max_tokens_per_microbatch: int,
         seed: int,
     ) -> None:
-        """Bind the model to its loss.
-
-        Args:
-            config: chooses loss and regularizers; require_possible has accepted it.
-            divergence: whose reward is computed from the logit.
-            max_tokens_per_microbatch: most tokens in a forward pass.
-            seed: of the tokens that are hidden.
-        """
+        """Bind the model to its loss."""
         self.model = model
         self.device = model.head.weight.device
         self._config, self._divergence = config, divergence
@@ -97,7 +90,6 @@ class DiscriminatorModel:
         """Return the logits [logit] in the order of the trajectories, without gradient, on the CPU.
 
         Args:
-            trajectories: any number; those of a prompt are adjacent.
             hidden: [response token] true where the embedding is set to 0; None hides nothing.
         """
         counts = logit_counts(trajectories, per_token=self._per_token)
@@ -113,9 +105,6 @@ class DiscriminatorModel:
 
     def accumulate(self, batch: LabelledBatch, number: int) -> tuple[float, Tensor]:
         """Add the gradient of one update to the parameters' gradients.
-
-        Args:
-            number: of the update; it determines which tokens are hidden.
 
         Returns:
             The loss, and the logits [trajectory] of whole responses in the training pass.
@@ -137,7 +126,6 @@ class DiscriminatorModel:
 
         Args:
             ranked: the comparisons of an update; each fits in a microbatch.
-            config: the likelihood and its weight.
 
         Returns:
             preference_loss, the mean negative log-likelihood of a comparison in nats, unweighted,

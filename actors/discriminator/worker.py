@@ -64,14 +64,11 @@ class DiscriminatorWorker:
         """Load the policy's initial weights under a head of zeros.
 
         Args:
-            model: folder or hub name of the policy.
             level: trajectory gives each response a logit; token and occupancy each of its prefixes.
             divergence: whose reward is computed from the logit; the variational loss is a bound of
                 the divergence.
-            max_tokens_per_microbatch: most tokens in a forward pass.
             autocast: precision of the backbone's matrix products.
             seed: of the adapters' initial weights, the replayed prompts and the hidden tokens.
-            preferences: the likelihood of the comparisons that update is given.
 
         Raises:
             InvalidInputError: if the settings exclude one another; see require_possible.

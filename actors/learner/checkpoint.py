@@ -30,7 +30,6 @@ from actors.weights.checksums import CHECKSUMS, LEARNER_FAILED, LEARNER_IS_WHOLE
 from alignment.models.policy import PolicyModel
 
 logger = logging.getLogger(__name__)
-
 MAX_REASON_CHARACTERS = 300
 """How much of an error's text is kept, from its end: the end says what happened, the rest where."""
 
@@ -82,10 +81,6 @@ def restore_checkpoint(
     folder: Path, policy: PolicyModel, optimizer: Optimizer
 ) -> tuple[int, ReferencePolicy | None]:
     """Read a checkpoint that any number of ranks wrote; all ranks call it.
-
-    Args:
-        policy: sharded or not; changed in place.
-        optimizer: of the policy; changed in place.
 
     Returns:
         Optimizer steps done, and the reference policy if the checkpoint has one.

@@ -73,7 +73,6 @@ def assign_credit(
     policy since then first.
 
     Args:
-        batch: one microbatch, with whole groups.
         logprobs: [action] by the current policy, in nats.
         logits: [sequence] at level trajectory, [action] at levels token and occupancy.
         rewards: [sequence] of everything but the divergence.

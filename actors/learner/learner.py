@@ -44,8 +44,6 @@ from alignment.objectives.output import ObjectiveOutput
 
 ADAM_BETAS = (0.9, 0.95)
 """The second moment averages over about 20 steps, as is usual for language models."""
-
-
 MAX_GRAD_NORM = 1.0
 """Global norm to which gradients are clipped."""
 

@@ -41,7 +41,6 @@ def task_microbatches(
 
     Args:
         task: this rank's share, possibly without trajectories.
-        max_tokens: most tokens in a microbatch.
     """
     cut = functools.partial(part_microbatches, max_tokens, device=device, world_size=world_size)
     match task:
@@ -73,7 +72,6 @@ def part_microbatches(
     """Cut one part of a task that has neither logits nor rewards; as task_microbatches.
 
     Args:
-        max_tokens: most tokens in a microbatch.
         trajectories: this rank's share, possibly none.
         ranks: [trajectory] of comparisons.
     """

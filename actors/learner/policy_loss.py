@@ -41,11 +41,7 @@ class Scored(NamedTuple):
 def policy_loss(
     task: SftStep | OnPolicyStep, scored: Scored, config: ObjectiveConfig, sft: SftConfig
 ) -> ObjectiveOutput:
-    """Return a microbatch's part of the loss of a step, and diagnostics.
-
-    Args:
-        task: gives the counts of the whole step.
-    """
+    """Return a microbatch's part of the loss of a step, and diagnostics."""
     counts = {
         "num_sequences": task.num_sequences,
         "num_action_tokens": task.num_action_tokens,
@@ -64,7 +60,6 @@ def sft_loss(
 
     Args:
         num_sequences: demonstrations in the optimizer step over all ranks and microbatches.
-        num_action_tokens: response tokens in the same.
     """
     if config.td_weight:
         assert scored.log_normalizers is not None
@@ -99,9 +94,7 @@ def on_policy_loss(
     At level state the divergence is a loss of its own instead of a reward.
 
     Args:
-        scored: one microbatch, with whole groups.
         num_sequences: trajectories in the optimizer step over all ranks and microbatches.
-        num_action_tokens: response tokens in the same.
 
     Returns:
         This microbatch's part of the loss, and diagnostics to be summed over microbatches: those of

@@ -29,8 +29,6 @@ def auxiliary_loss(
     """Return a microbatch's part of the loss of an auxiliary batch, weighted, and diagnostics.
 
     Args:
-        auxiliary: gives the counts of the whole step.
-        scored: the microbatch; the rewards of comparisons are their ranks.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
     """
     if part == "demonstrations":

@@ -11,10 +11,6 @@ def reason_to_skip(task: OptimizerStep, sums: dict[str, float], norm: float) -> 
 
     Adam's moments change the weights even if the gradient is 0, so a step whose sequences were all
     rejected is skipped too.
-
-    Args:
-        sums: of the diagnostics of all microbatches and ranks.
-        norm: of the gradient.
     """
     if not (math.isfinite(norm) and math.isfinite(sums["loss"])):
         return "learner/skipped_not_finite"
@@ -32,7 +28,6 @@ def step_metrics(
     Args:
         sums: of the diagnostics of all microbatches and ranks; entries that are replaced by ratios
             are removed.
-        norm: of the gradient before clipping.
         step_s: seconds that the step took.
     """
     num_sequences, num_action_tokens = step_counts(task)
@@ -62,9 +57,6 @@ def accepted_scale(task: OptimizerStep, sums: dict[str, float]) -> float:
 
     The loss is a mean over all N sequences, and rejected ones add 0 to it. The factor also scales a
     reference penalty that is a loss of its own (k2_loss, k3_loss).
-
-    Args:
-        sums: of the diagnostics of all microbatches and ranks.
     """
     num_sequences, _ = step_counts(task)
     accepted = num_sequences - sums.get("rejected_sequences", 0.0)

@@ -60,7 +60,6 @@ def save_reward_model(folder: Path, model: ScalarModel, *, source: str, rank: in
     the whole model in main memory.
 
     Args:
-        model: sharded or not; its head has no bias.
         source: folder or hub name of the model that training began with, for the tokenizer.
     """
     tensors = {}

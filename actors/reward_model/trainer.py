@@ -44,8 +44,6 @@ from alignment.preferences.record import PreferenceLikelihood
 
 MAX_GRAD_NORM = 1.0
 """Global norm to which gradients are clipped, so that one bad batch does little damage."""
-
-
 Report = Callable[[Mapping[str, float]], None]
 """Called with the metrics of each step, and with none after each microbatch that is only measured,
 to show that the rank makes progress."""
@@ -85,9 +83,6 @@ class RewardModelTrainer:
         """Load the model under a head of zeros, and keep this rank's part of it.
 
         With several ranks, a process group must exist.
-
-        Args:
-            member: number in the ensemble; seeds the adapters.
         """
         self._data, self._settings = data, settings
         self._device, self._rank, self._world_size = device, rank, world_size
@@ -150,9 +145,6 @@ class RewardModelTrainer:
         self, rows: NDArray[np.int64], report: Report, *, with_features: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Compute the model's outputs for the responses of some rows.
-
-        Args:
-            with_features: whether to return the inputs of the head too.
 
         Returns:
             [response, output] score, and log-scale if the model has one, equal on all ranks; and

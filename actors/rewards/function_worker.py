@@ -29,7 +29,6 @@ class RewardFunctionWorker:
         """Import the function.
 
         Args:
-            function: its import path, module:name.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
         """
         self._function = load_reward_function(function)

@@ -27,7 +27,6 @@ class LogRatioWorker:
         """Load both policies.
 
         Args:
-            folder: holds log_ratio.json.
             policy: folder or hub name of the policy, whose tokenizer made the trajectories.
 
         Raises:
@@ -53,9 +52,6 @@ class LogRatioWorker:
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
         """Return the log-ratio [trajectory] of the two policies at each response, in nats.
-
-        Args:
-            expert_responses: not used.
 
         Raises:
             RewardError: if a reward is not finite.

@@ -20,8 +20,6 @@ from alignment.data.tokenized import decoded
 from alignment.mdp.trajectories import Trajectories
 
 Encoding = dict[str, list[int]]
-
-
 MAX_TOKENS_PER_BATCH = 8192
 """Tokens of one forward pass, padding included: a few hundred MiB of activations."""
 
@@ -61,9 +59,6 @@ class RewardModelWorker:
         self, trajectories: Trajectories, expert_responses: Sequence[str]
     ) -> NDArray[np.float32]:
         """Return the model's output [trajectory] for each trajectory; of an ensemble, the mean.
-
-        Args:
-            expert_responses: not used.
 
         Raises:
             RewardError: if a text is longer than the model's context, or a reward is not finite.
@@ -155,7 +150,6 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
     """Return batches of the indices of sequences of similar length, so that little is padding.
 
     Args:
-        lengths: in tokens.
         max_tokens: most tokens in a batch, padding included; a longer sequence is a batch alone.
     """
     batches: list[list[int]] = []

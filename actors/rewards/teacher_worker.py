@@ -38,9 +38,7 @@ class TeacherWorker:
         """Load the teacher.
 
         Args:
-            max_tokens_per_microbatch: most tokens in a forward pass.
             temperature: of the softmax; the policy's sampling temperature.
-            autocast: precision of the matrix products.
         """
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
         self._device = torch.device("cuda" if config.gpus_per_worker else "cpu")

@@ -29,14 +29,12 @@ from actors.rollout.vllm_patches import leave_out_token_ranks, repack_heads, und
 from alignment.mdp.trajectories import FinishReason, PolicyVersion
 
 logger = logging.getLogger(__name__)
-
 GPU_MEMORY = 0.9
 """Fraction of the engine's part of a GPU that must be free when it starts; the CUDA driver needs
 the rest."""
 CPU_BLOCK_TOKENS = 32
 """Block size in which prefixes are shared on the CPU. With vLLM's default of 128 no shorter prompt
 would be shared, and its CPU kernels accept only multiples of 32."""
-
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -54,8 +52,6 @@ class VllmEngine:
 
         Args:
             model: folder or hub name; its weights are not sampled from before the first update.
-            max_prompt_tokens: a longer prompt is refused.
-            max_response_tokens: a response is cut at this length.
         """
         self._on_cpu = on_cpu = current_platform.is_cpu()
         if on_cpu:

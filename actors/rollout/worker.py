@@ -15,7 +15,6 @@ from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion, concatenate, pack
 
 logger = logging.getLogger(__name__)
-
 CANARY_BOUND_NATS = {"float32": 1e-3, "bfloat16": 0.2}
 """Largest mean difference in nats between engine and learner on the canary, by precision.
 

@@ -46,7 +46,6 @@ class WeightStore:
         """Publish these weights, then delete the versions that are too old.
 
         Args:
-            version: publishing a version again replaces it.
             tensors: by parameter name; no two may share memory, so a tied head is left out.
             canary: by which a worker proves that it has loaded them.
         """

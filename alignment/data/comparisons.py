@@ -18,8 +18,6 @@ from alignment.data.rows import Values
 
 SETTING = "preferences.path"
 """The setting of the job file that names comparisons."""
-
-
 LabelKind = Literal["pairs", "ties", "rankings", "single labels"]
 """What an annotator labels: the better of two responses, the same with ties allowed, the order of
 several, or one response as desirable or undesirable."""

@@ -60,9 +60,6 @@ def turns_of(value: object, key: str) -> Turns:
 
     A message is an object with role and content (OpenAI, TRL) or from and value (ShareGPT).
 
-    Args:
-        key: of the value, for errors.
-
     Raises:
         ValueError: if a message is malformed, or there is none.
     """
@@ -74,9 +71,6 @@ def turns_of(value: object, key: str) -> Turns:
 
 def transcript_turns(text: str, key: str) -> Turns:
     r"""Return the turns of a text such as "\n\nHuman: Hi\n\nAssistant: Hello".
-
-    Args:
-        key: of the text, for errors.
 
     Raises:
         ValueError: if the text does not begin with a speaker.

@@ -21,7 +21,6 @@ from alignment.data.rows import SourceRow, Values, read_rows
 
 Record = TypeVar("Record")
 DataKind = Literal["demonstrations", "pairs", "rankings", "single labels"]
-
 MESSAGES = ("messages", "conversations")
 """Keys of a chat; in a row with chosen and rejected it is the prompt."""
 PROMPTS = ("prompt", "instruction", "question", *MESSAGES)

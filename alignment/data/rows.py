@@ -14,7 +14,6 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 """Suffixes of data files in a folder."""
 SAVED_MARKS = ("state.json", "dataset_dict.json")
 """Every folder written by datasets.save_to_disk has one of these files."""
-
 Values = dict[str, Any]
 """The values of a row by key. Null values are removed, as a column has a value in every row."""
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 Record = TypeVar("Record")
-
-
 PHASES = ("before", "after_sft", "after")
 """The phases of a run in which responses to the evaluation set are sampled."""
 

@@ -34,9 +34,6 @@ def is_held_out(prompt: str, held_out_fraction: float, history: Turns = ()) -> b
 def split_rows(rows: Sequence[PromptAndResponses], held_out_fraction: float) -> RowSplit:
     """Split rows into training and evaluation set.
 
-    Args:
-        held_out_fraction: expected fraction of the prompts in the evaluation set.
-
     Raises:
         ValueError: if a set would be empty.
     """

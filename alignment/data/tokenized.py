@@ -52,11 +52,8 @@ class TokenizedRows(Generic[Row]):
         """Tokenize and split rows.
 
         Args:
-            system_prompt: opens every conversation, if given.
             held_out_fraction: expected share of the prompts in the evaluation set. The split
                 depends on the prompts alone, so a prompt lies on the same side in every data set.
-            max_prompt_tokens: a longer prompt, template included, is an error.
-            max_response_tokens: a longer response, end token included, is an error.
             seed: of the order of the training rows; the split does not depend on it.
 
         Raises:
@@ -164,7 +161,6 @@ def tokenize_rows(
     """Tokenize the prompt of every row with each of its responses.
 
     Args:
-        system_prompt: opens every conversation, if given.
         max_prompt_tokens: a longer prompt, template included, is an error.
         max_response_tokens: a longer response, end token included, is an error.
 

@@ -16,7 +16,6 @@ from alignment.discriminator.replay import PromptGroup
 from alignment.mdp.trajectories import FinishReason, Trajectories, concatenate
 
 FloatArray = NDArray[np.float64]
-
 NUM_CONTROL_GROUPS = 128
 """Prompts to fit on: those of a few recent steps, so that the controls follow the policy."""
 RIDGE = 0.01

@@ -75,7 +75,6 @@ def logit_weights(batch: LabelledBatch, *, per_token: bool) -> LogitWeights:
     E[1 / length | prefix], which depends on later tokens.
 
     Args:
-        batch: of one optimizer step, both classes.
         per_token: one logit a response token instead of one a response.
 
     Returns:

@@ -163,8 +163,6 @@ def pairwise_loss(
     corresponding prefixes.
 
     Args:
-        logits: expert-positive, of all responses of the optimizer step.
-        is_expert: whether it is a demonstration.
         group_index: of each response its group, 0 to the number of groups - 1; every group has both
             classes.
 
@@ -193,8 +191,6 @@ def pairwise_expansion(
 
     Args:
         logits: the point of expansion; all arguments are as in pairwise_loss.
-        is_expert: whether it is a demonstration.
-        group_index: of each response its group.
     """
     point = logits.detach().requires_grad_()
     with torch.enable_grad():
@@ -230,9 +226,6 @@ def length_slope(logits: Float[Tensor, " batch"], lengths: Int[Tensor, " batch"]
     """Least-squares slope of the logit on the length of the response, in nats a token.
 
     A slope above 0 means that the discriminator rewards longer responses, one below 0 shorter ones.
-
-    Args:
-        lengths: of the same responses, in tokens.
 
     Returns:
         The slope; 0 if all lengths are equal.

@@ -67,7 +67,6 @@ def hidden_tokens(num_tokens: int, share: float, *, seed: int, number: int) -> N
     """Choose the response tokens that are dropped in an update, a function of seed and number.
 
     Args:
-        num_tokens: response tokens of both classes.
         share: expected fraction of them that is hidden.
 
     Returns:

@@ -30,9 +30,6 @@ def pair_by_prompt(rollouts: Trajectories, demonstrations: Trajectories) -> list
         rollouts: responses of the policy, several a prompt.
         demonstrations: responses of the expert to the same prompts.
 
-    Returns:
-        Groups that together hold every trajectory once.
-
     Raises:
         ValueError: if a prompt has responses of one class only.
     """
@@ -90,9 +87,6 @@ class Replay:
 
         Args:
             number: of this draw; the same number gives the same choice.
-
-        Returns:
-            num_groups groups, or all if there are fewer.
         """
         rng = np.random.default_rng([self._seed, number])
         order = rng.permutation(len(self._groups))

@@ -25,7 +25,6 @@ LIMIT_TOLERANCE = 1e-6
 """Change from e^(s / 2) to e^s, relative to the value, below which a limit is taken as reached."""
 LIMIT_LOG_RATIOS = (200.0, 100.0, 50.0)
 """Tried in this order, as a part of f may overflow at the first ones."""
-
 Function = Callable[[Tensor], Tensor]
 
 

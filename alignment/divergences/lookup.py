@@ -28,8 +28,6 @@ LABELLED: Mapping[str, Callable[..., Divergence]] = {
     "wasserstein": wasserstein,
 }
 """Rewards that are often mistaken for another divergence; the caveat of each says what it is."""
-
-
 DIVERGENCES: Mapping[str, Callable[..., Divergence]] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
@@ -56,9 +54,6 @@ def divergence(name: str, **parameters: float) -> Divergence:
         name: a key of DIVERGENCES, or "module:function", a convex generator f(u) of the user on
             tensors.
         parameters: all that the divergence's own function takes; an imported one takes none.
-
-    Returns:
-        The record.
 
     Raises:
         ValueError: if there is no such divergence, a parameter is missing, unknown or out of its

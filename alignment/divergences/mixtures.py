@@ -60,9 +60,6 @@ def generalized_js(beta: float) -> Divergence:
     Args:
         beta: weight of the expert in the mixture m = beta p + (1 - beta) q, in [0, 1].
 
-    Returns:
-        The record, continuous in beta.
-
     Raises:
         ValueError: if beta is outside [0, 1].
     """

@@ -19,9 +19,6 @@ def alpha(alpha: float) -> Divergence:
     Halfway, at 1/2, it is twice the squared Hellinger distance; at 2 half the Pearson and at -1
     half the Neyman chi-square divergence. Its sides change places under alpha -> 1 - alpha.
 
-    Args:
-        alpha: any real number; a larger one covers modes more.
-
     Returns:
         The record, continuous in alpha; its generator has f'(1) = 0 and f''(1) = 1.
 

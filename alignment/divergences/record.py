@@ -118,9 +118,6 @@ class Divergence(NamedTuple):
         Args:
             logits: h, within the safe range, where float32 is enough.
 
-        Returns:
-            T(h), differentiable by the logits.
-
         Raises:
             ValueError: if there is no such critic, or its gradient is 0 everywhere.
         """
@@ -130,9 +127,6 @@ class Divergence(NamedTuple):
         """Compute f*(T(h)), the cost of the critic on the policy's samples.
 
         f*(f'(u)) = u f'(u) - f(u), so it is the reward with another constant.
-
-        Args:
-            logits: h, within the safe range.
 
         Returns:
             r(h) - r(0) + f'(1), differentiable by the logits.

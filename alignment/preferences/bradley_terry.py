@@ -28,9 +28,6 @@ def margin(margin_per_strength: float) -> PreferenceLikelihood:
         margin_per_strength: margin in nats for a preference of strength 1; finite and at least 0,
             where the loss is bradley_terry.
 
-    Returns:
-        The record.
-
     Raises:
         ValueError: if margin_per_strength is negative or not finite.
 

@@ -62,8 +62,6 @@ DIRECT = (
     ),
 )
 """The values of preferences.objective that are not likelihoods."""
-
-
 KNOWN_AS = {
     "bradley_terry": "DPO",
     "rao_kupper": "DPO-RK",
@@ -73,8 +71,6 @@ KNOWN_AS = {
     "self_play": "SPIN",
 }
 """Names of these objectives in the literature, if a policy is trained by them."""
-
-
 LEGEND = (
     "Response i was preferred to j. d = r_i - r_j, where r is the score of a reward model, the "
     "logit of the discriminator, or the implicit reward of the policy: beta l if "

@@ -15,9 +15,6 @@ def thurstone(scale: float) -> PreferenceLikelihood:
         scale: standard deviation of the noise on one response, in units of scores; above 0. It
             sets the unit of learned scores and does not change their order.
 
-    Returns:
-        The record.
-
     Raises:
         ValueError: if scale is not positive and finite.
     """

@@ -55,9 +55,6 @@ def implicit_rewards(
         log_ratios: l = log pi - log reference of whole responses in nats, with gradient.
         beta: weight of the divergence in the objective that the policy maximizes.
 
-    Returns:
-        The rewards, differentiable by the log-ratios.
-
     Raises:
         ValueError: if check_direct_divergence refuses the divergence, or beta is not positive and
             finite.

@@ -50,13 +50,8 @@ def labelled_pairs(
     """Pair every two responses of each comparison.
 
     Args:
-        ranks: of each response in its comparison.
-        group_index: the comparison of each response.
         ties: whether two responses of equal rank are a pair.
         strengths: of the comparison of each response; None takes the difference of ranks.
-
-    Returns:
-        The pairs, comparison by comparison.
 
     Raises:
         ValueError: if a comparison is not sorted, or has no pair.

@@ -56,7 +56,6 @@ def log_likelihoods(
 
     Args:
         outputs: a score, and the log-scale of its noise where the likelihood needs log_scales.
-        pairs: of the same responses, ties included.
         label_smoothing: probability that a pair was labelled the wrong way round, below 1/2.
 
     Returns:

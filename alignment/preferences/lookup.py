@@ -32,9 +32,6 @@ def preference_likelihood(name: str, **parameters: float | Tensor) -> Preference
     Args:
         parameters: all that the likelihood's own function takes.
 
-    Returns:
-        The record.
-
     Raises:
         ValueError: if there is no such likelihood, or a parameter is missing, unknown or out of
             its range.

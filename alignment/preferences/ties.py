@@ -20,9 +20,6 @@ def rao_kupper(threshold: float | Tensor) -> PreferenceLikelihood:
     Args:
         threshold: finite and at least 1, where there are no ties and this is bradley_terry.
 
-    Returns:
-        The record.
-
     Raises:
         ValueError: if threshold is below 1 or not finite.
     """
@@ -57,9 +54,6 @@ def davidson(tie_weight: float | Tensor) -> PreferenceLikelihood:
 
     Args:
         tie_weight: finite and at least 0, where there are no ties and this is bradley_terry.
-
-    Returns:
-        The record.
 
     Raises:
         ValueError: if tie_weight is negative or not finite.

@@ -26,7 +26,6 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY = (
 )
 COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
 INK, FAINT, GRID = "#333333", "#999999", "#e5e5e5"
-
 STAGE_LABELS = {
     "sft": "SFT",
     "discriminator_warm_up": "discriminator warm-up",

@@ -42,7 +42,6 @@ HEADING_ROWS = 0.6
 """Height of the heading of a pairing, in rows."""
 ROW_SHARE = 0.74
 """Share of the height of a row over which its markers are spread."""
-
 RowKey = tuple[str, str]
 """Pairing and annotators."""
 

@@ -45,7 +45,6 @@ PARAMETERS: Mapping[str, Mapping[str, float]] = {
 """Parameters that are not fitted."""
 QUIET, LOUD = 0.5, 4.0
 """Scales of the noise in the two domains, where it differs."""
-
 LIKELIHOODS: tuple[str, ...] = (
     "bradley_terry",
     "margin",
@@ -93,7 +92,6 @@ def fit_likelihoods(
     """Fit several likelihoods to the same labels.
 
     Args:
-        likelihoods: names among likelihoods_for(annotators).
         seeds: two or more; each draws its own true scores and labels.
     """
     metrics: dict[str, list[tuple[float, float]]] = {}

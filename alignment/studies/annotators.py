@@ -25,7 +25,6 @@ STRENGTH_LEVELS = 3
 """Slightly better, better and much better: strengths 0, 1/2 and 1."""
 STRENGTH_STEP = 1.5
 """Perceived difference of scores from one level of strength to the next."""
-
 Pairing = Literal["uniform", "skewed"]
 
 

@@ -36,7 +36,6 @@ def enumerate_responses(num_tokens: int, end_token: int, max_response_tokens: in
     """List all responses over a small vocabulary.
 
     Args:
-        num_tokens: size of the vocabulary, the end token included.
         end_token: the token that ends a response and is its last.
         max_response_tokens: a response of this length ends without an end token.
 

@@ -39,7 +39,6 @@ SLIP = 0.06
 """Modes hardly overlap: two of three responses have no slip in 7 steps."""
 MIN_RATIO = 0.1
 """Response y counts for precision if p(y) >= 0.1 q(y), for recall if q(y) >= 0.1 p(y)."""
-
 States = Literal["expert", "policy", "policy_with_gradient"]
 """Whose states (prefixes) next tokens are compared in."""
 Logits = Float[Tensor, "row vocab"]
@@ -196,7 +195,6 @@ def token_divergence(
     which cancels in p / q.
 
     Args:
-        record: the divergence at each state.
         states: whose states. The gradient includes their distribution only for
             policy_with_gradient, where the reverse KL is that of whole responses (chain rule).
     """

@@ -54,7 +54,6 @@ CLOSE_NATS = 0.5
 LINE_POINTS = 11.0
 NAMES_NATS = 4.4
 """Width of the margin for names."""
-
 Place = tuple[float, float]
 Bar = tuple[float, float]
 """Percentages on mode A and on mode B."""
@@ -67,8 +66,6 @@ def draw_two_modes(
 
     Args:
         expert_entropy: in nats; coverage and quality of a perfect policy.
-        responses: fits by divergences of whole responses.
-        tokens: fits by divergences of next tokens.
     """
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.1))

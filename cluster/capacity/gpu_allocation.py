@@ -47,9 +47,6 @@ def best_splits(
     then the others, by their time. The first is therefore never slower with more GPUs. A number of
     workers whose phase is no faster than with fewer is skipped, which loses no faster step.
 
-    Args:
-        rates: of one GPU of each kind.
-
     Raises:
         InvalidInputError: if no split fits, with the one that needs the least memory.
     """

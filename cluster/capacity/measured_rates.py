@@ -34,9 +34,6 @@ Medians = dict[str, float]
 def lengths_from_metrics(run_dir: Path) -> Lengths:
     """Return the mean lengths of prompts and responses in a run.
 
-    Args:
-        run_dir: of a run with on-policy steps.
-
     Returns:
         The lengths. In the learner's rows each prompt lies once, with its responses behind it.
     """
@@ -63,7 +60,6 @@ def rates_from_metrics(
 
     Args:
         run_dir: of a run with on-policy steps, on GPUs, whose number of workers did not change.
-        config: the job that is planned.
         scorer: of its discriminator's layers or teacher, if it has one.
         sheet: the rates of such a GPU by its data sheet.
 

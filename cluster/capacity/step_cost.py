@@ -75,9 +75,6 @@ def work_of(
         scorer: of the discriminator's layers or of the teacher; None if the run has neither.
         lengths: of prompts and responses; demonstrations count as responses.
 
-    Returns:
-        The work of a step.
-
     Raises:
         InvalidInputError: if the job has no on-policy steps that sample.
     """

@@ -92,7 +92,6 @@ def estimate(work: Work, rates: Rates, split: Split, max_staleness_steps: int) -
     """Estimate the time of a step.
 
     Args:
-        rates: of one GPU of each kind.
         split: with at least one rollout worker and one rank, and with a scorer if the work has
             scoring.
     """

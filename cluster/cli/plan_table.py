@@ -27,11 +27,7 @@ def print_plan(
     pool: GpuPool,
     console: Console,
 ) -> None:
-    """Print the best split with its settings, memory and bottleneck, and the next best splits.
-
-    Args:
-        ranking: the splits, the best first.
-    """
+    """Print the best split with its settings, memory and bottleneck, and the next best splits."""
 
     def print_line(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
@@ -75,11 +71,7 @@ def settings(split: Split, scorer: str) -> list[str]:
 
 
 def limit_sentence(work: Work, best: Estimate, config: RunConfig, *, num_unused: int) -> str:
-    """Return what decides the time of a step, and what would shorten it.
-
-    Args:
-        num_unused: GPUs that the best split does not use.
-    """
+    """Return what decides the time of a step, and what would shorten it."""
     phases, overlaps = best.phases, config.objective.max_staleness_steps > 0
     match best.bound:
         case "staleness":

@@ -35,7 +35,6 @@ from cluster.telemetry.log_labels import label_logs
 from cluster.telemetry.trackers import Trackers
 
 logger = logging.getLogger(__name__)
-
 CONCURRENT_CALLS = 1000
 EVENTS_SHOWN = 5
 EXPORT_EVERY_S = 2.0

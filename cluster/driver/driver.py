@@ -51,12 +51,7 @@ class Driver:
     def __init__(
         self, config: RunConfig, run_dir: Path, data: Data, workers: RunWorkers, manifest: Manifest
     ) -> None:
-        """Load the position of the run from its manifest; a new manifest is the start of a run.
-
-        Args:
-            run_dir: exists already and holds config.yaml.
-            workers: fleets that have been scaled to their target sizes.
-        """
+        """Load the position of the run from its manifest; a new manifest is the start of a run."""
         self._config, self._data = config, data
         self._rollout, self._scorer, self._task_queue, self._batches = workers
         self._journal = Journal(run_dir, manifest.newest_s)

@@ -55,7 +55,6 @@ class RunExporter:
         """Export the status of the run.
 
         Args:
-            step: iterations done, and planned.
             prompts: number of draws by state, as the ledger counts them.
         """
         put = self._exporter.put

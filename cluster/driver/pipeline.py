@@ -147,9 +147,7 @@ class OnPolicyPipeline:
         """Take count policy steps, or fewer if end_step returns False.
 
         Args:
-            first_version: optimizer steps done so far.
             first: steps of this stage done so far; the learning rate depends on it.
-            num_warm_ups: updates of the discriminator in its warm-up.
 
         Raises:
             WorkerGroupRestartedError: if the learner's worker group was replaced.

@@ -36,7 +36,6 @@ class PreferenceBatches:
         """Return the auxiliary batch of a step, for all ranks; None if the job has none.
 
         Args:
-            index: of the step in the on-policy stage.
             rollouts: of the step. An objective without preference data compares them with one
                 another, or with demonstrations.
             rewards: [trajectory] of the rollouts.

@@ -77,8 +77,6 @@ class Sampler:
         Args:
             data: the prompts, and the demonstrations that replace rollouts if on_policy_fraction is
                 less than 1.
-            num_steps: how many steps the caller will take.
-            max_sequences: responses that one worker samples at the same time.
         """
         self._prompts_per_step, self._group_size = objective.prompts_per_step, objective.group_size
         self._on_policy_prompts = round(objective.on_policy_fraction * objective.prompts_per_step)

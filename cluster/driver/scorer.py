@@ -50,7 +50,6 @@ def exact_logits(
 
     Args:
         teacher_logprobs: [response token] in nats.
-        trajectories: with the log-probabilities recorded at sampling.
         level: trajectory for one logit per response; token and occupancy for one per prefix.
 
     Returns:
@@ -71,7 +70,6 @@ class Scorer:
         """Bind the fleets.
 
         Args:
-            level: on which the policy is compared with the expert.
             shared_folder: where the discriminator that is trained saves its weights for the others.
         """
         self.discriminator, self._teacher, self._rewards = scorers

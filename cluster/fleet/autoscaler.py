@@ -29,8 +29,6 @@ SHRINK_BELOW = 0.85
 NUM_STEPS = 8
 """Steps since the last change over which the load is measured. Sampling runs ahead in bursts, so
 a single step may contain more or less work than its own requests took."""
-
-
 COOL_DOWN_S = 60.0
 """Shortest time between two changes of size: a new worker needs most of it to start."""
 
@@ -84,9 +82,7 @@ def advise(
     """Return the number of rollout workers for the next step.
 
     Args:
-        step: the step just finished, throughout which size workers served.
         size: at least 1.
-        now_s: on the clock of state.changed_at_s.
     """
     steps = (*state.steps, step)[-NUM_STEPS:]
     waiting = AutoscalerState(steps, state.changed_at_s)

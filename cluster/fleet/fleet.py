@@ -24,7 +24,6 @@ from cluster.fleet.requests import Request, RequestQueue
 from cluster.run_state.status import WorkerStatus
 
 logger = logging.getLogger(__name__)
-
 LONG_WAIT = 0.2
 """A worker that waits for resources longer than this part of timeout_s is reported, once."""
 
@@ -66,7 +65,6 @@ class Fleet:
             timeout_s: the deadline of a start, of a sync and of one attempt at a request.
             sync: loads an announced version into a worker; None if the workers hold no weights.
             syncs_while_serving: sync workers during a request too, not only between requests.
-            on_event: called with a sentence for each loss and replacement.
             pause: waits this many seconds before a lost worker is replaced.
         """
         self.kind = kind

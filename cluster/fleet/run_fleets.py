@@ -54,7 +54,6 @@ def start_fleets(
     """Make the fleets that a run needs, and return them while their workers start.
 
     Args:
-        run_dir: holds the weight store.
         on_event: called with a sentence for each lost worker and replacement.
         on_damage: called when published weights fail their checksum or canary; publishes them
             again.

@@ -27,7 +27,6 @@ def fill_package(config: RunConfig, job_path: Path, package_dir: Path) -> None:
     """Copy into a folder what a job needs on the cluster.
 
     Args:
-        config: the job, with absolute paths.
         job_path: the job file; modules that it names are searched next to it.
 
     Raises:

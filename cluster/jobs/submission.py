@@ -132,7 +132,6 @@ def submit_run(
     """Start or resume a run on a cluster; return its job, whose process starts later.
 
     Args:
-        config: the job, with absolute paths.
         run_dir: on the cluster; None is RUNS_DIR/NAME.
 
     Raises:

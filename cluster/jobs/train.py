@@ -45,9 +45,6 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run after the
     current step, with a checkpoint.
 
-    Args:
-        job_path: the job file, for messages.
-
     Raises:
         InvalidInputError: if the job cannot run here; nothing was started or written then.
         RunFailedError: if the run failed.

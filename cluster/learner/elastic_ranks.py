@@ -119,10 +119,6 @@ def count_ranks(
     The other workers may still be starting, or wait for a node that was lost. A worker group that
     took their resources would wait for them forever. Only at_least ranks have priority over them.
 
-    Args:
-        rank: what one rank reserves, on one node.
-        others: what the other workers reserve together.
-
     Returns:
         At most at_most; below at_least no worker group can start now.
     """

@@ -32,8 +32,6 @@ from cluster.run_state.files import WEIGHTS
 from cluster.telemetry.log_labels import label_logs
 
 logger = logging.getLogger(__name__)
-
-
 ELASTIC_START_S = "10"
 """Seconds that an elastic worker group waits for its resources before they are counted again: a
 lost node may still be counted at first. Ray Train's default, 60 s, suits a fixed number of ranks.
@@ -117,7 +115,6 @@ class RayTrainHost:
 
         Args:
             driver_name: of the actor from which the ranks pull their tasks.
-            run_rank: called once in each rank.
             resize_every_s: how often an elastic worker group is compared with the free resources.
         """
         self._config, self._run_dir = config, run_dir

@@ -193,9 +193,6 @@ class LearnerTaskQueue:
         One that started from an older checkpoint, while the newest was being written, is replaced.
         Tasks are accepted for this worker group only.
 
-        Returns:
-            Its attempt.
-
         Raises:
             LearnerFailedError: if the learner failed, or does not start in time.
         """

@@ -35,8 +35,6 @@ def torch_trainer(
     """Return a trainer whose ranks each call run_rank(rank_settings).
 
     Args:
-        name: of the worker group, under RUN/ray_train.
-        max_failures: worker groups that Ray Train restarts by itself.
         resize_every_s: how often an elastic worker group is compared with the available resources.
     """
     learner = config.learner

@@ -14,7 +14,6 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.model_shape import ModelShape
 
 GIB = 2**30
-
 PROCESS_GIB = 0.8
 """Host memory of a worker's process that has loaded torch and no model: 0.7 to 0.8 GiB measured."""
 TRAINED_BYTES = 16
@@ -29,7 +28,6 @@ CHUNK_LOGITS = {"cpu": 2**22, "gpu": 2**26}
 """Logits that alignment/models/logprobs.py holds at a time."""
 SAMPLER_BYTES = 12
 """Per logit of the engine's newest tokens: float32 logits, probabilities, log-probabilities."""
-
 Device = Literal["cpu", "gpu"]
 
 
@@ -63,12 +61,7 @@ def run_memory(
     num_ranks: int,
     device: Device,
 ) -> list[Memory]:
-    """Return the memory of one rollout worker, one learner rank and one scorer, all on `device`.
-
-    Args:
-        scorer: see scorer_shape.
-        num_ranks: of the learner.
-    """
+    """Return the memory of one rollout worker, one learner rank and one scorer, all on `device`."""
     has_reference = config.has_reference
     needed = [
         rollout_memory(config.rollout, policy, device),

@@ -70,7 +70,6 @@ def draw(panel: Panel, curves: list[Curve], now: float, minutes: float) -> str:
     """Plot a panel and return it as SVG.
 
     Args:
-        curves: in the order of the legend.
         now: end of the time axis, in seconds since 1970.
     """
     figure, axes = new_figure(panel.title, HEIGHT_INCHES)

@@ -7,11 +7,7 @@ further tags have few values: worker, kind, state, source.
 from typing import Literal, NamedTuple
 
 PHASES = ("sampling", "discriminator", "scoring", "learning", "sync")
-
-
 PREFIX = "irlign_"
-
-
 EXPORTED_PREFIX = "ray_"
 """Prefix that Ray adds to every name."""
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from cluster.config.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
-
 FOLDER = "tensorboard"
 MOST_WAITING = 1000
 """Steps whose metrics wait in memory for a slow tracker."""

@@ -68,7 +68,6 @@ def check_best_of(
         reward: a model's folder or hub name, or module:function; None takes the run's own rewards
             with their weights.
         prompts: data whose prompts are taken; None takes held-out prompts of the run.
-        overrides: as load_job takes them.
 
     Raises:
         InvalidInputError: at the first thing that would fail.

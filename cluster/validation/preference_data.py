@@ -13,10 +13,6 @@ from alignment.mdp.trajectories import group_starts
 def check_preference_data(data: TokenizedComparisons, objective: str, max_tokens: int) -> None:
     """Refuse rows that the objective has no loss for, and rows that fit in no microbatch.
 
-    Args:
-        objective: preferences.objective.
-        max_tokens: learner.max_tokens_per_microbatch.
-
     Raises:
         InvalidInputError: saying how many rows there are of that kind, or naming the longest.
     """

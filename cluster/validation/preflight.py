@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_BYTES = 16
 """Bytes of a policy parameter in a checkpoint: exported, and its weight and two moments."""
-
-
 DISCRIMINATOR_BYTES = 12
 """Bytes of a discriminator parameter in a checkpoint."""
-
-
 PUBLISHED_BYTES = 3 * 4
 """Bytes of a parameter in the weight store, which keeps three versions."""
 

@@ -38,9 +38,6 @@ def check_reward_model(
     Args:
         cluster: amounts by Ray's names of them: CPU, GPU, and memory in bytes.
 
-    Returns:
-        What was found.
-
     Raises:
         InvalidInputError: at the first thing that would fail.
     """

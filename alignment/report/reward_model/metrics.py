@@ -20,7 +20,6 @@ Evaluation = Mapping[str, Any]
 """The contents of reward_model.json."""
 Interval = dict[str, Any]
 """mean, low, high and num_rows, as alignment.bootstrap.with_interval returns them."""
-
 NUM_BINS = 10
 """Of the reliability diagram, of equal width."""
 ORIENTATION_SEED = 0

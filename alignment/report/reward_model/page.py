@@ -70,9 +70,6 @@ def write_reward_model_report(run_dir: Path) -> Path:
     Args:
         run_dir: holds reward_model.json, and features.safetensors if it was kept.
 
-    Returns:
-        run_dir/report/index.html.
-
     Raises:
         ValueError: if reward_model.json is missing or was written by an older version.
     """

@@ -53,12 +53,7 @@ def draw_reliability(calibration: Calibration) -> Figure:
 def draw_accuracies(
     title: str, accuracies: Mapping[str, Interval], overall: float | None = None
 ) -> Figure:
-    """Draw accuracies as horizontal bars with their intervals, whose ends may be None.
-
-    Args:
-        accuracies: from top to bottom.
-        overall: the accuracy on all rows, drawn as a line.
-    """
+    """Draw accuracies as horizontal bars with their intervals, whose ends may be None."""
     figure, axes = new_figure(title, 1.3 + 0.33 * len(accuracies))
     for place, accuracy in enumerate(accuracies.values()):
         mean = accuracy["mean"]

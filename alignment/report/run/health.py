@@ -20,7 +20,6 @@ MIN_ENTROPY_RATIO = 0.3  # of the entropy at the first on-policy step
 MAX_COPIED = 0.1  # fraction of responses
 MAX_NLL_RISE = 0.05  # nats per token above the lowest value
 MAX_WAITING = 0.3  # fraction of the time of all steps
-
 SATURATING = {
     "jensen_shannon": "the Jensen-Shannon reward is constant where the discriminator is confident",
     "forward_kl": "the forward KL reward, the exponential of the logit, vanishes where the "

@@ -52,9 +52,6 @@ class EvaluatedPrompt(NamedTuple):
 def write_report(run_dir: Path) -> Path:
     """Write the report and the plots of a run or of a reward model's training, finished or not.
 
-    Returns:
-        run_dir/report/index.html.
-
     Raises:
         ValueError: if run_dir is not a run directory.
     """

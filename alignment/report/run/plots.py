@@ -22,7 +22,6 @@ from alignment.report.run_files import STAGES, Run
 
 PATTERNS_TITLE = "Share of texts that match each pattern, with 95% intervals"
 TIME_TITLE = "Time by stage and phase"
-
 PHASES_OF_A_STEP = {
     "time/sampling_s": "sampling",
     "time/scoring_s": "scoring",
@@ -34,11 +33,7 @@ PHASES_OF_A_STEP = {
 
 
 def write_plots(run: Run, summary: RunSummary, folder: Path) -> dict[str, Plot]:
-    """Write NAME.png for every plot that has data, and return the plots by name, in page order.
-
-    Args:
-        folder: exists.
-    """
+    """Write NAME.png for every plot that has data, and return the plots by name, in page order."""
     figures = {plot.name: (plot.title, draw_curves(run, plot)) for plot in CURVE_PLOTS}
     figures["patterns"] = (PATTERNS_TITLE, draw_pattern_bars(summary))
     figures["time"] = (TIME_TITLE, draw_time_bars(run))

@@ -82,9 +82,6 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     words is scored on the orders that it has. Of more than MAX_SELF_BLEU_TEXTS texts, so many at
     even distances are compared.
 
-    Args:
-        texts: those without words are left out.
-
     Returns:
         A value in [0, 1], or None if fewer than two texts have words.
 
