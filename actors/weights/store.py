@@ -31,7 +31,7 @@ class WeightStore:
 
         Args:
             folder: in shared memory for one machine, on a shared file system for several.
-            keep: how many of the newest versions are kept; a worker must fetch a version before
+            keep: number of the newest versions that are kept; a worker must fetch a version before
                 this many newer ones are published.
         """
         if keep < 1:
@@ -46,8 +46,8 @@ class WeightStore:
         """Publish these weights, then delete the versions that are too old.
 
         Args:
-            tensors: by parameter name; no two may share memory, so a tied head is left out.
-            canary: by which a worker proves that it has loaded them.
+            tensors: weights by parameter name; no two may share memory, so a tied head is left out.
+            canary: scores by which a worker verifies the weights that it has loaded.
         """
         partial = self._folder / f"{version.attempt}.partial"  # one publisher per attempt
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial)

@@ -82,7 +82,7 @@ def leave_one_out_by_position(
 
     Args:
         returns: reward-to-go of each action, in reward units.
-        sequence_index: which trajectory each action belongs to, ascending.
+        sequence_index: trajectory of each action, ascending.
         group_ids: equal ids share a prompt. Groups may lie anywhere and differ in size.
     """
     ids, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)

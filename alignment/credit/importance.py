@@ -17,7 +17,7 @@ from alignment.mdp.segments import prefix_sums, sequence_lengths, sequence_sums
 ImportanceLevel = Literal["none", "token", "sequence", "clip"]
 
 TRUNCATION = 2.0
-"""Largest weight. At 2 truncation has almost no bias if the mismatch is small, and a sequence with
+"""Maximum weight. At 2 truncation has almost no bias if the mismatch is small, and a sequence with
 a very large product of ratios cannot dominate the step."""
 MAX_STALENESS_CORRECTION_NATS = 5.0
 """Limit of the correction; a larger one means that the snapshot is too old."""
@@ -63,7 +63,7 @@ def importance_weights(
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats, at the sampling temperature.
         behavior_logprobs: log mu(a_t|s_t) in nats, as recorded when the token was sampled.
-        sequence_index: which sequence of the microbatch each action belongs to.
+        sequence_index: sequence of each action in the microbatch.
         max_mean_log_ratio: a sequence whose mean of log pi - log mu is farther from 0, in nats a
             token, gets weight 0; None rejects none.
 
@@ -108,7 +108,7 @@ def importance_diagnostics(
     The largest log-ratio is not one of them, as maxima of microbatches do not add up.
 
     Args:
-        sequence_index: which sequence of the microbatch each action belongs to.
+        sequence_index: sequence of each action in the microbatch.
         num_sequences: sequences in the optimizer step over all ranks and microbatches.
 
     Returns:
@@ -151,7 +151,7 @@ def staleness_correction(
     sequence_index: Int[Tensor, " action"],
     num_sequences: int,
 ) -> StalenessCorrection:
-    """Bring the logits of a discriminator trained against a snapshot mu up to date with pi.
+    """Return the correction of logits of a discriminator that was trained against a snapshot mu.
 
     The discriminator knows log(expert / mu). The reward needs the logit against the present policy:
 
@@ -163,7 +163,7 @@ def staleness_correction(
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats.
         snapshot_logprobs: log mu(a_t|s_t) of the policy whose samples trained the discriminator.
-        sequence_index: which sequence of the microbatch each action belongs to.
+        sequence_index: sequence of each action in the microbatch.
         num_sequences: sequences in this microbatch (not over all ranks).
 
     Returns:
@@ -179,7 +179,7 @@ def prefix_staleness_correction(
     snapshot_logprobs: Float[Tensor, " action"],
     sequence_index: Int[Tensor, " action"],
 ) -> StalenessCorrection:
-    """Bring the prefix logits of a token discriminator up to date, as staleness_correction does.
+    """Return the correction of prefix logits of a token discriminator; see staleness_correction.
 
     The logit of action t compares the first t tokens, action t included, so its correction is the
     sum over these. The last one of a sequence is the correction of the whole response.
@@ -187,7 +187,7 @@ def prefix_staleness_correction(
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats.
         snapshot_logprobs: log mu(a_t|s_t) of the policy whose samples trained the discriminator.
-        sequence_index: which sequence of the microbatch each action belongs to, ascending.
+        sequence_index: sequence of each action in the microbatch, ascending.
 
     Returns:
         The correction of each action's logit, within MAX_STALENESS_CORRECTION_NATS, and the number

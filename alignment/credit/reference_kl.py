@@ -36,7 +36,7 @@ def k1_penalty(
     Args:
         policy_logprobs: log pi(a_t|s_t) in nats.
         reference_logprobs: log reference(a_t|s_t) in nats.
-        sequence_index: which sequence of the microbatch each action belongs to.
+        sequence_index: sequence of each action in the microbatch.
         num_sequences: sequences in this microbatch (not over all ranks).
 
     Returns:

@@ -40,7 +40,7 @@ def increment_rewards(
 
     Args:
         prefix_logits: h_t, corrected for staleness and clipped.
-        sequence_index: which sequence each action belongs to.
+        sequence_index: sequence of each action.
 
     Returns:
         One reward for each action, in nats.
@@ -75,7 +75,7 @@ def rewards_to_go(
     """Sum the rewards of each action and of all that follow it in its sequence, undiscounted.
 
     Args:
-        sequence_index: which sequence each action belongs to, ascending.
+        sequence_index: sequence of each action, ascending.
 
     Returns:
         The return of each action.

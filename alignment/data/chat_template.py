@@ -101,7 +101,7 @@ def conversation_tokens(
         system_prompt: opens every conversation, if given.
 
     Returns:
-        One pair a response, those of a row beside one another, in order.
+        One pair per response, those of a row adjacent, in order.
 
     Raises:
         ValueError: naming a row that the model cannot read, or whose prompt the template renders

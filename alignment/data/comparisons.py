@@ -19,8 +19,8 @@ from alignment.data.rows import Values
 SETTING = "preferences.path"
 """The setting of the job file that names comparisons."""
 LabelKind = Literal["pairs", "ties", "rankings", "single labels"]
-"""What an annotator labels: the better of two responses, the same with ties allowed, the order of
-several, or one response as desirable or undesirable."""
+"""Kind of labels: the better of two responses, the same with ties allowed, the order of several, or
+one response as desirable or undesirable."""
 
 
 class Comparison(NamedTuple):
@@ -34,11 +34,11 @@ class Comparison(NamedTuple):
     responses: tuple[str, ...]
     """Best first."""
     ranks: tuple[int, ...]
-    """[response] from 0, the best; equal ranks are a tie."""
+    """[response] rank from 0, the best; equal ranks are a tie."""
     history: Turns = ()
     """The turns before the prompt, a system message included."""
     strength: float | None = None
-    """How strongly the best response is preferred, at least 0, on any scale."""
+    """Strength of the preference for the best response, at least 0, on any scale."""
     domain: str | None = None
     """The source of the prompt; each is measured by itself."""
 

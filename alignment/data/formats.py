@@ -56,7 +56,7 @@ class Format(NamedTuple):
     label: str | None
     """The key of a single label."""
     shapes: tuple[str, ...]
-    """Of prompt, if it has a key, and responses: "text", "message", "messages" or "list"."""
+    """Shapes of prompt, if it has a key, and responses: "text", "message", "messages" or "list"."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Format(NamedTuple):
         return self.prompt is None and self.shapes[0] == "text"
 
     def __str__(self) -> str:
-        """As users see it: pairs of "prompt" (text), "chosen" (text), "rejected" (text)."""
+        """Describe the format: pairs of "prompt" (text), "chosen" (text), "rejected" (text)."""
         shapes = ["transcript"] * 2 if self.is_transcripts else self.shapes
         names = [f'"{key}" ({shape})' for key, shape in zip(self.keys, shapes, strict=False)]
         label = [f'"{self.label}"'] if self.label else []

@@ -27,15 +27,15 @@ class TokenizedRows(Generic[Row]):
     rows: tuple[Row, ...]
     """[row] the text."""
     trajectories: Trajectories
-    """One a response, those of a row adjacent and in its order; prompt_ids are row numbers."""
+    """One per response, those of a row adjacent and in its order; prompt_ids are row numbers."""
     train_rows: NDArray[np.int64]
     """Row numbers of the training set, ascending."""
     held_out_rows: NDArray[np.int64]
     """Row numbers of the evaluation set, ascending."""
     tokenizer: PreTrainedTokenizerBase
-    """The policy's."""
+    """Tokenizer of the policy."""
     seed: int
-    """Of the order of the training rows."""
+    """Seed of the order of the training rows."""
 
     @classmethod
     def tokenize(
@@ -54,7 +54,7 @@ class TokenizedRows(Generic[Row]):
         Args:
             held_out_fraction: expected share of the prompts in the evaluation set. The split
                 depends on the prompts alone, so a prompt lies on the same side in every data set.
-            seed: of the order of the training rows; the split does not depend on it.
+            seed: random seed of the order of the training rows; the split does not depend on it.
 
         Raises:
             ValueError: if a row is too long, naming the longest, or a side of the split is empty.
@@ -107,7 +107,7 @@ class TokenizedComparisons(TokenizedRows[Comparison]):
 
     @property
     def label_kind(self) -> LabelKind:
-        """What the annotators labelled."""
+        """Kind of the labels of all rows."""
         return label_kind(self.rows)
 
     @property

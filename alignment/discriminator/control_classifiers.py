@@ -53,8 +53,8 @@ def control_accuracies(earlier: PromptGroup, fresh: PromptGroup) -> dict[str, fl
         fresh: responses of both classes that are not among them.
 
     Returns:
-        length_accuracy: of the response's length, its logarithm, and whether it ended;
-        bag_of_words_accuracy: of the number of occurrences of each token. Both are the mean of the
+        length_accuracy: accuracy from the response's length, its logarithm, and whether it ended;
+        bag_of_words_accuracy: accuracy from the count of each token. Both are the mean of the
         two classes' accuracies; 0.5 if there are no earlier responses.
     """
     if not len(earlier.rollouts):

@@ -163,7 +163,7 @@ def pairwise_loss(
     corresponding prefixes.
 
     Args:
-        group_index: of each response its group, 0 to the number of groups - 1; every group has both
+        group_index: group of each response, 0 to the number of groups - 1; every group has both
             classes.
 
     Returns:
@@ -209,7 +209,7 @@ def group_levels(
     logit 0 after its own c is subtracted.
 
     Args:
-        group_index: of each response its group, 0 to the number of groups - 1; none empty.
+        group_index: group of each response, 0 to the number of groups - 1; none is empty.
 
     Returns:
         log mean e^logit of each group, to be subtracted from the logits of its prompt.
@@ -223,7 +223,7 @@ def group_levels(
 
 
 def length_slope(logits: Float[Tensor, " batch"], lengths: Int[Tensor, " batch"]) -> float:
-    """Least-squares slope of the logit on the length of the response, in nats a token.
+    """Least-squares slope of the logit on the length of the response, in nats per token.
 
     A slope above 0 means that the discriminator rewards longer responses, one below 0 shorter ones.
 

@@ -28,7 +28,7 @@ def discriminator_estimates(
         accuracy: mean of the two classes' fractions on the right side of 0; logits of 0 count half.
         logit_expert, logit_policy: mean logits.
         calibration_expert, calibration_policy: E_expert[1 - D] and E_policy[D]; equal when the
-            discriminator is calibrated, 0.5 when expert and policy cannot be told apart.
+            discriminator is calibrated, 0.5 when expert and policy are indistinguishable.
         forward_kl_estimate, reverse_kl_estimate, jensen_shannon_estimate: E_expert[h],
             -E_policy[h], and log 2 minus half the sum of the two cross-entropies, in nats.
 
@@ -60,9 +60,9 @@ class FreshLogits(NamedTuple):
     batch: LabelledBatch
     """Rollouts of this step, and the demonstrations of their prompts."""
     logits: Float[Tensor, " trajectory"]
-    """Of the fresh batch."""
+    """Logits of the responses in batch."""
     held_out_logits: Float[Tensor, " held_out"]
-    """Of demonstrations in the evaluation set; there may be none."""
+    """Logits of demonstrations in the evaluation set; may be empty."""
 
 
 def fresh_metrics(fresh: FreshLogits) -> dict[str, float]:

@@ -29,7 +29,7 @@ def squared_gradient_norms(
 
     Args:
         logits: differentiable functions of the embeddings, each of one response.
-        embeddings: of the tokens, part of the graph of the logits.
+        embeddings: embeddings of the tokens, part of the graph of the logits.
         response_index: whose logits depend on each token: 0 to num_responses - 1; num_responses for
             a token on which those of several do, such as a prompt stored once for all its
             responses, which counts for none.

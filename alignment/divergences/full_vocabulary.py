@@ -23,7 +23,7 @@ MAX_EXPONENT = 30.0
 
 
 class Teacher(NamedTuple):
-    """What a teacher says of the states of one microbatch, and how the policy is compared to it."""
+    """Outputs of a teacher for one microbatch, and the divergence to compute from them."""
 
     states: Tensor
     """[action, teacher_hidden] its normed final hidden states that predict the actions."""
@@ -32,7 +32,7 @@ class Teacher(NamedTuple):
     divergence: str
     """A name of STATE_DIVERGENCES."""
     parameters: Mapping[str, float]
-    """Of that divergence."""
+    """Parameters of that divergence."""
 
 
 def check_state_divergence(name: str, parameters: Mapping[str, float]) -> None:
@@ -84,12 +84,12 @@ def state_divergences(
 
     Args:
         policy_states: the hidden states that predict the actions.
-        policy_head: of the policy, without bias. These two receive the gradient, nothing else does.
-        teacher: what the policy is compared with at the same states.
-        chunk_logits: most logits of one model held at a time; None is the device's CHUNK_LOGITS.
+        policy_head: output head of the policy, without bias. Only these two receive a gradient.
+        teacher: outputs of the teacher for the same states.
+        chunk_logits: maximum number of one model's logits in memory; None is CHUNK_LOGITS.
 
     Returns:
-        One divergence a state, in nats, at least 0 up to rounding.
+        One divergence per state, in nats, at least 0 up to rounding.
 
     Raises:
         ValueError: if temperature is not positive, or the divergence not one of the above.
@@ -216,7 +216,7 @@ class _Kind(NamedTuple):
     parameter: str | None
     """Its name; the value lies in [0, 1]."""
     compute: Callable[[Tensor, Tensor, float], Tensor]
-    """Of p, q and the parameter; p and q as [action, vocab] log-probabilities."""
+    """Function of p, q and the parameter; p and q are [action, vocab] log-probabilities."""
 
 
 STATE_DIVERGENCES: Mapping[str, _Kind] = {
@@ -228,4 +228,4 @@ STATE_DIVERGENCES: Mapping[str, _Kind] = {
     "skew_reverse_kl": _Kind("skew", lambda p, q, skew: _kl_to_mixture(q, p, 1.0 - skew)),
     "total_variation": _Kind(None, lambda p, q, _: 0.5 * (p.exp() - q.exp()).abs().sum(-1)),
 }
-"""What is defined at level state, by name."""
+"""Divergences of level state, by name."""

@@ -57,7 +57,7 @@ class Divergence(NamedTuple):
 
     name: str
     formula: str
-    """In plain text, with p the expert and q the policy; so are all formulas."""
+    """Formula in plain text, with p the expert and q the policy, as in all formulas."""
     generator_formula: str
     """f(u) with u = p / q, up to a linear term c (u - 1), which changes no divergence."""
     reward_formula: str

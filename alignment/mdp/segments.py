@@ -16,7 +16,7 @@ def sequence_sums(
 
     Args:
         values: one number for each action.
-        sequence_index: which sequence of the microbatch each action belongs to.
+        sequence_index: sequence of each action in the microbatch.
         num_sequences: sequences in this microbatch (not over all ranks).
 
     Returns:
@@ -53,7 +53,7 @@ def prefix_sums(
     """Sum each action's value and those before it in its sequence.
 
     Args:
-        sequence_index: which sequence each action belongs to, ascending.
+        sequence_index: sequence of each action, ascending.
 
     Returns:
         One sum for each action. NaN affects only its own sequence.

@@ -50,8 +50,8 @@ class ScalarModel(nn.Module):
             tuning: full trains all of it but its token embeddings; lora only low-rank adapters on
                 its linear layers; frozen nothing of it. The head is always trained.
             autocast: precision of the backbone's matrix products.
-            seed: of the adapters' random half; nothing else is random.
-            has_bias: whether the head adds a number that is the same for all responses.
+            seed: random seed of the adapters; nothing else is random.
+            has_bias: whether the head has a bias, which is the same for all responses.
         """
         super().__init__()
         if tuning == "lora":
@@ -81,7 +81,7 @@ class ScalarModel(nn.Module):
         """Return one logit a response, or one a prefix of it.
 
         Args:
-            inputs_embeds: from embed, where they are differentiated by or changed.
+            inputs_embeds: result of embed, to differentiate by it or to change it.
             per_token: a logit for each response token, on the response up to and including it.
 
         Returns:
@@ -145,8 +145,8 @@ gradient; at 1e-4 the loss after 11 updates was 1.27 with factor 1 and 0.71 with
 
 
 WEIGHT_DECAY = 0.01
-"""Of matrices. At the backbone's rates it moves nothing in the hundreds of steps of a run; against
-overfitting there are fewer layers, adapters and the penalties."""
+"""Weight decay of matrices. At the backbone's rates it has almost no effect in hundreds of steps;
+fewer layers, adapters and the penalties counteract overfitting."""
 
 
 def scalar_optimizer(

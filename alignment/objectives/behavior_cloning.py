@@ -33,8 +33,8 @@ def behavior_cloning(
 
     Args:
         policy_logprobs: log pi of the expert's tokens in nats; receives the gradient.
-        sequence_index: which demonstration of the microbatch each token belongs to.
-        reduction: how the optimizer step averages.
+        sequence_index: demonstration of each action in the microbatch.
+        reduction: average over the optimizer step, as above.
         num_sequences: N, demonstrations in the step over all ranks and microbatches.
         num_action_tokens: T, response tokens in the same.
 

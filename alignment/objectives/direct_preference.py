@@ -38,15 +38,15 @@ def direct_preference(
     Args:
         log_ratios: l_i = log pi - log reference of whole responses, sums over tokens in nats; the
             only input that receives a gradient.
-        ranks: of each response in its comparison, best first: 0 for it, equal for a tie; margin
+        ranks: rank of each response in its comparison, best first, from 0, equal for a tie; margin
             takes the difference of two ranks as the strength of the preference.
-        group_index: the comparison of each response; whole ones, numbered from 0, ascending.
-        likelihood: of the labels: rao_kupper or davidson if there are ties, plackett_luce for
-            rankings.
-        divergence: from the reference to the policy, see check_direct_divergence.
-        beta: its weight, in units of reward a nat; positive.
-        label_smoothing: probability that a pair was labelled the wrong way round, below 1/2.
-        num_comparisons: N, in the optimizer step over all ranks and microbatches.
+        group_index: comparison of each response, from 0, ascending; comparisons are complete.
+        likelihood: model of the labels, rao_kupper or davidson if there are ties, plackett_luce
+            for rankings.
+        divergence: divergence from the reference to the policy; see check_direct_divergence.
+        beta: weight of the divergence, in units of reward per nat; positive.
+        label_smoothing: probability that the label of a pair is wrong, below 1/2.
+        num_comparisons: N, comparisons in the optimizer step over all ranks and microbatches.
 
     Returns:
         This microbatch's term of the loss, and the diagnostics of order_metrics with

@@ -29,7 +29,7 @@ def distillation(
     of demonstrations even reverse KL nearly covers all modes.
 
     Args:
-        divergences: from teacher to policy at each state in nats, with gradient.
+        divergences: divergence from teacher to policy at each state in nats, with gradient.
         num_sequences: N, responses in the optimizer step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
 
@@ -41,7 +41,7 @@ def distillation(
 
     References:
         Agarwal et al. 2024 (GKD), arXiv:2306.13649, eq. 2 with a sum in place of the mean over a
-        response's tokens, which would weigh a token by the inverse of its response's length; the
+        response's tokens, which would weight a token by the inverse of its response's length; the
         whole gradient: Gu et al. 2024 (MiniLLM), arXiv:2306.08543.
     """
     require_positive(num_sequences=num_sequences, num_action_tokens=num_action_tokens)

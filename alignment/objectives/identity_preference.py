@@ -34,10 +34,10 @@ def identity_preference(
     Args:
         log_ratios: log pi - log reference of whole responses in nats; the only input that receives
             a gradient.
-        ranks: of each response in its comparison, best first: 0 for it, equal for a tie.
-        group_index: the comparison of each response; whole ones, numbered from 0, ascending.
+        ranks: rank of each response in its comparison, best first, from 0, equal for a tie.
+        group_index: comparison of each response, from 0, ascending; comparisons are complete.
         beta: tau of the paper, weight of the KL divergence; positive.
-        num_comparisons: N, in the optimizer step over all ranks and microbatches.
+        num_comparisons: N, comparisons in the optimizer step over all ranks and microbatches.
 
     Returns:
         This microbatch's term of the loss, in squared nats, and the diagnostics of order_metrics.

@@ -38,8 +38,8 @@ def inverse_q(
         policy_logprobs: log pi of the expert's tokens in nats; receives the gradient.
         log_normalizers: V(s_it), logsumexp of the logits in the state where each token was chosen,
             at the temperature of the log-probabilities; receives the gradient.
-        sequence_index: which demonstration of the microbatch each token belongs to, ascending.
-        td_weight: of the squares, finite and at least 0.
+        sequence_index: demonstration of each action in the microbatch, ascending.
+        td_weight: weight of the squares, finite and at least 0.
         num_sequences: N, demonstrations in the step over all ranks and microbatches.
         num_action_tokens: response tokens in the same.
 

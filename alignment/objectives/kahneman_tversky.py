@@ -39,8 +39,8 @@ def kahneman_tversky(
             every rank; a constant for the gradient, and 0 where it is negative. The paper's is
             the mean log-ratio of responses under prompts of other ones.
         beta: inverse scale of the distance, per nat; positive.
-        desirable_weight: of desirable responses, at least 0.
-        undesirable_weight: of undesirable ones, at least 0. If there are more labels of one
+        desirable_weight: weight of desirable responses, at least 0.
+        undesirable_weight: weight of undesirable ones, at least 0. If there are more labels of one
             kind, weight times number should be about the same for both.
         num_sequences: N, in the optimizer step over all ranks and microbatches.
 

@@ -37,8 +37,8 @@ def policy_gradient(
         behavior_logprobs: log mu(a_t|s_t) in nats, as recorded when the token was sampled.
         advantages: A_it of each action, in reward units, taken as constant. Where the reward is one
             of whole responses, all actions of a response share its advantage.
-        sequence_index: which sequence of the microbatch each action belongs to.
-        importance: what one importance weight covers, or clip.
+        sequence_index: sequence of each action in the microbatch.
+        importance: level of the importance weights, or clip.
         max_mean_log_ratio: a sequence whose mean of log pi - log mu is farther from 0, in nats a
             token, adds nothing; None rejects none. N still counts it: see importance_weights.
         num_sequences: N, sequences in the optimizer step over all ranks and microbatches.

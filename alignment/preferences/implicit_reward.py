@@ -36,7 +36,7 @@ class ImplicitRewards(NamedTuple):
     """Rewards up to a constant for each prompt, and where the tangent replaces the formula."""
 
     values: Float[Tensor, "*shape"]
-    """In units of reward, increasing in the log-ratio."""
+    """Rewards, which increase with the log-ratio."""
     is_on_tangent: Bool[Tensor, "*shape"]
     """The log-ratio is outside the divergence's safe range."""
 

@@ -24,7 +24,7 @@ class LabelledPairs(NamedTuple):
     is_tie: Bool[Tensor, " pair"]
     """Ranks are equal: neither is better."""
     strengths: Float[Tensor, " pair"]
-    """How strongly the better response is preferred, at least 0."""
+    """Strength of the preference for the better response, at least 0."""
     weights: Float[Tensor, " pair"]
     """1 over the pairs of the comparison, so that every comparison counts the same."""
     group_index: Int[Tensor, " sequence"]
@@ -51,7 +51,7 @@ def labelled_pairs(
 
     Args:
         ties: whether two responses of equal rank are a pair.
-        strengths: of the comparison of each response; None takes the difference of ranks.
+        strengths: strength of the comparison of each response; None takes the difference of ranks.
 
     Raises:
         ValueError: if a comparison is not sorted, or has no pair.
@@ -124,7 +124,7 @@ def order_metrics(
 
     Args:
         log_ratios: log pi - log reference of each response, in nats.
-        num_comparisons: in the optimizer step over all ranks and microbatches.
+        num_comparisons: comparisons in the optimizer step over all ranks and microbatches.
 
     Returns:
         This microbatch's terms of means over comparisons of means over their pairs, to be summed:

@@ -3,7 +3,7 @@
 Scores come from a reward model, from a discriminator's logits or from a policy's implicit reward. A
 likelihood of rankings takes each comparison whole; any other takes every two of its responses, and
 each comparison counts the same, however many pairs it has (Ouyang et al. 2022, arXiv:2203.02155,
-equation 1). Parameters of a likelihood beside the scores can be trained too: one number for the
+equation 1). Parameters of a likelihood can be trained in addition to the scores: one number for the
 probability of ties, or a second output of the model for the noise of each response.
 """
 
@@ -101,7 +101,7 @@ def likelihood_loss(
     Args:
         outputs: as log_likelihoods takes them; they receive the gradient. The squares of log-scales
             are penalized.
-        num_comparisons: in the optimizer step over all ranks and microbatches.
+        num_comparisons: comparisons in the optimizer step over all ranks and microbatches.
 
     Returns:
         This microbatch's term of the loss, in nats; the terms add up.
@@ -119,7 +119,7 @@ def learned_likelihood(
     """Look up a likelihood whose tie parameter, if it has one, is trained.
 
     Args:
-        parameters: of the likelihood; those of rao_kupper and davidson follow from log_tie.
+        parameters: its parameters; those of rao_kupper and davidson follow from log_tie.
         log_tie: any real number, differentiable: the log of rao_kupper's threshold less 1, or of
             davidson's tie_weight. Other likelihoods ignore it.
     """

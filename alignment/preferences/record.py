@@ -26,9 +26,9 @@ class Comparisons(NamedTuple):
     scores: Float[Tensor, "comparison place"]
     """The preferred response first; two places, or more in rankings."""
     is_tie: Bool[Tensor, " comparison"] | None = None
-    """None where ties were not allowed."""
+    """None if ties were not allowed."""
     strengths: Float[Tensor, " comparison"] | None = None
-    """How strongly the best response is preferred, at least 0, on any scale."""
+    """Strength of the preference for the best response, at least 0, on any scale."""
     log_scales: Float[Tensor, "comparison place"] | None = None
     """Natural log of the noise on the score of each response, in units of scores."""
     num_ranked: Int[Tensor, " comparison"] | None = None
@@ -49,7 +49,7 @@ class PreferenceLikelihood(NamedTuple):
     formula: str
     """Probability that i is preferred to j, in plain text, with d = r_i - r_j."""
     behavior: str
-    """What it assumes about annotators, and the effect on the scores."""
+    """Its assumption about annotators, and the effect on the scores."""
     choose_when: str
     avoid_when: str
     takes: tuple[Literal["pairs", "ties", "rankings"], ...]

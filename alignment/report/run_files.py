@@ -17,7 +17,7 @@ from alignment.data.samples import PHASES, Sample, _read_lines, _read_samples
 GROUPS = ("prompts", *PHASES, "expert")
 """Groups of texts that a report compares, in the order in which it shows them."""
 STAGES = ("sft", "discriminator_warm_up", "on_policy")
-"""In the order of a run."""
+"""Stages in the order of a run."""
 
 
 class StepMetrics(NamedTuple):
@@ -41,15 +41,15 @@ class Run(NamedTuple):
     config: dict[str, Any]
     """The resolved configuration, nested as in the file."""
     rows: list[StepMetrics]
-    """By step, then by stage; each pair of both once."""
+    """Sorted by step, then by stage; one row for each pair."""
     samples: dict[str, dict[int, Sample]]
-    """By phase, then by prompt number; phases without samples are left out."""
+    """Samples by phase and prompt number; phases without samples are left out."""
     patterns: dict[str, re.Pattern[str]]
     """Those of evaluation.patterns, ignoring case."""
     manifest: dict[str, Any]
     """Empty if the file is missing."""
     notes: list[str]
-    """What could not be read, one sentence each."""
+    """Sentences about lines and files that could not be read."""
 
     def setting(self, path: str, default: object = None) -> Any:  # noqa: ANN401 - as YAML has it
         """Look up a setting such as "objective.steps"; the default if config.yaml lacks it."""

@@ -1,1 +1,1 @@
-"""Reward functions, and how good a reward model is."""
+"""Reward functions, and the evaluation of reward models."""

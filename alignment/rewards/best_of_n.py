@@ -50,7 +50,7 @@ class WrittenRows(NamedTuple):
     """The rows of a data set, and the number of prompts without a row."""
 
     values: list[dict[str, object]]
-    """In the order of the prompts."""
+    """Rows in the order of the prompts."""
     left_out: dict[str, int]
     """Number of prompts by reason; only reasons that occurred."""
 
@@ -93,8 +93,8 @@ def value_of_best(
     samples, so those of its rewards rise together with n.
 
     Args:
-        rewards: of K independent samples of the same policy for each prompt.
-        values: of the same samples, in float64: their lengths, or the rewards themselves.
+        rewards: rewards of K independent samples of the same policy for each prompt.
+        values: values of the same samples, in float64: their lengths, or the rewards themselves.
         num_drawn: n, from 1 to K.
 
     Returns:

@@ -40,7 +40,7 @@ class Contrast(NamedTuple):
     """Comparisons, and the number of prompts without one."""
 
     comparisons: list[Comparison]
-    """In the order of the prompts; chosen first."""
+    """Comparisons in the order of the prompts, the chosen response first."""
     left_out: dict[str, int]
     """Number of prompts by reason; only reasons that occurred."""
 
@@ -90,7 +90,7 @@ def rows_of(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:
     """Return pairs as the values that alignment.data.comparisons.read_comparisons reads.
 
     Args:
-        comparisons: of two responses each, the preferred one first.
+        comparisons: comparisons of two responses each, the preferred one first.
 
     Returns:
         A row for each: prompt, chosen, rejected and domain. A prompt is a text or, where any of the

@@ -36,7 +36,7 @@ class FeaturePairs(NamedTuple):
     features: Float[Tensor, "pair place hidden"]
     """The preferred response first."""
     is_held_out: Tensor
-    """[pair]"""
+    """[pair] whether it is in the evaluation set."""
 
 
 class Sensitivity(NamedTuple):
@@ -45,7 +45,7 @@ class Sensitivity(NamedTuple):
     likelihood: str
     flipped: float
     accuracies: tuple[float, ...]
-    """By seed; one value if no label is flipped."""
+    """One accuracy per seed; a single one if no label is flipped."""
 
     @property
     def mean(self) -> float:
@@ -54,7 +54,7 @@ class Sensitivity(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds; 0 of one."""
+        """Standard deviation over the seeds; 0 for a single one."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 

@@ -12,7 +12,7 @@ def exact_match(prompt: str, response: str, expert_response: str) -> float:
 
     Args:
         prompt: not used.
-        expert_response: of the expert, to the same prompt.
+        expert_response: the expert's response to the same prompt.
 
     References:
         Cobbe et al. 2021 (GSM8K), arXiv:2110.14168, for the mark.

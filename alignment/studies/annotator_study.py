@@ -75,7 +75,7 @@ class MeanEstimate(NamedTuple):
 
 
 class LikelihoodResult(NamedTuple):
-    """How well a likelihood recovers the order from the labels of a group of annotators."""
+    """Quality of the order that a likelihood recovers from the labels of annotators."""
 
     annotators: str
     pairing: Pairing
@@ -83,7 +83,7 @@ class LikelihoodResult(NamedTuple):
     rank_correlation: MeanEstimate
     """Kendall's tau of fitted and true scores; 1 for the true order."""
     regret: MeanEstimate
-    """Of selecting the best of 8 random responses by the fitted scores, in true score."""
+    """Loss of true score when the best of 8 random responses is selected by the fitted scores."""
 
 
 def fit_likelihoods(

@@ -51,7 +51,7 @@ class AnnotatorLabels(NamedTuple):
     """The preferred response first."""
     is_tie: Bool[Tensor, " comparison"]
     strengths: Float[Tensor, " comparison"]
-    """Of the preference of the first over the second: 0, 1/2 or 1."""
+    """Strength of the preference for the first response: 0, 1/2 or 1."""
 
 
 def domains_of(num_responses: int) -> Int[Tensor, " response"]:

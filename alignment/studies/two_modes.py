@@ -40,9 +40,9 @@ SLIP = 0.06
 MIN_RATIO = 0.1
 """Response y counts for precision if p(y) >= 0.1 q(y), for recall if q(y) >= 0.1 p(y)."""
 States = Literal["expert", "policy", "policy_with_gradient"]
-"""Whose states (prefixes) next tokens are compared in."""
+"""Source of the states (prefixes) at which next tokens are compared."""
 Logits = Float[Tensor, "row vocab"]
-"""Of a bigram chain: row 0 for the first token, row 1 + a for the token after a."""
+"""Logits of a bigram chain: row 0 for the first token, row 1 + a for the token after a."""
 
 
 class TypeClasses(NamedTuple):

@@ -19,7 +19,7 @@ from alignment.studies.two_modes import (
 )
 
 SEEDS = range(6)
-"""Of the random starts; each mode attracts some of them."""
+"""Seeds of the random starts; each mode attracts some of them."""
 ADAM_STEPS = 1500
 ADAM_LEARNING_RATE = 0.2
 MAX_FINAL_GRADIENT = 1e-6
@@ -30,7 +30,7 @@ class Restart(NamedTuple):
     """The result of one random start."""
 
     value: float
-    """Of the objective, in nats."""
+    """Value of the objective, in nats."""
     metrics: PolicyMetrics
 
     @property
@@ -47,7 +47,7 @@ class DivergenceFit(NamedTuple):
     states: States | None
     """None for a divergence of whole responses."""
     restarts: tuple[Restart, ...]
-    """In the order of their values."""
+    """Restarts by ascending value."""
 
     @property
     def best(self) -> PolicyMetrics:

@@ -59,8 +59,8 @@ def rates_from_metrics(
     The rest, such as what links between GPUs carry, stays the data sheet's.
 
     Args:
-        run_dir: of a run with on-policy steps, on GPUs, whose number of workers did not change.
-        scorer: of its discriminator's layers or teacher, if it has one.
+        run_dir: directory of a run on GPUs with on-policy steps and constant numbers of workers.
+        scorer: shape of its discriminator's layers or teacher, if it has one.
         sheet: the rates of such a GPU by its data sheet.
 
     Returns:

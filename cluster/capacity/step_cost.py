@@ -8,7 +8,7 @@ from cluster.resources.memory import GIB, key_value_bytes
 from cluster.resources.model_shape import ModelShape
 
 SAVED_BYTES = 12
-"""Per trained parameter that discriminator workers share: float32 weight and two moments."""
+"""Bytes per trained parameter that discriminator workers share: float32 weight, two moments."""
 BACKWARD_PASSES = 2
 """Cost of a backward pass in forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1)."""
 
@@ -24,7 +24,7 @@ class Work(NamedTuple):
     """The work of a whole step, unless stated otherwise."""
 
     num_prompts: int
-    """Drawn; for some the demonstration may take the place of responses."""
+    """Prompts of a step; for some the demonstration may replace the responses."""
     num_sampled_prompts: int
     """Prompts to which the policy responds."""
     group_size: int
@@ -45,7 +45,7 @@ class Work(NamedTuple):
     update_passes_tokens: float
     """Tokens through the discriminator in its update; backward counts as two forward passes."""
     saved_scorer_bytes: float
-    """Sent by the discriminator worker that trains to the others after an update."""
+    """Bytes that the trained discriminator worker sends to the others after an update."""
 
     @property
     def sampled_tokens(self) -> float:
@@ -72,8 +72,8 @@ def work_of(
                     responses and demonstrations, replayed r / (1 - r) as many
 
     Args:
-        scorer: of the discriminator's layers or of the teacher; None if the run has neither.
-        lengths: of prompts and responses; demonstrations count as responses.
+        scorer: shape of the discriminator's layers or of the teacher; None if the run has neither.
+        lengths: lengths of prompts and responses; demonstrations count as responses.
 
     Raises:
         InvalidInputError: if the job has no on-policy steps that sample.

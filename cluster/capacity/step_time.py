@@ -23,7 +23,7 @@ from cluster.capacity.gpu_rates import Rates
 from cluster.capacity.step_cost import Work
 
 GPUS_PER_NODE = 8
-"""In a node, GPUs have fast links, and workers share fetched weights through the page cache."""
+"""GPUs that have fast links and whose workers share fetched weights in the page cache."""
 Sharing = Literal["nothing", "scorer with learner", "all"]
 Bound = Literal["sampling", "scoring", "learning", "staleness"]
 
@@ -50,7 +50,7 @@ class Phases(NamedTuple):
     """Seconds of one step, each phase alone."""
 
     sampling_s: float
-    """From the first request of a step to the last response."""
+    """Time from the first request of a step to the last response."""
     sampling_busy_s: float
     """Mean over the workers: less than sampling_s where requests do not divide evenly."""
     iterations_s: float
@@ -65,7 +65,7 @@ class Phases(NamedTuple):
     """Communication between ranks: overlaps with computation."""
     publish_s: float
     overhead_s: float
-    """Of the driver and Ray."""
+    """Overhead of the driver and Ray."""
 
     @property
     def chain_s(self) -> float:
@@ -81,7 +81,7 @@ class Estimate(NamedTuple):
     phases: Phases
     step_s: float
     bound: Bound
-    """What decides the time of a step; without overlap, the phase that takes longest."""
+    """Bottleneck of the step; without overlap, the phase that takes longest."""
     tokens_per_s: float
     """Response tokens per second."""
     idle: dict[Bound, float]

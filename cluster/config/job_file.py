@@ -23,7 +23,7 @@ LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-"""For each type of pydantic's errors: the key of the limit in its context, and the wording."""
+"""Key of the limit in the error's context, and its wording, by type of pydantic's error."""
 
 RENAMED = {
     "warm_start": "sft",

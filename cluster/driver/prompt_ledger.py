@@ -112,7 +112,7 @@ class DrawTotals(NamedTuple):
 
     trained: int = 0
     dropped: Mapping[str, int] = {}
-    """By reason."""
+    """Number of dropped draws by reason."""
 
     def plus(self, ledger: Ledger) -> "DrawTotals":
         """Return the totals with the draws of a stage added."""

@@ -90,7 +90,7 @@ class Sampler:
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self.advanced_at = time.monotonic()
-        """When prompts were last handed out, on the monotonic clock."""
+        """Time at which prompts were last handed out, on the monotonic clock."""
 
     def advance(self, steps_done: int) -> None:
         """Hand out the prompts that the ledger allows after this many steps."""

@@ -1,1 +1,1 @@
-"""What one command does from start to end."""
+"""The commands: each job from start to end."""

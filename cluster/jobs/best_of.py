@@ -1,4 +1,4 @@
-"""What the command irlign best-of does: responses of a policy, scored by a reward, on Ray.
+"""The command irlign best-of: samples responses of a policy and scores them by a reward, on Ray.
 
 It hires the rollout workers and reward sources of a run without its driver and learner. Weights
 reach the workers as those of a learner do, through a weight store and proven by a canary.

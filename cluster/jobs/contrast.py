@@ -22,7 +22,7 @@ from cluster.run_state.files import write_atomically
 from cluster.run_state.manifest import KEEP_CHECKPOINTS, Position, checkpoint_folder, load_manifest
 
 MIN_COMPARISONS = 20
-"""At the default data.held_out_fraction of 0.05, fewer comparisons leave none to evaluate on."""
+"""Minimum: at the default data.held_out_fraction of 0.05, fewer leave none to evaluate on."""
 MEASURED_SHARE = 0.2
 """Share of the comparisons that the suggested data.held_out_fraction keeps for evaluation."""
 NUMERATOR = "numerator"
@@ -36,7 +36,7 @@ def write_log_ratio(run_dir: Path, config: RunConfig, pair: Pair, folder: Path) 
     the run's model.name.
 
     Args:
-        config: of the run; its sft.steps are above 0.
+        config: settings of the run; sft.steps is above 0.
 
     Raises:
         InvalidInputError: if the pair is not init-sft, the run does not hold pi_SFT, or the folder

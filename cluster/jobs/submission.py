@@ -49,7 +49,7 @@ class Run(NamedTuple):
     job_id: str
     name: str
     run_dir: str
-    """On the cluster."""
+    """Run directory on the cluster."""
     status: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     began: float
@@ -73,7 +73,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     """Connect to the job API of a cluster.
 
     Args:
-        address: of its dashboard, such as http://head:8265; None for that of the environment.
+        address: address of its dashboard, such as http://head:8265; None reads the environment.
 
     Raises:
         InvalidInputError: if the dashboard does not respond, or the token is missing or wrong.
@@ -132,10 +132,10 @@ def submit_run(
     """Start or resume a run on a cluster; return its job, whose process starts later.
 
     Args:
-        run_dir: on the cluster; None is RUNS_DIR/NAME.
+        run_dir: run directory on the cluster; None is RUNS_DIR/NAME.
 
     Raises:
-        InvalidInputError: if the run goes on already, or its data are too large to be uploaded.
+        InvalidInputError: if the run is already active, or its data are too large to be uploaded.
     """
     name = config.name
     earlier = [run for run in runs(client) if run.name == name]

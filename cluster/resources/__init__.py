@@ -1,1 +1,1 @@
-"""What a worker needs, and what a machine or cluster has."""
+"""Resources that workers need, and that a machine or cluster has."""

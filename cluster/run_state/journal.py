@@ -1,4 +1,4 @@
-"""What a run appends to its directory while it goes on: metrics of each step, and samples."""
+"""Appends metrics and samples to the files of an active run."""
 
 import time
 from collections.abc import Mapping

@@ -34,7 +34,7 @@ class Progress:
     stage: Stage = "starting"
     phase: str = "starting workers"
     phase_began: float = 0.0
-    """On the monotonic clock."""
+    """Start of the phase on the monotonic clock."""
     iteration: int = 0
     num_iterations: int = 0
 

@@ -79,10 +79,10 @@ def test_kl_of_occupancies_is_not_the_kl_of_responses(seed):
 
 
 @given(expert=policy_tables(), policy=policy_tables())
-def test_jensen_shannon_splits_with_the_verdict_on_the_prefix_as_its_skew(expert, policy):
+def test_jensen_shannon_splits_with_the_probability_of_the_prefix_as_its_skew(expert, policy):
     of_expert, of_policy = state_visits(expert), state_visits(policy)
-    verdicts = of_expert / (of_expert + of_policy)  # the optimal D of each prefix
-    rows = zip(verdicts.tolist(), expert.softmax(-1), policy.softmax(-1), strict=True)
+    chances = of_expert / (of_expert + of_policy)  # the optimal D of each prefix
+    rows = zip(chances.tolist(), expert.softmax(-1), policy.softmax(-1), strict=True)
     # The record is divided by beta (1 - beta), which the mutual information is not
     skewed = torch.stack(
         [w * (1.0 - w) * divergence("generalized_js", beta=w).value(p, q) for w, p, q in rows]

@@ -160,8 +160,8 @@ def test_least_squares_discriminator_knows_the_ratio_and_its_score_is_le_cams_di
     torch.testing.assert_close(score(optimum), exact, **EXACT)
 
 
-def test_le_cam_reward_is_a_square_of_the_least_squares_verdict():
-    # With targets -1 and 1 the optimal verdict is tanh(h / 2)
+def test_le_cam_reward_is_a_square_of_the_least_squares_output():
+    # With targets -1 and 1 the optimal output is tanh(h / 2)
     found = RECORDS["le_cam"].reward(LOGITS) - RECORDS["le_cam"].reward(LOGITS[:1])
     square = (torch.tanh(LOGITS / 2.0) + 1.0).square()
     torch.testing.assert_close(found, square - square[0], **EXACT)

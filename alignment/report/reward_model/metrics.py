@@ -21,7 +21,7 @@ Evaluation = Mapping[str, Any]
 Interval = dict[str, Any]
 """mean, low, high and num_rows, as alignment.bootstrap.with_interval returns them."""
 NUM_BINS = 10
-"""Of the reliability diagram, of equal width."""
+"""Number of bins of the reliability diagram, which have equal widths."""
 ORIENTATION_SEED = 0
 """Seed of the draw of one response of each pair."""
 NUM_SIMULATIONS = 200
@@ -68,7 +68,7 @@ class Bin(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """How well predicted probabilities match observed shares."""
+    """Agreement of predicted probabilities with observed fractions."""
 
     bins: list[Bin]
     """Bins that hold pairs, from probability 0 to 1."""

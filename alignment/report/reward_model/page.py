@@ -51,7 +51,7 @@ class Section(NamedTuple):
 
 
 class ReportMetrics(NamedTuple):
-    """What the page shows in addition to reward_model.json."""
+    """Metrics that the page shows in addition to those of reward_model.json."""
 
     calibration: Calibration
     gain_over_length: Interval

@@ -56,9 +56,9 @@ class RunSummary(NamedTuple):
     """Whether the manifest says so, or all planned steps were taken."""
     total_time_s: float | None
     held_out_nll: dict[str, Measurement]
-    """Of the evaluation set, in nats per token, by phase: before, after_sft and after."""
+    """Values on the evaluation set, in nats per token, by phase: before, after_sft and after."""
     texts: dict[str, TextMetrics]
-    """By group; groups without texts are left out."""
+    """Metrics by group; groups without texts are left out."""
     discriminator_accuracy: float | None
     """Mean of the last 10 values of the on-policy stage, as the next."""
     jensen_shannon: float | None

@@ -45,7 +45,7 @@ class EvaluatedPrompt(NamedTuple):
     prompt: Markup
     expert: Markup
     responses: list[Markup | None]
-    """Of the policy in each phase; None where a phase lacks the prompt."""
+    """Response of the policy in each phase; None if a phase lacks the prompt."""
     are_truncated: list[bool]
 
 

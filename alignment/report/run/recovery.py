@@ -19,13 +19,13 @@ class Recovery(NamedTuple):
 
     what: str
     at_s: float
-    """When it was recorded, since the start of the run."""
+    """Time of the record since the start of the run."""
     step_before: int
     """The last step before it, counted as in StepMetrics; 0 if there was none."""
     next_step_s: float | None
-    """From the event to the end of the next step; None if there is none."""
+    """Time from the event to the end of the next step; None if there is none."""
     between_steps_s: float | None
-    """From the end of the step before, or the start of the run, to the end of the next."""
+    """Time from the end of the step before, or the start of the run, to the end of the next."""
 
 
 class PromptAccount(NamedTuple):

@@ -40,7 +40,7 @@ def test_sums_equal_a_loop_over_each_sequence(batch):
 
 
 @given(batch=flat_batches(), data=st.data())
-def test_increments_to_go_are_the_final_verdict_less_the_one_before_the_token(batch, data):
+def test_increments_to_go_are_the_final_reward_less_the_one_before_the_token(batch, data):
     index, _, _ = batch
     logits = data.draw(floats64(len(index)))
     found = rewards_to_go(increment_rewards(logits, index, torch.exp), index)

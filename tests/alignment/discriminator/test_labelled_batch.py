@@ -80,7 +80,7 @@ def test_every_response_token_of_every_microbatch_has_its_place_among_all(max_to
     assert sorted(seen) == list(range(12))
 
 
-def test_with_one_verdict_each_a_place_is_the_trajectory():
+def test_with_one_logit_per_response_a_place_is_the_trajectory():
     counts = logit_counts(TRAJECTORIES, per_token=False)
     assert flat_places(torch.tensor([3, 0, 4]), counts).tolist() == [3, 0, 4]
     assert flat_places(torch.tensor([], dtype=torch.int64), counts).tolist() == []
@@ -132,7 +132,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("costs", LOSSES.values(), ids=LOSSES.keys())
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_the_best_verdict_on_a_prefix_is_its_log_ratio_whatever_the_lengths_and_counts(
+def test_the_optimal_logit_of_a_prefix_is_its_log_ratio_whatever_the_lengths_and_counts(
     costs, repeats
 ):
     batch = labelled([PromptGroup(responses(POLICY, repeats), responses(EXPERT))])
@@ -152,7 +152,7 @@ def test_the_best_verdict_on_a_prefix_is_its_log_ratio_whatever_the_lengths_and_
         assert loss(best.detach() + step) > loss(best.detach())
 
 
-def test_a_mean_within_each_response_would_shift_the_verdict_by_what_comes_later():
+def test_a_mean_within_each_response_would_shift_the_logit_by_what_comes_later():
     batch = labelled([PromptGroup(responses(POLICY), responses(EXPERT))])
     counted = logit_weights(batch, per_token=True)
     lengths = counted.counts[torch.repeat_interleave(counted.counts)]

@@ -93,9 +93,9 @@ def test_margin_needs_a_strength_of_every_row(model, pairs, tmp_path):
     assert "20 of 20 rows of preferences.path have no strength, the first is row 1" in message
 
 
-def test_single_verdicts_are_no_comparisons(model, tmp_path):
+def test_single_labels_are_no_comparisons(model, tmp_path):
     rows = [{"prompt": f"a {i}", "completion": "b c", "label": i % 2 == 0} for i in range(20)]
-    path = tmp_path / "verdicts.jsonl"
+    path = tmp_path / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "labels of single responses" in error_of(job(model, path), tmp_path / "run")
 
