@@ -25,7 +25,49 @@ TOP_LEVEL = {
 }
 NUM_SETTINGS = 100
 """All that a user can set; whoever adds one changes it."""
-MAX_LINES = 500
+MAX_LINES, MIN_LINES = 500, 40
+SHORT_MODULES = {
+    **dict.fromkeys(
+        ("actors/config/learner.py", "actors/config/rollout.py"), "one section of a job file"
+    ),
+    **dict.fromkeys(
+        (
+            "alignment/divergences/total_variation.py",
+            "alignment/preferences/classification.py",
+            "alignment/preferences/plackett_luce.py",
+        ),
+        "one record, as every file beside it",
+    ),
+    **dict.fromkeys(
+        ("cluster/cli/run_package.py", "cluster/cli/charts.py"), "an entry point or one command"
+    ),
+    **dict.fromkeys(
+        (
+            "actors/learner/settings.py",
+            "alignment/objectives/output.py",
+            "alignment/report/formats.py",
+            "cluster/config/namespaces.py",
+            "cluster/telemetry/log_labels.py",
+        ),
+        "a record or format that two folders share, apart so that it imports nothing heavy",
+    ),
+    **dict.fromkeys(
+        (
+            "actors/rewards/reward_errors.py",
+            "actors/weights/canary.py",
+            "alignment/bootstrap.py",
+            "alignment/learning_rate.py",
+            "alignment/report/page_template.py",
+            "alignment/studies/lbfgs.py",
+            "cluster/cli/study_output.py",
+            "cluster/driver/rollout_metrics.py",
+            "cluster/run_state/journal.py",
+        ),
+        "one noun with several callers",
+    ),
+    "alignment/rewards/reward_functions.py": "what users name in a job file",
+}
+"""Modules under MIN_LINES, and why each is a file of its own."""
 MAX_MODULES = 20
 
 
@@ -46,6 +88,24 @@ def test_a_package_file_holds_one_docstring(path):
     text = path.read_text().strip()
     assert text.startswith('"""')
     assert text.index('"""', 3) == len(text) - 3
+
+
+def test_a_module_is_short_for_a_reason():
+    short = {
+        relative(path)
+        for path in SOURCES
+        if path.name != "__init__.py" and len(path.read_text().splitlines()) < MIN_LINES
+    }
+    assert short == set(SHORT_MODULES)
+
+
+APART = ("scenarios", "theorems", "deploy", "benchmarks", "fakes")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=relative)
+def test_tests_mirror_the_tree(path):
+    folder = path.parent.relative_to(ROOT / "tests")
+    assert folder == Path() or folder.parts[0] in APART or (ROOT / folder).is_dir()
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=relative)
