@@ -22,7 +22,7 @@ class Canary(NamedTuple):
     token_ids: tuple[int, ...]
     """The first token is only context."""
     logprobs: tuple[float, ...]
-    """Of each token after the first under the published weights, at temperature 1."""
+    """Log-probabilities of the other tokens under the published weights, at temperature 1."""
 
 
 class Published(NamedTuple):
@@ -30,7 +30,7 @@ class Published(NamedTuple):
 
     version: PolicyVersion
     path: str
-    """Of the safetensors file, which does not change once it has this name."""
+    """Path of the safetensors file, which does not change once it has this name."""
     checksum: str
     """xxh3-64 of the file's bytes, hexadecimal."""
     canary: Canary
@@ -253,12 +253,12 @@ SKIPPED = {
 """Metrics of a step that changed no weights, each 1, and why it was skipped."""
 OptimizerStep = SftStep | OnPolicyStep | PreferenceStep
 LearnerTask = OptimizerStep | Evaluate | SaveCheckpoint | Publish | Stop
-"""What a learner rank does next. Frozen dataclasses, not named tuples: two tasks of different types
-are never equal, also if they hold the same values."""
+"""The next task of a learner rank. Tasks are frozen dataclasses, not named tuples: two tasks of
+different types are never equal, even with the same values."""
 
 
 class LearnerStart(NamedTuple):
-    """From where a worker group of the learner starts, at first and after a failure."""
+    """State from which a worker group of the learner starts, at first or after a failure."""
 
     attempt: int
     """Part of every version that the worker group publishes."""

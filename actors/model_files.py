@@ -1,4 +1,4 @@
-"""What the files of a causal language model in Hugging Face format say without all its weights."""
+"""Reads files of a causal language model in Hugging Face format without loading all its weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from actors.errors import InvalidInputError, WeightMismatchError
 from alignment.models.policy import PolicyModel
 
 MAX_NAMES_SHOWN = 3
-"""How many wrong names an error shows; a wrong model has hundreds."""
+"""Maximum number of wrong names that an error shows; a wrong model has hundreds."""
 
 
 def end_token_ids(model: str) -> list[int]:

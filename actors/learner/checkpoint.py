@@ -31,7 +31,7 @@ from alignment.models.policy import PolicyModel
 
 logger = logging.getLogger(__name__)
 MAX_REASON_CHARACTERS = 300
-"""How much of an error's text is kept, from its end: the end says what happened, the rest where."""
+"""Number of characters kept of an error's text, from its end, which names the cause."""
 
 
 def save_checkpoint(

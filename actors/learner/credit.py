@@ -114,7 +114,7 @@ def _by_response(
 def _by_token(
     batch: PackedBatch, record: Divergence, logits: Tensor, rewards: Tensor, config: ObjectiveConfig
 ) -> tuple[Tensor, Tensor, None]:
-    """As _by_response, from logits [action] of prefixes."""
+    """Return the same as _by_response, from logits [action] of prefixes."""
     # Two baselines: the divergence's returns shrink towards a response's end, so each is compared
     # with the others' at the same position; rewards of whole responses have the plain one.
     index = batch.sequence_index

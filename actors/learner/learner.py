@@ -251,7 +251,7 @@ class Learner:
         return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
 
     def _scores_and_divergences(self, given: Microbatch) -> tuple[TokenScores, Tensor | None]:
-        """As _scores, and [action] divergences from the teacher if the task has its states."""
+        """Return the scores, and [action] divergences from the teacher if there are its states."""
         if given.teacher_states is None or self.settings.teacher is None:
             return self._scores(given.batch), None
         if self._teacher_head is None:

@@ -34,7 +34,7 @@ class LogRatio(FrozenConfig):
     numerator: str
     """Hub name of a policy, or its folder, relative to the folder of the file."""
     denominator: str
-    """As numerator."""
+    """Hub name or folder of the other policy, as for numerator."""
     temperature: float = Field(1.0, gt=0.0)
     """Softmax temperature of both policies, at which their responses were sampled."""
 

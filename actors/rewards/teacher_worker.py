@@ -17,7 +17,7 @@ from alignment.mdp.trajectories import Trajectories
 from alignment.models.policy import load_policy
 
 MAX_TOKENS_SHOWN = 3
-"""How many tokens an error shows; another tokenizer differs in thousands."""
+"""Maximum number of tokens that an error shows; another tokenizer differs in thousands."""
 
 
 class TeacherWorker:

@@ -44,7 +44,7 @@ class SampledResponse(NamedTuple):
     """One sampled response."""
 
     token_ids: Sequence[int]
-    """With the end token, if the response has one."""
+    """Response tokens, the end token included if there is one."""
     logprobs: Sequence[float]
     """[token] under the distribution that it was sampled from, at the sampling temperature."""
     finish_reason: FinishReason

@@ -1,4 +1,4 @@
-"""What irlign best-of prints and writes: the value of the best of n, the best responses, pairs."""
+"""Output of irlign best-of: the value of the best of n, the best responses, pairs."""
 
 from pathlib import Path
 

@@ -78,7 +78,7 @@ class TwoModeResults(NamedTuple):
     responses: list[DivergenceFit]
     tokens: list[DivergenceFit]
     overlap: dict[float, list[DivergenceFit]]
-    """By slip of the expert, with shorter responses."""
+    """Fits by the expert's slip, with shorter responses."""
 
 
 def run_two_mode_study(out: Path, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What irlign plan prints: the fastest splits, their settings, GPU memory and the bottleneck."""
+"""Output of irlign plan: the fastest splits, their settings, GPU memory and the bottleneck."""
 
 from collections.abc import Sequence
 

@@ -139,7 +139,7 @@ def scale(
     ],
     address: Address = None,
 ) -> None:
-    """Change the numbers of workers of a run while it goes on. rollout=0 pauses it."""
+    """Change the numbers of workers of an active run. rollout=0 pauses it."""
     target_sizes = parse_sizes(sizes)
     if _is_here(run, address):
         for line in scale_run(Path(run), target_sizes):

@@ -1,4 +1,4 @@
-"""How many rollout workers keep the learner busy: a pure function, evaluated after every step.
+"""Computes the number of rollout workers that keep the learner busy, after every step.
 
 Let work be the seconds that all rollout workers together spent on a step's requests, and rest the
 time that the step would take if sampling took no time. n workers need work / n for the sampling, so
@@ -37,21 +37,21 @@ class StepTimes(NamedTuple):
     """The times of one step that the autoscaler uses."""
 
     step_s: float
-    """From the end of the step before to the end of this one."""
+    """Time from the end of the step before to the end of this one."""
     idle_s: float
-    """How much of it the learner waited for trajectories."""
+    """Part of it in which the learner waited for trajectories."""
     work_s: float
     """Seconds spent on requests during it, summed over rollout workers."""
 
 
 @dataclass(frozen=True)
 class AutoscalerState:
-    """What the autoscaler keeps between steps."""
+    """State of the autoscaler between steps."""
 
     steps: tuple[StepTimes, ...] = ()
     """The newest steps since the size last changed, at most NUM_STEPS."""
     changed_at_s: float = -math.inf
-    """When the size last changed, on the clock of advise."""
+    """Time of the last change of size, on the clock of advise."""
 
 
 class Advice(NamedTuple):

@@ -8,13 +8,13 @@ MAX_ATTEMPTS = 4
 MAX_CONSECUTIVE_LOSSES = 5
 """The limit of workers of one kind lost in a row without finishing a request: a crash loop."""
 MAX_FAILED_CHECKPOINTS = 3
-"""The limit of failed checkpoints in a row: a run that cannot save its work must not go on."""
+"""The limit of failed checkpoints in a row, after which the run stops."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 
 
 class Decision(Enum):
-    """What to do after a failure."""
+    """Reaction to a failure."""
 
     RETRY = "retry"
     STOP = "stop"

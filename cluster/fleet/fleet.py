@@ -79,7 +79,7 @@ class Fleet:
 
     @property
     def target_size(self) -> int:
-        """How many workers the fleet starts and keeps."""
+        """Number of workers that the fleet starts and keeps."""
         return self._target_size
 
     @property

@@ -47,7 +47,7 @@ class Member:
     """The version last synced to it."""
     num_served: int = 0
     serving_since: float | None = None
-    """When its current request began, on the monotonic clock; None between requests."""
+    """Start of its current request on the monotonic clock; None between requests."""
     worker_loop: asyncio.Task[None] | None = None
     """The task that gives it requests, one after the other."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)

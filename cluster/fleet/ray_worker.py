@@ -23,7 +23,7 @@ from cluster.telemetry.ray_metrics import WorkerExporter
 
 CONCURRENT_CALLS = 16
 HEARTBEAT_S = 20.0
-"""How often the actor is checked for responding while a call takes long."""
+"""Interval of the checks that the actor responds during a long call."""
 HEARTBEAT_TIMEOUT_S = 60.0
 """An actor that does not respond within this time hangs; a busy machine responds sooner."""
 

@@ -17,7 +17,7 @@ class Request:
     done: asyncio.Future[Any]
     """Its result; cancelled when the caller no longer waits for it."""
     attempts: int = 0
-    """How many times a worker has taken it."""
+    """Number of times that a worker has taken it."""
 
     def fail(self, error: Exception) -> None:
         """End the request with this error, unless it is done or cancelled."""

@@ -25,7 +25,7 @@ from cluster.run_state.files import WEIGHTS
 
 
 class WorkerResources(NamedTuple):
-    """What a worker reserves on its node, and the labels that the node must have."""
+    """Resources that a worker reserves on its node, and labels that the node must have."""
 
     cpus: float
     gpus: float

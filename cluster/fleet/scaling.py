@@ -1,4 +1,4 @@
-"""The number of workers of each kind while a run goes on: set by people, or by the autoscaler."""
+"""The number of workers of each kind in an active run: set by users, or by the autoscaler."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence

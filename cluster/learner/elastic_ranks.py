@@ -101,7 +101,7 @@ class NodeResources(NamedTuple):
     """The resources of a living node, by Ray's names: CPU and GPU."""
 
     capacity: Mapping[str, float]
-    """In total."""
+    """Total resources of the node."""
     free: Mapping[str, float]
     """Free for this worker group, what it holds itself included; empty without the labels."""
 

@@ -38,7 +38,7 @@ class WorkerGroupFailedError(RuntimeError):
 
 
 class MemberStep(NamedTuple):
-    """How far the training is."""
+    """Progress of the training."""
 
     member: int
     """Number in the ensemble, from 0."""

@@ -16,8 +16,8 @@ from cluster.learner.elastic_ranks import ElasticTrainer
 from cluster.resources.placement import reserved_by_other_workers, reserved_cpus
 
 RESIZE_EVERY_S = 60.0
-"""How often an elastic worker group is compared with the available resources. A restart with more
-ranks repeats the steps since the newest checkpoint, so it is not done for every node that joins."""
+"""Interval of the comparison of an elastic worker group with the free resources. A restart with
+more ranks repeats the steps since the newest checkpoint, so not every new node causes one."""
 COLLECTIVE_TIMEOUT_S = 300
 """A rank that waits longer for the others fails; its worker group restarts from a checkpoint."""
 

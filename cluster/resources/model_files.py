@@ -12,10 +12,10 @@ from actors.rewards.sources import member_names
 from cluster.resources.model_shape import ModelShape, shape_of_config
 
 SAFE_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-"""What is downloaded of a model on the Hub: no code and no pickles."""
+"""Patterns of the files downloaded of a model on the Hub: no code and no pickles."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How the class names of decoder language models end."""
+"""Endings of the class names of decoder language models."""
 COUNTED_FROM = (
     "hidden_size",
     "num_hidden_layers",
@@ -23,9 +23,9 @@ COUNTED_FROM = (
     "num_attention_heads",
     "intermediate_size",
 )
-"""What config.json must name for the parameters to be counted without weights."""
+"""Settings of config.json that are required to count parameters without the weights."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""What the config.json of a mixture of experts names."""
+"""Settings of config.json with the number of experts of a mixture."""
 MAX_HEADER_BYTES = 100 * 2**20
 """Limit of the safetensors format; a file with a longer header is something else."""
 
@@ -34,7 +34,7 @@ class ModelFiles(NamedTuple):
     """A model in Hugging Face format."""
 
     folder: Path
-    """Where its files are: as named, or in the Hub's cache."""
+    """Folder of its files: the named one, or one in the Hub's cache."""
     architecture: str
     """Its class in transformers."""
     shape: ModelShape

@@ -34,7 +34,7 @@ class WorkerPlan(NamedTuple):
     cpus: float
     """Cores that each computes with."""
     gpus: float
-    """Of each."""
+    """GPUs that each reserves."""
     count_setting: str
     """Setting of the number of workers."""
     cpus_setting: str | None

@@ -21,7 +21,7 @@ from cluster.telemetry.metric_catalog import PANELS, Panel
 
 MINUTES = 15.0
 STEP_S = 5.0
-"""Between two points of a curve."""
+"""Time between two points of a curve."""
 TIMEOUT_S = 10.0
 REFRESH_S = 10
 OVERVIEW_PANELS = {"24": 0, "41": 1}

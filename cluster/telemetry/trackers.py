@@ -154,6 +154,6 @@ class Trackers:
     def _guard(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a tracker raises, the run goes on
+        except Exception as error:  # whatever a tracker raises, the run continues
             self._open.pop(name, None)
-            self._log(f"tracker {name} failed ({error!r}); the run goes on without it")
+            self._log(f"tracker {name} failed ({error!r}); the run continues without it")

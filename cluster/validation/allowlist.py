@@ -1,4 +1,4 @@
-"""Which code and which files a job file may use, as the owner of the machine allows.
+"""Restricts the code and files that a job file may use to those that the machine's owner allows.
 
 A job file is data, so it may come from somebody else. It names code (a reward function, or a
 divergence) and files. Two environment variables of the machine that runs it bound both:

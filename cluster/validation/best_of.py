@@ -1,4 +1,4 @@
-"""What `irlign best-of` refuses before the first worker starts. Writes nothing."""
+"""Checks of `irlign best-of` before the first worker starts. Writes nothing."""
 
 import re
 import sys
@@ -34,11 +34,11 @@ from cluster.validation.preflight import check_windows
 
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 ONLY_SAMPLING = "objective.steps=0"
-"""With this setting a job has neither a discriminator nor a teacher."""
+"""Override with which a job has neither a discriminator nor a teacher."""
 
 
 class BestOfRequest(NamedTuple):
-    """What is sampled and scored; all of it was checked."""
+    """A checked request: what to sample, and what to score it with."""
 
     config: RunConfig
     """Settings of the run, or defaults for a model; its rewards choose the best response."""

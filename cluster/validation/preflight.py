@@ -1,4 +1,4 @@
-"""What `irlign check` and `irlign train` refuse before the first worker starts. Writes nothing."""
+"""Checks of `irlign check` and `irlign train` before the first worker starts. Writes nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `irlign reward-model train` refuses before the first rank starts. Writes nothing."""
+"""Checks of `irlign reward-model train` before the first rank starts. Writes nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
