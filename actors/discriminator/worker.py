@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers import AutoTokenizer
 
 from actors.config.choices import Level
 from actors.config.preferences import PreferencesConfig
@@ -16,7 +17,11 @@ from actors.discriminator.checkpoint import load_training, save_training
 from actors.discriminator.loss_choice import require_possible
 from actors.discriminator.model import DiscriminatorModel
 from actors.errors import InvalidInputError
-from alignment.discriminator.control_classifiers import NUM_CONTROL_GROUPS, control_accuracies
+from alignment.discriminator.control_classifiers import (
+    NUM_CONTROL_GROUPS,
+    control_accuracies,
+    white_space_edges,
+)
 from alignment.discriminator.labelled_batch import LabelledBatch, labelled
 from alignment.discriminator.losses import group_levels
 from alignment.discriminator.metrics import FreshLogits, discriminator_estimates, fresh_metrics
@@ -96,6 +101,10 @@ class DiscriminatorWorker:
         self._replay = Replay(MAX_REPLAYED_GROUPS, seed)
         self._recent = Replay(NUM_CONTROL_GROUPS, seed)
         self._num_updates = 0
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        unnamed = max(backbone.config.vocab_size - len(pieces), 0)  # embeddings without a token
+        self._white_space = white_space_edges([*(piece or "" for piece in pieces), *[""] * unnamed])
 
     def update(
         self,
@@ -130,7 +139,7 @@ class DiscriminatorWorker:
         metrics = fresh_metrics(self._measured(labelled(fresh), held_out))
         unseen = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
         seen = self._recent.draw(NUM_CONTROL_GROUPS, self._num_updates)
-        metrics |= control_accuracies(join_groups(seen), unseen)
+        metrics |= control_accuracies(join_groups(seen), unseen, self._white_space)
         accuracy = metrics.get("accuracy_held_out", metrics["accuracy_fresh"])
         is_skipped = accuracy > self._config.max_accuracy
         metrics["skipped"] = float(is_skipped)

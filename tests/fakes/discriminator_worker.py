@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from alignment.discriminator.control_classifiers import control_accuracies
+from alignment.discriminator.control_classifiers import control_accuracies, white_space_edges
 from alignment.discriminator.replay import PromptGroup
 from alignment.mdp.trajectories import EMPTY, concatenate
 
@@ -18,6 +18,7 @@ LEARNING_RATE = 0.5
 class LogisticDiscriminatorWorker:
     def __init__(self, vocab_size):
         self.weights = np.zeros(vocab_size + 2)
+        self.white_space = white_space_edges(["a"] * vocab_size)
         self.num_updates = 0
         self.earlier = (EMPTY, EMPTY)
 
@@ -31,7 +32,7 @@ class LogisticDiscriminatorWorker:
             metrics = unseen | {name: metrics[name] for name in ("accuracy_fresh", "logit_expert")}
         earlier = PromptGroup(*self.earlier)
         fresh = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
-        metrics |= control_accuracies(earlier, fresh) | {"skipped": 0.0}
+        metrics |= control_accuracies(earlier, fresh, self.white_space) | {"skipped": 0.0}
         policy = self._features(concatenate([rollouts, self.earlier[0]]))
         expert = self._features(concatenate([demonstrations, self.earlier[1]]))
         gradient = np.zeros_like(self.weights)

@@ -3,6 +3,8 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.fakes.tiny_job import save_tiny_tokenizer
+
 VOCAB_SIZE = 64
 
 
@@ -21,3 +23,9 @@ def save_tiny_llama(folder, *, tied=True, num_layers=2):
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_policy(folder, **settings):
+    """A tiny Llama with a tokenizer."""
+    save_tiny_tokenizer(folder)
+    return save_tiny_llama(folder, **settings)

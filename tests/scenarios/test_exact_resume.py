@@ -31,7 +31,7 @@ from cluster.driver.evaluation import EVALUATION_SEED
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.rollout_worker import FakeRolloutWorker
 from tests.fakes.tiny_job import save_tiny_tokenizer
-from tests.fakes.tiny_llama import save_tiny_llama
+from tests.fakes.tiny_llama import save_tiny_policy
 from tests.fakes.whole_run import World, make_config
 
 CPU = torch.device("cpu")
@@ -216,7 +216,7 @@ def weights_of(run_dir):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_tiny_tokenizer(folder)
-    return save_tiny_llama(folder)
+    return save_tiny_policy(folder)
 
 
 @pytest.fixture(scope="module")

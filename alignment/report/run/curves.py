@@ -69,6 +69,7 @@ CURVE_PLOTS = (
             "discriminator/accuracy_fresh": "discriminator",
             "discriminator/accuracy_held_out": "discriminator, evaluation set",
             "discriminator/bag_of_words_accuracy": "control: bag of words",
+            "discriminator/format_accuracy": "control: format",
             "discriminator/length_accuracy": "control: response length",
         },
         {"chance": 0.5},

@@ -12,6 +12,12 @@ from alignment.report.run_files import Run
 MAX_ACCURACY = 0.95  # above it, rewards that saturate give almost no gradient
 MIN_ACCURACY = 0.52  # chance, and the noise of a few batches
 MAX_MISCALIBRATION = 0.15  # between two fractions that an optimal discriminator makes equal
+CONTROLS = {
+    "bag_of_words": "a bag of words",
+    "length": "response length",
+    "format": "the first and last tokens, white space and finish reason",
+}
+"""Control classifiers of alignment.discriminator.control_classifiers, and what they see."""
 MIN_CONTROL_ACCURACY = 0.6  # below it a control classifier is near chance
 MIN_CONTROL_GAP = 0.02  # by which the discriminator should exceed its control classifiers
 MAX_LENGTH_EFFECT = 1.0  # nats between an empty response and one of average length
@@ -135,7 +141,7 @@ def _discriminator(run: Run, _: RunSummary) -> Iterator[str]:
 
 def _shortcuts(run: Run, _: RunSummary) -> Iterator[str]:
     accuracy = late_mean(run, "discriminator/accuracy_fresh")
-    for control, features in (("bag_of_words", "a bag of words"), ("length", "response length")):
+    for control, features in CONTROLS.items():
         control_accuracy = late_mean(run, f"discriminator/{control}_accuracy")
         if accuracy is None or control_accuracy is None or control_accuracy < MIN_CONTROL_ACCURACY:
             continue

@@ -12,7 +12,7 @@ from actors.messages import DiscriminatorWorker as DiscriminatorPort
 from alignment.divergences.lookup import divergence
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
-from tests.fakes.tiny_llama import VOCAB_SIZE, save_tiny_llama
+from tests.fakes.tiny_llama import VOCAB_SIZE, save_tiny_policy
 
 KEYS = {
     f"discriminator/{name}"
@@ -28,6 +28,7 @@ KEYS = {
         "length_slope",
         "length_accuracy",
         "bag_of_words_accuracy",
+        "format_accuracy",
         "skipped",
         "loss",
         "grad_norm",
@@ -39,7 +40,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("policy"))
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture(params=["fake", "real"])

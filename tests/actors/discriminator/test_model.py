@@ -11,12 +11,12 @@ from alignment.discriminator.replay import pair_by_prompt
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from tests.actors.discriminator.trials import batch, make_worker, set_head
-from tests.fakes.tiny_llama import save_tiny_llama
+from tests.fakes.tiny_llama import save_tiny_policy
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("policy"))
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.mark.parametrize(

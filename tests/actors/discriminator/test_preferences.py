@@ -9,14 +9,14 @@ from alignment.mdp.packing import microbatches
 from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from tests.actors.discriminator.trials import batch, make_worker, set_head
-from tests.fakes.tiny_llama import save_tiny_llama
+from tests.fakes.tiny_llama import save_tiny_policy
 
 BETTER, WORSE = 30, 40
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("policy"))
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 def ranked(step, num=8):

@@ -9,12 +9,12 @@ from actors.errors import InvalidInputError
 from alignment.mdp.trajectories import EMPTY
 from alignment.models.lora import DOWN, UP
 from tests.actors.discriminator.trials import batch, make_worker, set_head, weights
-from tests.fakes.tiny_llama import save_tiny_llama
+from tests.fakes.tiny_llama import save_tiny_policy
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("policy"))
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

@@ -17,7 +17,7 @@ from actors.messages import OnPolicyStep
 from alignment.divergences.lookup import DIVERGENCES, divergence
 from alignment.mdp.packing import microbatches
 from alignment.mdp.trajectories import Trajectories, concatenate, pack
-from tests.fakes.tiny_llama import save_tiny_llama
+from tests.fakes.tiny_llama import save_tiny_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 LEVELS = {"fairl": ["trajectory", "token"], "wasserstein": ["trajectory"]}
@@ -32,7 +32,7 @@ EXPERT_TOKENS = range(40, 64)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
+    return save_tiny_policy(tmp_path_factory.mktemp("model"))
 
 
 def responses(rng, tokens, group_size):
