@@ -14,23 +14,21 @@ from cluster.cli.options import JobPath, Overrides
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
 from cluster.resources.placement import RAY_GIB, Plan
+from cluster.validation.preflight import PreflightReport, check_run, print_caveat
 
-if TYPE_CHECKING:  # these import torch
+if TYPE_CHECKING:  # it imports torch
     from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
-    from cluster.validation.preflight import PreflightReport
 
 
 def check(job: JobPath, overrides: Overrides = None) -> None:
     """Check a job on this machine and print its workers and data. Starts and writes nothing."""
     config = load_job(job, overrides or ())
     from cluster.resources.availability import this_machine  # noqa: PLC0415 - Ray takes seconds
-    from cluster.validation import preflight  # noqa: PLC0415
 
-    report = preflight.check_run(config, None, this_machine())
-    print_report(config, report, Console())
+    print_report(config, check_run(config, None, this_machine()), Console())
 
 
-def print_report(config: RunConfig, report: "PreflightReport", console: Console) -> None:
+def print_report(config: RunConfig, report: PreflightReport, console: Console) -> None:
     """Print model, data, workers and stages of a job that passed the checks."""
     _print_model(config, report, console)
     _print_data(config, report, console)
@@ -39,9 +37,7 @@ def print_report(config: RunConfig, report: "PreflightReport", console: Console)
     console.print(_plan_table(report.plan))
     if report.plan.shares_cpus:
         console.print("The kinds of workers take turns with the same cores.")
-    if report.caveat:
-        name = escape(config.objective.divergence)
-        console.print(f"[yellow]{name}: {escape(report.caveat)}[/]", soft_wrap=True)
+    print_caveat(config, report, console)
     console.print(
         f"[bold]{config.name}[/] is ready: {config.sft.steps} steps of SFT, then "
         f"{config.objective.steps} on-policy steps with {' and '.join(_objectives(config))}.",
@@ -86,7 +82,7 @@ def print_comparisons(
         console.print(f"[{color}]{escape(response)}[/]", highlight=False, soft_wrap=True)
 
 
-def _print_model(config: RunConfig, report: "PreflightReport", console: Console) -> None:
+def _print_model(config: RunConfig, report: PreflightReport, console: Console) -> None:
     model = report.model
     context = f"{model.max_tokens:,}" if model.max_tokens else "unlimited"
     console.print(
@@ -98,7 +94,7 @@ def _print_model(config: RunConfig, report: "PreflightReport", console: Console)
     )
 
 
-def _print_data(config: RunConfig, report: "PreflightReport", console: Console) -> None:
+def _print_data(config: RunConfig, report: PreflightReport, console: Console) -> None:
     data = report.data
     if config.data.path is None:
         read_as = "demonstrations: the best response to each prompt of the preferences"
