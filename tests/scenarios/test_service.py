@@ -77,7 +77,7 @@ def test_a_run_is_submitted_and_paused(site):
     status = site.irlign("status", "tiny")
     assert re.search(r"/irlign-runs/tiny \| 2/2 on-policy \| step \d+ of 100003 \| paused", status)
     assert re.search(r"discriminator-0 +serving +v\d+ +[1-9]", status)
-    assert "seconds of the step" in status
+    assert "step time, s" in status
     assert "step" in site.irlign("logs", "tiny")
 
 
@@ -97,7 +97,7 @@ def test_invalid_commands_are_refused_in_one_sentence(site):
     assert "refused the token" in wrong
     nobody = site.irlign("list", "--address", "http://127.0.0.1:9", ok=False)
     assert "no Ray dashboard responds at http://127.0.0.1:9" in nobody
-    assert "rollout=-1: there cannot be" in site.irlign("scale", "tiny", "rollout=-1", ok=False)
+    assert "rollout=-1: the number of workers must be at least 0" in site.irlign("scale", "tiny", "rollout=-1", ok=False)
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed")
