@@ -143,7 +143,7 @@ def test_rays_dashboard_shows_the_run(site):
         if shutil.which("prometheus"):
             page.goto(f"{site.address}/#/metrics")
             frame = page.frame_locator("iframe").first
-            frame.get_by_text("drawn by irlign panels").wait_for(timeout=60_000)
+            frame.get_by_text("plotted by irlign panels").wait_for(timeout=60_000)
             frame.get_by_role("img", name="Steps done and planned").wait_for(timeout=60_000)
         browser.close()
 
