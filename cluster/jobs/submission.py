@@ -36,6 +36,8 @@ COMMAND_S = 180.0
 """Deadline of a command that runs on the cluster."""
 HEAD_REPORTS_S = 15.0
 """Time in which a new cluster reports how its head node was started."""
+AGENT_S, NO_AGENT = 60.0, "No available agent"
+"""Time in which a new cluster starts the agent that runs jobs, and Ray's error until then."""
 POLL_S = 0.3
 CODE_SOURCES = ("working_dir", "py_modules")
 """Entries of a job's runtime environment that may hold this code; the image may hold it instead."""
@@ -147,7 +149,8 @@ def submit_run(
     place = run_dir or f"{RUNS_DIR}/{name}"
     with tempfile.TemporaryDirectory(prefix="irlign-") as package_dir:
         package.fill_package(config, job_path, Path(package_dir))
-        job_id = client.submit_job(
+        job_id = _submit_job(
+            client,
             entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.run_package "
             + shlex.quote(place),
             submission_id=_free_id(client, name),
@@ -158,6 +161,23 @@ def submit_run(
             metadata={RUN: name, RUN_DIR: place},
         )
     return _as_run(client.get_job_info(job_id))
+
+
+def _submit_job(client: JobSubmissionClient, *, timeout_s: float = AGENT_S, **job: Any) -> str:
+    """Submit a job once the cluster has an agent for it: a new head starts its agent last."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if NO_AGENT not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise InvalidInputError(
+                    f"the cluster accepted no job for {timeout_s:.0f} s ({NO_AGENT}); see the logs "
+                    "of the Ray head, and submit again once its agent runs"
+                ) from error
+        time.sleep(POLL_S)
 
 
 def _free_id(client: JobSubmissionClient, name: str) -> str:
@@ -206,7 +226,8 @@ def run_command(client: JobSubmissionClient, run: Run, *arguments: str) -> str:
         InvalidInputError: if the command failed, with its output, or did not end in time.
     """
     words = shlex.join(run.run_dir if word == RUN_DIR else word for word in arguments)
-    job_id = client.submit_job(
+    job_id = _submit_job(
+        client,
         entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.main {words}",
         runtime_env={
             name: run.runtime_env[name] for name in CODE_SOURCES if name in run.runtime_env

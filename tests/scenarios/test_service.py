@@ -97,7 +97,9 @@ def test_invalid_commands_are_refused_in_one_sentence(site):
     assert "refused the token" in wrong
     nobody = site.irlign("list", "--address", "http://127.0.0.1:9", ok=False)
     assert "no Ray dashboard responds at http://127.0.0.1:9" in nobody
-    assert "rollout=-1: the number of workers must be at least 0" in site.irlign("scale", "tiny", "rollout=-1", ok=False)
+    assert "rollout=-1: the number of workers must be at least 0" in site.irlign(
+        "scale", "tiny", "rollout=-1", ok=False
+    )
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed")
