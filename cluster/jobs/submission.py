@@ -163,7 +163,12 @@ def submit_run(
     return _as_run(client.get_job_info(job_id))
 
 
-def _submit_job(client: JobSubmissionClient, *, timeout_s: float = AGENT_S, **job: Any) -> str:
+def _submit_job(
+    client: JobSubmissionClient,
+    *,
+    timeout_s: float = AGENT_S,
+    **job: Any,  # noqa: ANN401  # arguments of submit_job
+) -> str:
     """Submit a job once the cluster has an agent for it: a new head starts its agent last."""
     deadline = time.monotonic() + timeout_s
     while True:
