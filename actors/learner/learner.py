@@ -94,7 +94,9 @@ class Learner:
 
     def publish(self, attempt: int) -> Published | None:
         """Publish the weights as they are; rank 0 writes them and returns what it wrote."""
-        canary = score_canary(self.policy, self._canary_ids, self._device)
+        canary = score_canary(
+            self.policy, self._canary_ids, self._device, self.settings.published_dtype
+        )
         tensors: dict[str, Tensor] = {}
         for name, tensor in full_tensors(
             self.policy, getattr(torch, self.settings.published_dtype)

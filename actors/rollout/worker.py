@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,12 @@ CANARY_BOUND_NATS = {"float32": 1e-3, "bfloat16": 0.2}
 
 On SmolLM2-135M the same weights differ by 8e-6 in float32 and by 0.04 to 0.09 in bfloat16,
 which is rounding; 5 % of noise on all weights is 0.7, one projection of one layer set to zero 1.6.
-A learner that computes its canary under bfloat16 autocast is itself 0.05 to 0.08 off.
+"""
+ROUNDING_FACTOR = 3.0
+"""Multiple of the learner's own bfloat16 rounding that is accepted where it is more than that.
+
+A text can be hard for bfloat16: on one, healthy weights differed by 0.26 nats in vLLM, by 0.18 in
+the learner under autocast and by 0.39 in transformers.
 """
 
 
@@ -42,7 +48,7 @@ class RolloutWorker:
         Args:
             make_engine: creates the engine here, because an engine cannot be sent to a process.
         """
-        self._max_canary_difference = CANARY_BOUND_NATS[config.dtype]
+        self._dtype = config.dtype
         self._store = store
         self._engine = make_engine()
         self._one_sync_at_a_time = asyncio.Lock()
@@ -71,13 +77,14 @@ class RolloutWorker:
 
     async def _check_canary(self, published: Published) -> None:
         """Compare the engine with the learner on the canary; reject the weights if they differ."""
-        token_ids, expected = published.canary
+        token_ids, expected, rounding = published.canary
         logprobs = await self._engine.prompt_logprobs(token_ids)
         difference = float(np.abs(np.subtract(logprobs, expected)).mean())
-        if not difference <= self._max_canary_difference:  # this way round for NaN
+        limit = canary_limit(self._dtype, rounding)
+        if not difference <= limit:  # this way round for NaN
             message = (
                 f"weights {published.version} failed their canary: engine and learner differ by "
-                f"{difference:.3g} nats a token, more than {self._max_canary_difference:g}"
+                f"{difference:.3g} nats a token, more than {limit:.3g}"
             )
             await self._engine.reject_weights(message)
             raise WeightMismatchError(message)
@@ -112,6 +119,15 @@ class RolloutWorker:
             for (prompt_id, prompt), response in zip(rows, responses, strict=True)
         ]
         return RolloutResult(concatenate(trajectories), time.perf_counter() - start_s)
+
+
+def canary_limit(dtype: Literal["bfloat16", "float32"], rounding_nats: float) -> float:
+    """Return the largest mean difference of healthy weights, in nats per token.
+
+    Args:
+        rounding_nats: what the engine's precision makes in the learner, from the canary.
+    """
+    return max(CANARY_BOUND_NATS[dtype], ROUNDING_FACTOR * rounding_nats)
 
 
 def response_seeds(request_seed: int, num_responses: int) -> list[int]:

@@ -135,7 +135,7 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
     return WeightStore(weights).publish(
         PolicyVersion(0, 0),
         dict(full_tensors(policy, getattr(torch, request.config.rollout.dtype))),
-        score_canary(policy, token_ids, torch.device("cpu")),
+        score_canary(policy, token_ids, torch.device("cpu"), request.config.rollout.dtype),
     )
 
 
