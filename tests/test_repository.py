@@ -54,7 +54,6 @@ SHORT_MODULES = {
     **dict.fromkeys(
         (
             "actors/rewards/reward_errors.py",
-            "actors/weights/canary.py",
             "alignment/bootstrap.py",
             "alignment/learning_rate.py",
             "alignment/report/page_template.py",
