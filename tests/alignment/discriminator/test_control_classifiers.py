@@ -12,6 +12,7 @@ LOW = np.arange(3, 30)
 SPACED = 40  # from this token on, tokens begin with a space
 LINE_BREAK, OTHER_END = 90, 91
 PIECES = ["x"] * SPACED + ["\u0120x"] * (LINE_BREAK - SPACED) + ["\u010a", "<end>"]
+PIECES += ["x\u010a"] * 300 + ["x"] * 300  # from 92 and from 392 on
 
 
 def measured(earlier, fresh):
@@ -148,7 +149,13 @@ def leading(rng, is_expert):
     return np.append(first, rng.choice(LOW, rng.integers(5, 12)))
 
 
-@pytest.mark.parametrize("respond", [trailing, leading])
+def closing(rng, is_expert):
+    """The last word is any of very many; only the expert's ends with a line break."""
+    last = rng.integers(92, 392) if is_expert else rng.integers(392, 692)
+    return np.append(rng.choice(LOW, rng.integers(5, 12)), last)
+
+
+@pytest.mark.parametrize("respond", [trailing, leading, closing])
 def test_an_expert_with_another_format_is_told_by_format(respond):
     found = accuracies(respond)
     assert found["format_accuracy"] > 0.95
