@@ -23,7 +23,14 @@ class Update(Protocol):
 
 
 @contextmanager
-def counted(console: Console, total: int, unit: str, description: str) -> Iterator[Update]:
+def counted(
+    console: Console,
+    total: int,
+    unit: str,
+    description: str,
+    *,
+    seconds_between_lines: float = SECONDS_BETWEEN_LINES,
+) -> Iterator[Update]:
     """Show the progress of a known number of items with each call of what is yielded.
 
     Args:
@@ -39,7 +46,7 @@ def counted(console: Console, total: int, unit: str, description: str) -> Iterat
             nonlocal description, printed_at
             description = what or description
             progress.update(task, description=description, completed=completed)
-            if is_log and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
+            if is_log and time.monotonic() - printed_at > seconds_between_lines:
                 printed_at = time.monotonic()
                 line = f"{description}: {completed} of {total} {unit}"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)

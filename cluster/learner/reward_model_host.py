@@ -55,8 +55,15 @@ def num_finished(run_dir: Path, num_members: int) -> int:
 class MemberProgress:
     """Rank 0's record of a member in training: a line of metrics per step, and the heartbeat."""
 
-    def __init__(self, run_dir: Path, journal: Journal, member: int) -> None:
-        self._run_dir, self._journal = run_dir, journal
+    def __init__(
+        self,
+        run_dir: Path,
+        journal: Journal,
+        member: int,
+        *,
+        heartbeat_s: float = HEARTBEAT_EVERY_S,
+    ) -> None:
+        self._run_dir, self._journal, self._heartbeat_s = run_dir, journal, heartbeat_s
         self._newest = MemberStep(member, 0)
         self._write_heartbeat()
 
@@ -66,7 +73,7 @@ class MemberProgress:
             member, step = self._newest
             self._newest = MemberStep(member, step + 1)
             self._journal.metrics(metrics, **self._newest._asdict())
-        if time.monotonic() - self._written_at > HEARTBEAT_EVERY_S:
+        if time.monotonic() - self._written_at > self._heartbeat_s:
             self._write_heartbeat()
 
     def _write_heartbeat(self) -> None:

@@ -2,7 +2,6 @@ import io
 
 from rich.console import Console
 
-from cluster.jobs import progress
 from cluster.jobs.progress import Bar, Lines, StagePace, counted, display
 from cluster.run_state.status import Status
 
@@ -53,7 +52,8 @@ def test_what_is_no_terminal_gets_lines():
 
 def test_a_terminal_gets_a_bar_of_counted_items():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with counted(console, 10, "responses", "sampling") as update:
+    settings = {"seconds_between_lines": 0.0}
+    with counted(console, 10, "responses", "sampling", **settings) as update:
         update(3)
         update(4, "scoring")
     printed = console.file.getvalue()
@@ -61,8 +61,7 @@ def test_a_terminal_gets_a_bar_of_counted_items():
         assert text in printed
 
 
-def test_a_log_gets_lines_of_counted_items(monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+def test_a_log_gets_lines_of_counted_items():
     console = Console(file=io.StringIO(), width=20)
     with counted(console, 10, "responses", "sampling") as update:
         update(3)

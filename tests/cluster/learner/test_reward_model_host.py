@@ -1,13 +1,11 @@
 import json
 
-from cluster.learner import reward_model_host
 from cluster.learner.reward_model_host import HEARTBEAT, MemberProgress, num_finished
 from cluster.run_state.journal import Journal
 
 
-def test_each_step_of_a_member_is_a_line_of_metrics_and_a_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(reward_model_host, "HEARTBEAT_EVERY_S", 0.0)
-    progress = MemberProgress(tmp_path, Journal(tmp_path, elapsed_s=0.0), member=2)
+def test_each_step_of_a_member_is_a_line_of_metrics_and_a_heartbeat(tmp_path):
+    progress = MemberProgress(tmp_path, Journal(tmp_path, elapsed_s=0.0), member=2, heartbeat_s=0.0)
     assert json.loads((tmp_path / HEARTBEAT).read_text()) == {"member": 2, "step": 0}
     progress.report({"loss": 0.5})
     progress.report({})  # the evaluation, which is no step
