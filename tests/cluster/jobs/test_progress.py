@@ -52,8 +52,7 @@ def test_what_is_no_terminal_gets_lines():
 
 def test_a_terminal_gets_a_bar_of_counted_items():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    settings = {"seconds_between_lines": 0.0}
-    with counted(console, 10, "responses", "sampling", **settings) as update:
+    with counted(console, 10, "responses", "sampling") as update:
         update(3)
         update(4, "scoring")
     printed = console.file.getvalue()
@@ -63,7 +62,8 @@ def test_a_terminal_gets_a_bar_of_counted_items():
 
 def test_a_log_gets_lines_of_counted_items():
     console = Console(file=io.StringIO(), width=20)
-    with counted(console, 10, "responses", "sampling") as update:
+    settings = {"seconds_between_lines": 0.0}
+    with counted(console, 10, "responses", "sampling", **settings) as update:
         update(3)
         update(4, "[scoring]")
     printed = console.file.getvalue().splitlines()
