@@ -232,14 +232,26 @@ class Site:
         head.start_gcs_server()
 
     def damage_weights(self):
-        """Flip a bit of the newest weights, and make a worker read them."""
-        newest = max((self.run_dir / "weights").glob("*.safetensors"))
+        """Flip a bit of the newest weights, and make a worker read them.
+
+        The weights have just been published: the worker has yet to sample with them, so no newer
+        ones can replace them before its replacement reads them.
+        """
+        before = newest = self._newest_weights()
+        began = time.monotonic()
+        while newest == before:
+            assert time.monotonic() - began < DEADLINE_S, self.why()
+            time.sleep(0.002)  # another process writes the file
+            newest = self._newest_weights()
         with newest.open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             (byte,) = file.read(1)
             file.seek(-1, os.SEEK_END)
             file.write(bytes([byte ^ 1]))
         self.kill("WorkerHost", "rollout")
+
+    def _newest_weights(self):
+        return max((self.run_dir / "weights").glob("*.safetensors"))
 
     def left_over(self):
         """Return the processes of workers that have not ended 20 s after the job."""
