@@ -202,6 +202,9 @@ class OnPolicyStep:
     """[response token, hidden] of the teacher, at level state."""
     auxiliary: AuxiliaryBatch | None = None
     """Preferences and demonstrations trained on in the same step, if the run has any."""
+    begins_stage: bool = False
+    """Whether stage 2 begins with this step, which then starts with a new optimizer: the moments of
+    stage 1 alone would move the weights for tens of steps, whatever the gradient."""
     publish: bool = True
     """Whether to publish the weights after the step."""
 
@@ -214,6 +217,8 @@ class PreferenceStep:
     """Optimizer steps done before this task."""
     learning_rate: float
     auxiliary: AuxiliaryBatch
+    begins_stage: bool = False
+    """As in OnPolicyStep."""
     publish: bool = True
     """Whether to publish the weights after the step."""
 

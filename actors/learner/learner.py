@@ -157,6 +157,8 @@ class Learner:
         began = time.perf_counter()
         microbatches = self._microbatches(task)
         auxiliary = None if isinstance(task, SftStep) else task.auxiliary
+        if not isinstance(task, SftStep) and task.begins_stage:
+            self.optimizer.state.clear()
         if auxiliary and auxiliary.renews_reference:
             self.reference = None
         references = self._reference_logprobs(task, microbatches)

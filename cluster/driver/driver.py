@@ -1,9 +1,9 @@
 """The training loop of a run, from its manifest on. Imports neither Ray nor torch.
 
 A run has three stages. In sft the policy is trained on demonstrations; in discriminator_warm_up
-only the discriminator is trained, on samples of the policy; in on_policy every step samples, trains
-the discriminator, scores, and updates the policy. An iteration is one step of any stage, so
-iterations count the discriminator's warm-up as well as optimizer steps.
+only the discriminator is trained, on samples of the policy; in on_policy every step samples, scores
+the samples, trains the discriminator on them, and updates the policy. An iteration is one step of
+any stage, so iterations count the discriminator's warm-up as well as optimizer steps.
 """
 
 import time

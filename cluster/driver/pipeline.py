@@ -106,17 +106,19 @@ class OnPolicyPipeline:
                 sampled, metrics = await self._sample(step)
                 # A checkpoint must not hold a discriminator of the next step.
                 await self._may_update.wait()
-                self._show_preparation("training the discriminator")
-                metrics |= await self._scorer.update(sampled.trajectories, ranked)
+                # Scored first: a discriminator that has trained on responses has memorized part of
+                # what sets them apart, and would reward that.
                 self._show_preparation("scoring")
                 scores = await self._scorer.score(sampled.trajectories)
+                self._show_preparation("training the discriminator")
+                metrics |= await self._scorer.update(sampled.trajectories, ranked)
                 scores = scores._replace(metrics=metrics | scores.metrics)
                 await out.put(self._drop_failures(ScoredStep(sampled, scores)))
         except Exception as error:  # raised by steps()
             await out.put(error)
 
     def _drop_failures(self, scored: ScoredStep) -> ScoredStep:
-        """Drop the prompts without a reward, on which the discriminator has trained already."""
+        """Drop the prompts without a reward; the discriminator has trained on all of them."""
         (draws, batch, sampling_s), scores = scored
         if not scores.failures:
             return scored
@@ -190,10 +192,11 @@ class OnPolicyPipeline:
                 num_action_tokens=int(rollouts.response_lengths.sum()),
                 teacher_states=scores.teacher_states,
                 auxiliary=auxiliary,
+                begins_stage=index == 0,
             )
         else:
             assert auxiliary
-            task = PreferenceStep(version, learning_rate, auxiliary)
+            task = PreferenceStep(version, learning_rate, auxiliary, begins_stage=index == 0)
         self._show_phase("learning")
         began = time.monotonic()
         metrics = await self._task_queue.submit(task)

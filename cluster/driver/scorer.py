@@ -64,7 +64,7 @@ def exact_logits(
 
 
 class Scorer:
-    """Trains the discriminator on each step, then scores the step with every source."""
+    """Scores each step with every source, and trains the discriminator on it."""
 
     def __init__(self, scorers: Scorers, data: Data, level: Level, shared_folder: Path) -> None:
         """Bind the fleets.

@@ -33,6 +33,7 @@ class FakeWorkerGroup:
         self.auxiliary = []
         self.rewards = []
         self.rates = []
+        self.begins_stage = []  # which optimizer steps clear the optimizer, counted from 0
         self.skips = set()  # which optimizer steps, from 1, say that they were skipped
         self._ranks = []
         self.hold = asyncio.Event()
@@ -99,5 +100,7 @@ class FakeWorkerGroup:
 
     def _step(self, task, ids, oldest):
         assert task.step == len(self.history)
+        if getattr(task, "begins_stage", False):
+            self.begins_stage.append(task.step)
         self.history.append([type(task).__name__, ids, oldest])
         self.rates.append(task.learning_rate)

@@ -374,13 +374,12 @@ def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
 
 
 def state_of(learner):
-    weights = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
     moments = {
         f"{index}.{key}": value.clone()
         for index, of_parameter in learner.optimizer.state_dict()["state"].items()
         for key, value in of_parameter.items()
     }
-    return weights | moments
+    return weights_now(learner) | moments
 
 
 @pytest.mark.parametrize(
@@ -411,6 +410,33 @@ def test_a_step_that_cannot_be_learned_from_changes_neither_weights_nor_moments(
     assert before.keys() == after.keys()
     assert learner.step == 2
     assert not [name for name in learner.perform(sft(2, publish=False)) if "skipped" in name]
+
+
+def no_signal(step, **more):
+    zeros = np.zeros(9, np.float32)
+    return replace(on_policy(step), discriminator_logits=zeros, rewards=zeros, **more)
+
+
+def test_stage_two_begins_without_the_momentum_of_stage_one(model_folder):
+    """A gradient of exactly 0 moves no weight; AdamW's old moments would, for tens of steps."""
+    settings = settings_for(model_folder)._replace(
+        objective=ObjectiveConfig(divergence_weight=0.0, reference=ReferenceConfig(coefficient=0.0))
+    )
+    learner = Learner(settings, device=CPU, rank=0, world_size=1)
+    for step in range(3):
+        learner.perform(sft(step))
+    before = weights_now(learner)
+    metrics = learner.perform(no_signal(3, begins_stage=True))
+    assert metrics["learner/grad_norm"] == 0.0
+    assert all(torch.equal(before[name], now) for name, now in weights_now(learner).items())
+    learner.perform(on_policy(4))  # moments of stage 2 stay
+    before = weights_now(learner)
+    learner.perform(no_signal(5))
+    assert not all(torch.equal(before[name], now) for name, now in weights_now(learner).items())
+
+
+def weights_now(learner):
+    return {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
 
 
 def test_evaluation_measures_and_changes_nothing(model_folder):
@@ -480,7 +506,7 @@ def test_weights_are_published_again_as_they_are(model_folder):
 
 MIXED = [
     sft(0, publish=True),  # scoring the canary leaves some weights gathered
-    on_policy(1),
+    on_policy(1, begins_stage=True),
     on_policy(2),
     on_policy(3),
     sft(4, groups=1),  # with two ranks, one has nothing to do

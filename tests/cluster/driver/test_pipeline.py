@@ -1,0 +1,58 @@
+"""The order of what happens in the on-policy stage, with the real driver and fake workers."""
+
+import pytest
+
+from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
+from tests.fakes.whole_run import World, make_config
+
+
+class RecordingDiscriminator(LogisticDiscriminatorWorker):
+    """Notes each call, with the versions of the policy that sampled the responses."""
+
+    def __init__(self):
+        super().__init__(16)
+        self.calls = []
+
+    def update(self, rollouts, demonstrations, held_out, ranked=None):
+        self.calls.append(("update", set(rollouts.policy_versions[:, 1].tolist())))
+        return super().update(rollouts, demonstrations, held_out, ranked)
+
+    def score(self, trajectories):
+        self.calls.append(("score", set(trajectories.policy_versions[:, 1].tolist())))
+        return super().score(trajectories)
+
+    def _measured(self, rollouts, demonstrations):
+        calls = list(self.calls)
+        measured = super()._measured(rollouts, demonstrations)  # calls score
+        self.calls = calls
+        return measured
+
+
+async def test_responses_are_scored_before_the_discriminator_trains_on_them(tmp_path):
+    config = make_config(objective={"divergence_weight": 1.0}, discriminator={"warm_up_steps": 1})
+    discriminator = RecordingDiscriminator()
+    async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
+        assert await world.driver.run()
+    expected = [("update", {3})]
+    for version in (3, 4, 5, 6):
+        expected += [("score", {version}), ("update", {version})]
+    assert discriminator.calls == expected
+
+
+@pytest.mark.parametrize("stops_at", [(), (3,), (4, 5)])
+async def test_the_optimizer_is_cleared_once_at_the_border_of_the_stages(tmp_path, stops_at):
+    begins = []
+    for stop in (*stops_at, None):
+        async with World(make_config(), tmp_path) as world:
+            if stop:
+                world.at(stop, do=world.driver.request_stop)
+            assert await world.driver.run() is (stop is None)
+            begins += world.worker_group.begins_stage
+    assert begins == [3]  # after three SFT steps, whatever the restarts
+
+
+async def test_a_learner_that_returns_to_the_end_of_sft_clears_its_optimizer_again(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        world.at(4, do=world.worker_group.start)  # its newest checkpoint is that of step 3
+        assert await world.driver.run()
+        assert world.worker_group.begins_stage == [3, 3]
