@@ -14,6 +14,7 @@ from actors.config.choices import (
     divergence_name,
     parameter_problems,
 )
+from alignment.learning_rate import Schedule
 
 
 class ModelConfig(FrozenConfig):
@@ -85,7 +86,11 @@ class ObjectiveConfig(FrozenConfig):
     """Responses sampled per prompt. With advantage: leave_one_out the baseline of a response is the
     mean reward of the others."""
     learning_rate: float = Field(1e-6, gt=0.0)
-    """Learning rate of AdamW after a linear warm-up."""
+    """Peak learning rate of AdamW, after a linear warm-up."""
+    learning_rate_schedule: Schedule = "constant"
+    """Learning rate after the warm-up: constant, or a fall over the stage's steps to a tenth of the
+    peak, along a half cosine or a line. On-policy training often gains in its first steps and loses
+    in later ones, which smaller steps prevent."""
     max_staleness_steps: int = Field(0, ge=0)
     """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy."""
     on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.messages import OnPolicyStep, OptimizerStep, PreferenceStep
-from alignment.learning_rate import constant_rate
+from alignment.learning_rate import scheduled_rate
 from alignment.mdp.trajectories import EMPTY, group_starts, no_scores
 from cluster.config.run_config import RunConfig
 from cluster.driver.preference_batches import PreferenceBatches
@@ -178,7 +178,10 @@ class OnPolicyPipeline:
         rollouts = scored.sampled.trajectories if scored else EMPTY
         rewards = scored.scores.rewards if scored else None
         auxiliary = self._batches.auxiliary_batch(index, rollouts, rewards)
-        learning_rate = constant_rate(self._objective.learning_rate, index)
+        stage = self._objective
+        learning_rate = scheduled_rate(
+            stage.learning_rate_schedule, stage.learning_rate, index, stage.steps
+        )
         task: OptimizerStep
         if scored and self._has_policy_gradient:
             scores = scored.scores

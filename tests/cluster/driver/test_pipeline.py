@@ -39,6 +39,19 @@ async def test_responses_are_scored_before_the_discriminator_trains_on_them(tmp_
     assert discriminator.calls == expected
 
 
+async def test_the_learning_rate_falls_over_the_steps_of_the_stage_also_after_a_restart(tmp_path):
+    objective = {"steps": 7, "learning_rate": 2.0, "learning_rate_schedule": "linear"}
+    config = make_config(sft={"steps": 0}, objective=objective)
+    rates = []
+    for stop in (6, None):
+        async with World(config, tmp_path) as world:
+            if stop:
+                world.at(stop, do=world.driver.request_stop)
+            await world.driver.run()
+            rates += world.worker_group.rates
+    assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.1, 0.2])
+
+
 @pytest.mark.parametrize("stops_at", [(), (3,), (4, 5)])
 async def test_the_optimizer_is_cleared_once_at_the_border_of_the_stages(tmp_path, stops_at):
     begins = []
