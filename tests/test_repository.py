@@ -55,7 +55,6 @@ SHORT_MODULES = {
         (
             "actors/rewards/reward_errors.py",
             "alignment/bootstrap.py",
-            "alignment/learning_rate.py",
             "alignment/report/page_template.py",
             "alignment/studies/lbfgs.py",
             "cluster/cli/study_output.py",
