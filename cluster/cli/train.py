@@ -9,6 +9,8 @@ from actors.errors import InvalidInputError
 from cluster.cli.options import JobPath, Overrides, PolicyPath, RunPath, line_console
 from cluster.config.job_file import load_job
 from cluster.run_state.directory import refuse_other_format
+from cluster.run_state.files import REPORT
+from cluster.run_state.lifecycle import finished_before
 
 
 def train(
@@ -25,9 +27,17 @@ def train(
     the current step, with a checkpoint.
     """
     config = load_job(job, overrides or ())
+    run_dir = run_dir or Path("runs") / config.name
+    if done := finished_before(run_dir, config.model_copy(update={"reward_model": None})):
+        line_console().print(f"already finished: {done.step} steps, run directory {run_dir}")
+        if not (run_dir / REPORT).is_file():
+            report(run_dir)
+        else:
+            line_console().print(f"Report: {run_dir / REPORT}")
+        return
     from cluster.jobs.train import train_policy  # noqa: PLC0415 - torch and Ray take seconds
 
-    train_policy(config, run_dir or Path("runs") / config.name, job)
+    train_policy(config, run_dir, job)
 
 
 def report(run: RunPath) -> None:

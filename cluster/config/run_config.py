@@ -204,6 +204,16 @@ class RunConfig(FrozenConfig):
         wants_divergence = self.objective.steps > 0 and self.objective.divergence_weight > 0
         return wants_divergence and self.teacher is None
 
+    @property
+    def warm_up_end(self) -> int:
+        """Steps of SFT and of the discriminator's warm-up."""
+        return self.sft.steps + self.discriminator.warm_up_steps * self.has_discriminator
+
+    @property
+    def num_iterations(self) -> int:
+        """Steps of the whole run, the discriminator's warm-up included."""
+        return self.warm_up_end + self.objective.steps
+
 
 def data_paths(config: RunConfig) -> dict[str, Path]:
     """Return the files and folders that a job reads its data from, by section."""

@@ -21,6 +21,7 @@ from alignment.data.dataset_protocols import ComparisonData, Data
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 from cluster.config.worker_counts import resized
+from cluster.driver.checkpoints import RunRecord
 from cluster.driver.driver import Driver, RunWorkers
 from cluster.driver.metrics_export import RunExporter
 from cluster.driver.preference_batches import PreferenceBatches
@@ -30,7 +31,7 @@ from cluster.fleet.run_fleets import RunFleets, start_fleets
 from cluster.fleet.scaling import PAUSED, FleetScaler
 from cluster.learner.task_queue import LearnerTaskQueue
 from cluster.run_state.manifest import RunTakenOverError, load_manifest
-from cluster.run_state.status import Status
+from cluster.run_state.status import Progress, Status
 from cluster.telemetry.log_labels import label_logs
 from cluster.telemetry.trackers import Trackers
 
@@ -77,7 +78,13 @@ class DriverActor:
         self._trackers = Trackers(self._event_of_thread)
         manifest = load_manifest(self._run_dir, self._config.name)
         self._task_queue = LearnerTaskQueue(manifest.attempt, self._config.placement.timeout_s)
-        self._manifest = manifest
+        self._record = RunRecord(self._run_dir, manifest)
+        self._progress = Progress(
+            phase="loading the data",
+            phase_began=time.monotonic(),
+            iteration=manifest.iteration,
+            num_iterations=self._config.num_iterations,
+        )
         self._running = asyncio.get_event_loop().create_task(self._run())
         self._watching = asyncio.get_event_loop().create_task(self._watch())
 
@@ -87,7 +94,8 @@ class DriverActor:
 
     async def _run(self) -> None:
         try:
-            requested = self._manifest.target_workers
+            self._record.claim()
+            requested = self._record.manifest.target_workers
             self._fleets = start_fleets(
                 resized(self._config, requested), self._run_dir, self._event, self._repair_weights
             )
@@ -106,7 +114,7 @@ class DriverActor:
             )
             batches = PreferenceBatches(self._config, data, comparisons)
             workers = RunWorkers(self._fleets.rollout, scorer, self._task_queue, batches)
-            self._driver = Driver(self._config, self._run_dir, data, workers, self._manifest)
+            self._driver = Driver(self._config, data, workers, self._record)
             self._scaler = FleetScaler(
                 self._fleets.all(),
                 scorer.share_weights,
@@ -116,7 +124,7 @@ class DriverActor:
             )
             self._driver.on_step = self._end_step
             self._trackers.open(
-                self._config.trackers, self._config, self._run_dir, self._manifest.iteration
+                self._config.trackers, self._config, self._run_dir, self._record.manifest.iteration
             )
             if self._is_stopping:  # stop was called while there was no driver yet
                 await self.stop()
@@ -126,6 +134,7 @@ class DriverActor:
         except Exception as error:
             logger.exception("the run failed")
             self._error = f"{type(error).__name__}: {error}"
+            self._record.end("failed", self._iteration, error=self._error)
         finally:
             await self._close()
 
@@ -154,6 +163,10 @@ class DriverActor:
                 await self.stop()
         ray.kill(ray.get_actor(DRIVER, namespace=namespace(self._config.name)))
 
+    @property
+    def _iteration(self) -> int:
+        return (self._driver.progress if self._driver else self._progress).iteration
+
     def _export_status(self) -> None:
         if self._driver and self._fleets:
             progress = self._driver.progress
@@ -161,7 +174,7 @@ class DriverActor:
                 step=(progress.iteration, progress.num_iterations),
                 fleets=self._fleets.all(),
                 prompts=self._driver.draw_counts(),
-                num_events=len(self._driver.record.manifest.events),
+                num_events=len(self._record.manifest.events),
                 is_paused=self._scaler is not None and self._scaler.is_paused,
             )
 
@@ -171,11 +184,9 @@ class DriverActor:
         os._exit(1)
 
     def _event(self, what: str, **changes: object) -> None:
-        step = self._driver.progress.iteration if self._driver else 0
-        logger.warning(what, extra={"step": step})
+        logger.warning(what, extra={"step": self._iteration})
         try:
-            if self._driver:
-                self._driver.event(what, **changes)
+            self._record.event(what, **changes)
         except RunTakenOverError as error:
             self._end(error)
 
@@ -205,10 +216,7 @@ class DriverActor:
         fleets = self._fleets.all() if self._fleets else []
         workers = [worker for fleet in fleets for worker in fleet.status()]
         is_over = self._running.done()
-        if self._driver is None:
-            phase = "loading the data"
-            return Status("starting", phase, 0.0, 0, 0, workers, is_over, self._error, {}, ())
-        progress = self._driver.progress
+        progress = self._driver.progress if self._driver else self._progress
         is_paused = self._scaler is not None and self._scaler.is_paused and not is_over
         return Status(
             progress.stage,
@@ -222,7 +230,7 @@ class DriverActor:
             self._last_step,
             [
                 f"{event.time_s:.0f} s: {event.what}"
-                for event in self._driver.record.manifest.events[-EVENTS_SHOWN:]
+                for event in self._record.manifest.events[-EVENTS_SHOWN:]
             ],
         )
 

@@ -17,7 +17,9 @@ from cluster.fleet.fleet import Fleet
 from cluster.run_state.files import METRICS, SAMPLES, keep_lines
 from cluster.run_state.journal import Journal
 from cluster.run_state.manifest import (
+    Ending,
     Event,
+    How,
     Manifest,
     Position,
     at_previous_checkpoint,
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 class RunRecord:
     """Owns the manifest and the checkpoints of a run.
 
-        record = RunRecord(run_dir, manifest, journal)
+        record = RunRecord(run_dir, manifest)
         folder = await record.restore({"before": 0, "after": 100})
         record.event("something happened")
         folder = await record.checkpoint(position, learner_saves, discriminator)
@@ -42,9 +44,10 @@ class RunRecord:
     previous checkpoint stays complete if the writing fails.
     """
 
-    def __init__(self, run_dir: Path, manifest: Manifest, journal: Journal) -> None:
-        self.manifest = manifest
-        self._run_dir, self._journal = run_dir, journal
+    def __init__(self, run_dir: Path, manifest: Manifest) -> None:
+        """Continue the record of a run; a new manifest is the start of one."""
+        self.manifest, self.journal = manifest, Journal(run_dir, manifest.newest_s)
+        self._run_dir = run_dir
         self._failed_checkpoints = 0
 
     @property
@@ -58,7 +61,7 @@ class RunRecord:
 
     def claim(self) -> None:
         """Claim the run for this driver, on disk; an earlier driver can then no longer write."""
-        self.save(num_starts=self.manifest.num_starts + 1)
+        self.save(num_starts=self.manifest.num_starts + 1, ending=None)
 
     def save(self, **changes: object) -> None:
         """Change fields of the manifest, in memory and on disk."""
@@ -67,11 +70,18 @@ class RunRecord:
 
     def event(self, what: str, **changes: object) -> None:
         """Add an event to the manifest, and change fields of the manifest with it."""
-        event = Event(time_s=round(self._journal.elapsed_s, 1), what=what)
+        event = Event(time_s=round(self.journal.elapsed_s, 1), what=what)
         try:
             self.save(events=[*self.manifest.events, event], **changes)
         except OSError as error:  # a full disk; the event is saved with the next change
             logger.warning("%s; not saved yet: %s", what, error)
+
+    def end(self, how: How, iteration: int, *, error: str | None = None) -> None:
+        """Write how this start of the run ended."""
+        try:
+            self.save(ending=Ending(how=how, iteration=iteration, error=error))
+        except OSError as failure:  # a full disk
+            logger.warning("%s at step %d; not saved: %s", how, iteration, failure)
 
     async def restore(self, phase_ends: Mapping[str, int]) -> Path | None:
         """Return to the newest undamaged checkpoint, and remove the records of later steps.

@@ -9,7 +9,7 @@ any stage, so iterations count the discriminator's warm-up as well as optimizer 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,7 @@ from cluster.driver.sampler import Draws, Sampler
 from cluster.driver.scorer import Scorer
 from cluster.fleet.fleet import Fleet
 from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
-from cluster.run_state.journal import Journal
-from cluster.run_state.manifest import Manifest, Position
+from cluster.run_state.manifest import Position
 from cluster.run_state.status import Progress, Stage
 
 MAX_SKIPPED_STEPS = 3
@@ -49,13 +48,13 @@ class Driver:
     """Owns the run: its position, its manifest, and what the workers do next."""
 
     def __init__(
-        self, config: RunConfig, run_dir: Path, data: Data, workers: RunWorkers, manifest: Manifest
+        self, config: RunConfig, data: Data, workers: RunWorkers, record: RunRecord
     ) -> None:
-        """Load the position of the run from its manifest; a new manifest is the start of a run."""
+        """Load the position of the run from its record."""
         self._config, self._data = config, data
+        self._warm_up_end, self._num_iterations = config.warm_up_end, config.num_iterations
         self._rollout, self._scorer, self._task_queue, self._batches = workers
-        self._journal = Journal(run_dir, manifest.newest_s)
-        self.record = RunRecord(run_dir, manifest, self._journal)
+        self.record, self._journal = record, record.journal
         self._evaluator = Evaluator(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
         )
@@ -64,16 +63,6 @@ class Driver:
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress(num_iterations=self._num_iterations)
         self._load_position()
-
-    @property
-    def _warm_up_end(self) -> int:
-        has_warm_up = self._scorer.discriminator is not None and self._config.objective.steps > 0
-        steps = self._config.discriminator.warm_up_steps if has_warm_up else 0
-        return self._config.sft.steps + steps
-
-    @property
-    def _num_iterations(self) -> int:
-        return self._warm_up_end + self._config.objective.steps
 
     def request_stop(self) -> None:
         """Finish the current step, write a checkpoint, and return from run."""
@@ -97,13 +86,16 @@ class Driver:
         When the learner restarts, the run returns to the newest checkpoint. A checkpoint of the
         last step is written in either case.
         """
-        self.record.claim()
         await self._restore()
         if self.record.folder:
             self.event(f"the run resumed at step {self._step}")
         while True:
             try:
-                return await self._run()
+                is_finished = await self._run()
+                how: Literal["finished", "stopped"] = "finished" if is_finished else "stopped"
+                self.record.end(how, self._iteration)
+                self.progress.enter(how, "")
+                return is_finished
             except WorkerGroupRestartedError:
                 lost = f"the learner was restarted at step {self._step}"
                 await self._restore()
@@ -142,7 +134,6 @@ class Driver:
             return False
         await self._sample_phase("after")
         self.record.save(is_finished=True)
-        self.progress.enter("finished", "")
         return True
 
     async def _run_sft(self) -> None:

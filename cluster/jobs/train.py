@@ -68,7 +68,8 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     page = write_report(run_dir)
     console.print(headline(summarize(read_run(run_dir))), highlight=False, soft_wrap=True)
     if status.stage != "finished":
-        console.print(f"Stopped at step {status.iteration}; the same command resumes the run.")
+        done = f"step {status.iteration} of {status.num_iterations}"
+        console.print(f"Stopped at {done}; the same command resumes the run.", highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CONFIG = "config.yaml"
+REPORT = "report/index.html"
 WEIGHTS = "weights"
 """Folder of a run's weight store."""
 

@@ -3,6 +3,7 @@
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +27,21 @@ class Event(BaseModel):
 
     time_s: float
     what: str
+
+
+How = Literal["stopped", "finished", "failed"]
+
+
+class Ending(BaseModel):
+    """How the newest start of a run ended."""
+
+    how: How
+    iteration: int
+    """Steps done when it ended; the newest checkpoint may be of fewer."""
+    error: str | None = None
+    """The error of a failed run."""
+    metrics: dict[str, float] = {}
+    """Metrics that were measured in the step in which the run failed."""
 
 
 class Position(BaseModel):
@@ -68,6 +84,8 @@ class Manifest(Position):
     phases_sampled: list[str] = []
     """Phases that are complete in samples.jsonl."""
     events: list[Event] = []
+    ending: Ending | None = None
+    """None while a driver has the run, and after a crash of that driver."""
     reward_scales: dict[str, float] = {}
     """Scales of reward sources that are combined with a divergence; see Scorer.measure_scales."""
     target_workers: dict[str, int] = {}

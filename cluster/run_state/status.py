@@ -15,7 +15,7 @@ class WorkerStatus(NamedTuple):
     num_served: int
 
 
-Stage = Literal["starting", "sft", "discriminator_warm_up", "on_policy", "finished"]
+Stage = Literal["starting", "sft", "discriminator_warm_up", "on_policy", "finished", "stopped"]
 
 
 STAGES_IN_WORDS = {
@@ -24,6 +24,7 @@ STAGES_IN_WORDS = {
     "discriminator_warm_up": "2/2 discriminator warm-up",
     "on_policy": "2/2 on-policy",
     "finished": "finished",
+    "stopped": "stopped",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from actors.errors import RewardError
 from cluster.config.run_config import RunConfig
+from cluster.driver.checkpoints import RunRecord
 from cluster.driver.driver import Driver, RunWorkers
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
@@ -95,7 +96,9 @@ class World:
         workers = RunWorkers(
             self.rollout, scorer, self.task_queue, PreferenceBatches(config, data, comparisons)
         )
-        self.driver = Driver(config, run_dir, data, workers, manifest)
+        record = RunRecord(run_dir, manifest)
+        record.claim()
+        self.driver = Driver(config, data, workers, record)
         self.worker_group = worker_group(
             self.task_queue, self.driver.published, world_size=world_size
         )

@@ -57,6 +57,7 @@ async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path
         manifest = load_manifest(tmp_path, "test")
         assert (manifest.step, manifest.iteration, manifest.is_finished) == (7, 7, True)
         assert (manifest.num_draws, manifest.unfinished_draws) == (28, [])
+        assert (manifest.ending.how, manifest.ending.iteration) == ("finished", 7)
         assert (tmp_path / "checkpoints" / manifest.checkpoint / "learner.json").exists()
         kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
         assert kept == ["step-000005", "step-000007"]
@@ -532,7 +533,9 @@ async def test_a_driver_that_returns_after_another_has_claimed_the_run_writes_no
     async with World(make_config(), tmp_path) as old:
         old.at(5, do=old.driver.request_stop)
         assert not await old.driver.run()
+        assert (old.manifest().ending.how, old.manifest().ending.iteration) == ("stopped", 5)
         async with World(make_config(), tmp_path) as new:
+            assert new.manifest().ending is None
             assert await new.driver.run()
             finished = new.manifest()
             kept = sorted((tmp_path / "checkpoints").rglob("*"))
