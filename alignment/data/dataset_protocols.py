@@ -47,6 +47,10 @@ class Data(Texts, Protocol):
         """Return the expert's trajectories of these rows."""
         ...
 
+    def with_context(self, trajectories: Trajectories) -> Trajectories:
+        """Return trajectories as scorers read them: each row's prompt with its context."""
+        ...
+
 
 class ComparisonData(Protocol):
     """Comparisons as token ids."""

@@ -64,6 +64,12 @@ class Format(NamedTuple):
         return tuple(key for key in (self.prompt, *self.responses, self.label) if key)
 
     @property
+    def keys_the_policy_reads(self) -> set[str]:
+        """The keys whose values may stand in the policy's prompt or in a response."""
+        inputs = INPUTS if self.prompt in {"instruction", "question"} else ()
+        return {*self.keys, *inputs, "system", "history"}
+
+    @property
     def is_transcripts(self) -> bool:
         """Whether whole conversations are written in one text each, as in HH-RLHF."""
         return self.prompt is None and self.shapes[0] == "text"

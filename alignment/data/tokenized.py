@@ -1,7 +1,7 @@
 """Demonstrations and comparisons, tokenized and split; no row is cut and none is left out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,8 +82,43 @@ class TokenizedRows(Generic[Row]):
         return int(self.train_rows[index])
 
 
+@dataclass(frozen=True)
 class TokenizedDemonstrations(TokenizedRows[Demonstration]):
     """Demonstrations: one trajectory a row, the prompt and the expert's response."""
+
+    scorer_prompts: tuple[NDArray[np.int32], ...] | None = None
+    """[row] token ids of the prompts that scorers read, context and template included; None if no
+    row has a context."""
+
+    @classmethod
+    def tokenize(  # type: ignore[override]  # of demonstrations only
+        cls,
+        rows: Sequence[Demonstration],
+        tokenizer: PreTrainedTokenizerBase,
+        **limits: Any,  # noqa: ANN401  # those of TokenizedRows.tokenize
+    ) -> "TokenizedDemonstrations":
+        """Tokenize and split rows; see TokenizedRows.tokenize.
+
+        The context of a row is a part of its prompt for scorers alone: text and a line break before
+        the text of the prompt, in the same message, because many chat templates take no two
+        messages of the user in a row.
+        """
+        data = super().tokenize(rows, tokenizer, **limits)
+        if not any(row.context for row in rows):
+            return data
+        with_context = [
+            row._replace(prompt=f"{row.context}\n{row.prompt}") if row.context else row
+            for row in rows
+        ]
+        pairs = conversation_tokens(tokenizer, with_context, limits["system_prompt"])
+        return replace(data, scorer_prompts=tuple(pair.prompt for pair in pairs))
+
+    def with_context(self, trajectories: Trajectories) -> Trajectories:
+        """Return trajectories as scorers read them: each row's prompt with its context."""
+        if self.scorer_prompts is None:
+            return trajectories
+        prompts = self.scorer_prompts
+        return trajectories.with_prompts([prompts[row] for row in trajectories.prompt_ids])
 
     def prompt_tokens(self, row: int) -> NDArray[np.int32]:
         """Return the token ids of a row's prompt, template included."""

@@ -8,7 +8,7 @@ have the same form: the expert's tokens, with unknown behavior log-probabilities
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,30 @@ class Trajectories(NamedTuple):
         tokens = [np.arange(starts[i], starts[i] + lengths[i]) for i in index]
         selected: NDArray[np.float32] = values[np.concatenate(tokens) if tokens else index]
         return selected
+
+    def with_prompts(self, prompts: Sequence[NDArray[np.int32]]) -> "Trajectories":
+        """Return the same responses to other prompts, as copies.
+
+        Args:
+            prompts: [trajectory] token ids, at least one each.
+        """
+        first, end = self.starts + self.prompt_lengths, self.starts + self.lengths
+        responses = [np.arange(*bounds) for bounds in zip(first, end, strict=True)]
+
+        def joined(column: NDArray[Any], of_prompts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+            pairs = zip(of_prompts, responses, strict=True)
+            parts = [part for prompt, rows in pairs for part in (prompt, column[rows])]
+            return np.concatenate(parts).astype(column.dtype) if parts else column
+
+        lengths = [len(prompt) for prompt in prompts]
+        return Trajectories(
+            joined(self.token_ids, prompts),
+            joined(self.behavior_logprobs, [np.zeros(n) for n in lengths]),
+            joined(self.action_mask, [np.zeros(n) for n in lengths]),
+            joined(self.token_versions, [np.tile(NO_VERSION, (n, 1)) for n in lengths]),
+            np.asarray(self.response_lengths + np.asarray(lengths, np.int32), np.int32),
+            *self[5:],
+        )
 
     def numbered(self, prompt_ids: NDArray[np.int64]) -> "Trajectories":
         """Return the same trajectories with other prompt ids."""

@@ -108,6 +108,10 @@ def _print_data(config: RunConfig, report: PreflightReport, console: Console) ->
         for part in (data.trajectories.prompt(row), data.trajectories.response(row))
     )
     console.print(f"{escape(prompt)}[green]{escape(response)}[/]", highlight=False, soft_wrap=True)
+    if data.scorer_prompts is not None:
+        console.print("Its prompt as the discriminator, the teacher and the rewards see it:")
+        prompt = str(data.tokenizer.decode(data.scorer_prompts[row].tolist()))
+        console.print(escape(prompt), highlight=False, soft_wrap=True)
 
 
 def _print_counts(

@@ -37,7 +37,7 @@ def read_rows(config: RunConfig) -> Rows:
     """
     source = config.preferences.path if config.preferences else None
     with invalid_input():
-        demonstrations = read_demonstrations(config.data.path) if config.data.path else None
+        demonstrations = _demonstrations(config)
         comparisons = read_comparisons(source) if source else None
         if demonstrations is None:
             assert comparisons  # RunConfig requires one of both paths
@@ -91,6 +91,11 @@ def load_comparisons(config: RunConfig) -> "TokenizedComparisons":
     with invalid_input():
         rows = read_comparisons(config.preferences.path)
         return TokenizedComparisons.tokenize(rows, _tokenizer(config), **_limits(config))
+
+
+def _demonstrations(config: RunConfig) -> list[Demonstration] | None:
+    path = config.data.path
+    return read_demonstrations(path, config.data.discriminator_context) if path else None
 
 
 @contextmanager

@@ -25,6 +25,9 @@ class DataConfig(FrozenConfig):
     """File or folder, relative to the job file, or hub:owner/name, in any format that `irlign
     check` detects, such as JSON lines of prompt and response. None takes the best responses of
     preferences.path."""
+    discriminator_context: str | None = None
+    """Column of path whose text the discriminator, the teacher and the rewards read before the
+    prompt; the policy never does. None gives them the policy's prompt."""
     system_prompt: str | None = None
     """System message of every conversation, formatted by the model's chat template."""
     held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
@@ -167,6 +170,22 @@ class RunConfig(FrozenConfig):
             raise ValueError(
                 f"objective.on_policy_fraction = {self.objective.on_policy_fraction} and rewards "
                 "exclude each other: rewards need the policy's own samples; set it to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_context_has_a_column(self) -> Self:
+        if self.data.discriminator_context is None:
+            return self
+        if self.data.path is None:
+            raise ValueError(
+                "data.discriminator_context names a column of data.path, which is missing; set it, "
+                "or leave the context out"
+            )
+        if self.preferences is not None and self.preferences.teaches == "discriminator":
+            raise ValueError(
+                "preferences.teaches is discriminator, and preferences have no "
+                "data.discriminator_context; leave one of the two out"
             )
         return self
 

@@ -89,6 +89,7 @@ class Scorer:
         """
         has_divergence = self.discriminator is not None or self._teacher is not None
         expert = [self._data.texts(int(row))[1] for row in responses.prompt_ids]
+        responses = self._data.with_context(responses)
         self.scales = {}
         for name, source in self._rewards.items() if has_divergence else ():
             values, _ = await request_rewards(source, responses, expert)
@@ -106,9 +107,9 @@ class Scorer:
         rows = trajectories.prompt_ids[group_starts(trajectories)]
         metrics: dict[str, float] = await self.discriminator.request(
             "update",
-            trajectories,
-            self._data.demonstrations(rows),
-            self._held_out_demonstrations(rows),
+            self._data.with_context(trajectories),
+            self._data.with_context(self._data.demonstrations(rows)),
+            self._data.with_context(self._held_out_demonstrations(rows)),
             ranked,
             lead_only=True,
         )
@@ -143,6 +144,7 @@ class Scorer:
                 all its rewards.
         """
         began = time.monotonic()
+        trajectories = self._data.with_context(trajectories)
         scores = await self._expert_scores(trajectories)
         total = np.zeros(len(trajectories), np.float32)
         metrics, failures = dict(scores.metrics), dict[int, str]()

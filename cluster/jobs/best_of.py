@@ -209,6 +209,7 @@ async def _rewards(
     total, failures = np.zeros(len(trajectories), np.float32), dict[int, str]()
     prompt_ids = trajectories.prompt_ids.tolist()
     expert = [request.data.texts(row)[1] for row in prompt_ids]
+    trajectories = request.data.with_context(trajectories)
     for name, source in sources.items():
         try:
             values, failed = await request_rewards(source, trajectories, expert)

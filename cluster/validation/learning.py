@@ -1,5 +1,7 @@
 """Checks of what a run computes: its objective, rewards, teacher and tokens. Imports torch."""
 
+import sys
+
 from actors.config.preferences import FOR_REWARD_MODELS, PreferencesConfig
 from actors.discriminator.loss_choice import require_possible
 from actors.errors import InvalidInputError
@@ -7,11 +9,13 @@ from actors.model_files import end_token_ids
 from actors.rewards.function_worker import load_reward_function
 from actors.rewards.teacher_worker import check_teacher
 from alignment.data.chat_template import end_token_id
+from alignment.data.tokenized import TokenizedDemonstrations
 from alignment.divergences.full_vocabulary import check_state_divergence
 from alignment.divergences.lookup import divergence
 from alignment.preferences.implicit_reward import check_direct_divergence
 from cluster.config.datasets import Rows, RunData, tokenize_data
 from cluster.config.run_config import RunConfig
+from cluster.resources.model_files import policy_files
 from cluster.validation.model_architecture import check_model_architectures
 from cluster.validation.preference_data import check_preference_data
 
@@ -81,7 +85,34 @@ def tokenize_and_check(config: RunConfig, rows: Rows) -> RunData:
             f"model {config.model.name}: its chat template ends a response with token {end}, but "
             f"sampling stops only at {known}; add {end} to eos_token_id in generation_config.json"
         )
+    _check_context(config, data.demonstrations)
     if data.comparisons and config.preferences:
         limit = config.learner.max_tokens_per_microbatch
         check_preference_data(data.comparisons, config.preferences.objective, limit)
     return data
+
+
+def _check_context(config: RunConfig, data: TokenizedDemonstrations) -> None:
+    """Refuse a prompt that is too long for a scorer together with its context."""
+    prompts = data.scorer_prompts
+    if prompts is None:
+        return
+    limits = {"learner.max_tokens_per_microbatch": config.learner.max_tokens_per_microbatch}
+    if config.has_discriminator:
+        limits["the context of the discriminator's model"] = _window(config.model.name)
+    if config.teacher:
+        limits["the context of teacher.model"] = _window(config.teacher.model)
+    row = max(range(len(prompts)), key=lambda each: len(prompts[each]))
+    prompt, response = len(prompts[row]), config.data.max_response_tokens
+    for name, limit in limits.items():
+        if prompt + response > limit:
+            raise InvalidInputError(
+                f"row {row + 1} of data.path: the prompt takes {prompt} tokens with its "
+                f"{config.data.discriminator_context} (data.discriminator_context), and with a "
+                f"response of data.max_response_tokens = {response} more than {name}, {limit}; "
+                "shorten the context, or lower data.max_response_tokens"
+            )
+
+
+def _window(model: str) -> int:
+    return policy_files(model).max_tokens or sys.maxsize

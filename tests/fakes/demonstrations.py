@@ -27,8 +27,8 @@ class FakeComparisons:
 class FakeData:
     """Rows from num_train on are held out; draws walk through the training rows in order."""
 
-    def __init__(self, num_train=12, num_held_out=4):
-        self._num_train = num_train
+    def __init__(self, num_train=12, num_held_out=4, has_context=False):
+        self._num_train, self._has_context = num_train, has_context
         self.train_rows = np.arange(num_train)
         self.held_out_rows = np.arange(num_train, num_train + num_held_out)
 
@@ -41,6 +41,15 @@ class FakeData:
     def demonstrations(self, rows):
         numbers = [int(row) for row in rows]
         return concatenate([pack([3 + n % 8], [n % 8 + 4, 2], prompt_id=n) for n in numbers])
+
+    def with_context(self, trajectories):
+        """The context of a row is the token 11 + row % 8, before the prompt."""
+        if not self._has_context:
+            return trajectories
+        rows = trajectories.prompt_ids
+        return trajectories.with_prompts(
+            [np.asarray([11 + row % 8, *self.prompt_tokens(row)], np.int32) for row in rows]
+        )
 
     def texts(self, row):
         return f"prompt {row}", f"expert {row}"

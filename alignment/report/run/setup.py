@@ -39,7 +39,10 @@ def _get(run: Run, path: str) -> str:
 
 def _demonstrations(run: Run) -> str:
     path = run.setting("data.path") or "the best responses of the preferences"
-    return f"{path}, evaluation set: {_get(run, 'data.held_out_fraction')} of the rows"
+    context = run.setting("data.discriminator_context")
+    scorers = f'; scorers also read "{context}", the policy does not' if context else ""
+    share = _get(run, "data.held_out_fraction")
+    return f"{path}, evaluation set: {share} of the rows{scorers}"
 
 
 def _has_divergence(run: Run) -> bool:

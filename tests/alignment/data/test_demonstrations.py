@@ -171,3 +171,34 @@ def test_a_source_without_rows_is_an_error(tmp_path):
         (tmp_path / "data.jsonl").write_text(text)
         with pytest.raises(ValueError, match=r"data\.jsonl: holds no rows; write {\"prompt"):
             read_demonstrations(tmp_path / "data.jsonl")
+
+
+def test_the_context_is_the_text_of_the_named_column():
+    rows = [{**GOOD, "record": "born in Oslo"}, {**GOOD, "record": ""}]
+    read = read_back(lambda source: read_demonstrations(source, "record"), rows)
+    assert [row.context for row in read] == ["born in Oslo", ""]
+    assert [row.context for row in read_back(read_demonstrations, rows)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("second", "column", "message"),
+    [
+        (GOOD, "record", r'line 2: has no "record", which data\.discriminator_context names; add'),
+        ({**GOOD, "record": None}, "record", r'line 2: has no "record"'),
+        ({**GOOD, "record": 3}, "record", r'line 2: "record", .* is int, not a string; write it'),
+        ({**GOOD, "record": "a"}, "prompt", r'line 1: .* is "prompt", which the policy reads as'),
+        ({**GOOD, "record": "a"}, "system", r'line 1: .* is "system", which the policy reads as'),
+    ],
+)
+def test_a_row_without_a_context_is_refused_by_its_number(second, column, message):
+    rows = [{**GOOD, "record": "a"}, second]
+    with pytest.raises(ValueError, match=message):
+        read_back(lambda source: read_demonstrations(source, column), rows)
+
+
+def test_the_input_of_a_question_is_no_context_for_the_discriminator_alone():
+    row = {"question": "a", "answer": "b", "context": "c"}
+    with pytest.raises(ValueError, match='is "context", which the policy reads'):
+        read_back(lambda source: read_demonstrations(source, "context"), [row])
+    (read,) = read_back(lambda source: read_demonstrations(source, "context"), [{**GOOD, **row}])
+    assert (read.prompt, read.context) == ("a", "c")

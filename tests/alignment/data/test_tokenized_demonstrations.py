@@ -13,7 +13,7 @@ USUAL = {"system_prompt": None, "held_out_fraction": 0.5, "seed": 0, **LIMITS}
 def test_a_row_is_a_prompt_id_everywhere(tokenizer):
     data = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
     assert data.trajectories.prompt_ids.tolist() == [0, 1, 2, 3]
-    for row, (prompt, response, _) in enumerate(ROWS):
+    for row, (prompt, response, *_) in enumerate(ROWS):
         assert data.texts(row) == (prompt, response)
         assert tokenizer.decode(data.prompt_tokens(row)) == f"<s> user {prompt} <turn> assistant"
         assert tokenizer.decode(data.trajectories.response(row)) == f"{response} <turn>"
@@ -62,3 +62,20 @@ def test_rows_that_just_fit_are_whole(tokenizer):
 def test_a_row_that_does_not_fit_is_named_and_nothing_is_cut(tokenizer, limit, message):
     with pytest.raises(ValueError, match=message):
         TokenizedDemonstrations.tokenize(ROWS, tokenizer, **{**USUAL, **limit})
+
+
+def test_scorers_read_the_context_and_the_policy_does_not(tokenizer):
+    contexts = ["e <turn>", "", "d", "c"]  # the name of a special token is text
+    rows = [row._replace(context=text) for row, text in zip(ROWS, contexts, strict=True)]
+    data = TokenizedDemonstrations.tokenize(rows, tokenizer, **USUAL)
+    plain = TokenizedDemonstrations.tokenize(ROWS, tokenizer, **USUAL)
+    np.testing.assert_array_equal(data.trajectories.token_ids, plain.trajectories.token_ids)
+    assert data.prompt_tokens(2).tolist() == plain.prompt_tokens(2).tolist()
+    seen = data.with_context(data.demonstrations(np.asarray([2, 1, 0])))
+    read = [tokenizer.decode(seen.prompt(i)) for i in range(3)]
+    assert read[:2] == ["<s> user d c <turn> assistant", "<s> user b <turn> assistant"]
+    turn = tokenizer.convert_tokens_to_ids("<turn>")
+    assert seen.prompt(2).tolist().count(turn) == 1  # the template's
+    assert [data.decode(seen.response(i)) for i in range(3)] == ["e e e", "d", "b c"]
+    assert seen.prompt_ids.tolist() == [2, 1, 0]
+    assert plain.with_context(seen) is seen

@@ -156,3 +156,17 @@ def test_values_go_with_their_trajectories(specs, data):
     np.testing.assert_array_equal(batch.select_values(tokens, rows), expected)
     pairs = np.stack([tokens, -tokens], axis=1)
     np.testing.assert_array_equal(batch.select_values(pairs, rows)[:, 1], -expected)
+
+
+@given(specs=trajectory_specs(), new=st.lists(st.lists(st.integers(0, 9), min_size=1)))
+def test_other_prompts_leave_everything_of_the_responses(specs, new):
+    _, batch = packed(specs)
+    prompts = [
+        np.asarray([*(new[i] if i < len(new) else ()), i], np.int32) for i in range(len(batch))
+    ]
+    other = batch.with_prompts(prompts)
+    wanted = [
+        pack(**{**spec, "prompt": prompt.tolist()})
+        for spec, prompt in zip(specs, prompts, strict=True)
+    ]
+    assert_same_trajectories(other, concatenate(wanted))

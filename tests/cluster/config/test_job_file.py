@@ -101,7 +101,7 @@ def test_overrides_are_yaml_applied_in_order(job):
         ("temperature=1", "unknown setting temperature; did you mean rollout.temperature?"),
         (
             "data.qqq=1",
-            "unknown setting data.qqq; the settings there are path, system_prompt",
+            "unknown setting data.qqq; the settings there are path, discriminator_context",
         ),
         ("objective.steps=many", "objective.steps is 'many'; it should be a valid integer"),
         ("objective.steps=-1", "objective.steps is -1; it must be at least 0"),

@@ -247,3 +247,52 @@ async def test_a_teacher_replaces_the_discriminator(tmp_path, num_workers):
             assert scores.teacher_states is None
             assert scores.metrics["teacher/reverse_kl"] == pytest.approx(6.25 / 3)
         await fleet.close()
+
+
+class Recorder:
+    """Keeps the first token of every prompt that it is given, by method."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def _note(self, name, *batches):
+        self.seen[name] = [int(b.prompt(i)[0]) for b in batches for i in range(len(b))]
+        return batches[0]
+
+    def update(self, *batches):
+        self._note("update", *batches[:3])
+        return {}
+
+    def score(self, trajectories, expert_responses=None):
+        return np.zeros(len(self._note("score", trajectories)), np.float32)
+
+    def logprobs(self, trajectories):
+        batch = self._note("logprobs", trajectories)
+        return np.zeros(int(batch.action_mask.sum()), np.float32)
+
+
+async def test_every_scorer_reads_the_context(tmp_path):
+    recorders = {kind: Recorder() for kind in ("discriminator", "teacher", "reward")}
+    fleets = {
+        kind: make_fleet(WorkerFactory(lambda _, worker=worker: worker), 1)
+        for kind, worker in recorders.items()
+    }
+    data, batch = FakeData(has_context=True), batch_of([1, 1, 2])
+    rewards = {"sum": RewardFleet(fleets["reward"], 1.0)}
+    learned = Scorer(Scorers(fleets["discriminator"], None, rewards), data, "trajectory", tmp_path)
+    await learned.update(batch)
+    await learned.score(batch)
+    known = Scorer(Scorers(None, fleets["teacher"], {}), data, "trajectory", tmp_path)
+    await known.score(batch)
+    contexts = [12, 12, 13]  # FakeData: 11 + row % 8
+    held_out = recorders["discriminator"].seen["update"][5:]
+    assert recorders["discriminator"].seen["update"][:5] == [*contexts, 12, 13]
+    assert len(held_out) == 2
+    assert min(held_out) >= 11
+    assert recorders["discriminator"].seen["score"] == contexts
+    assert recorders["reward"].seen["score"] == contexts
+    assert recorders["teacher"].seen["logprobs"] == contexts
+    await learned.measure_scales(batch)
+    assert recorders["reward"].seen["score"] == contexts
+    for fleet in fleets.values():
+        await fleet.close()

@@ -260,3 +260,26 @@ def test_a_teacher_is_planned_for_and_must_speak_in_the_policys_tokens(place):
     assert "= 12 is more than the 4 tokens of the context of teacher.model" in error
     edit_json(place / "teacher" / "config.json", max_position_embeddings=64, vocab_size=9)
     assert "vocabulary of 9 tokens" in error_of(job(place, teacher=teacher), place=place)
+
+
+def test_a_prompt_that_is_too_long_with_its_context_is_refused(place):
+    rows = [{"prompt": f"a {i}", "response": "d", "record": "b " * i} for i in range(61)]
+    write_rows(place, rows)
+    data = {"path": place / "data.jsonl", "held_out_fraction": 0.3, "max_prompt_tokens": 8}
+    data |= {"max_response_tokens": 2, "discriminator_context": "record"}
+    # "user", 60 times "b", "a", a number and "assistant" are 64 tokens
+    error = error_of(job(place, data=data), place=place)
+    assert "row 61 of data.path: the prompt takes 64 tokens with its record" in error
+    assert "more than the context of the discriminator's model, 64; shorten" in error
+    write_rows(place, rows[:59])
+    preflight.check_run(job(place, data=data), None, CLUSTER)
+    learner = {"max_tokens_per_microbatch": 40}
+    error = error_of(job(place, data=data, learner=learner), place=place)
+    assert "more than learner.max_tokens_per_microbatch, 40" in error
+
+
+def test_a_context_without_rows_to_take_it_from_is_refused(place):
+    data = {"discriminator_context": "record"}
+    pairs = {"preferences": {"path": place / "data.jsonl", "objective": "bradley_terry"}}
+    with pytest.raises(ValueError, match=r"names a column of data\.path, which is missing"):
+        job(place, data=data, **pairs)
