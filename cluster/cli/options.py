@@ -26,6 +26,13 @@ Overrides = Annotated[
         help="Change a setting of the job, such as objective.steps=50. Repeatable.",
     ),
 ]
+AcceptChangedData = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-data",
+        help="Resume although the data or the chat template have changed since the run began.",
+    ),
+]
 TABLE_WIDTH = 120
 """Columns of a table that is not printed on a terminal, such as in the log of a job."""
 

@@ -12,7 +12,7 @@ from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
 from actors.errors import InvalidInputError
-from cluster.cli.options import JobPath, Overrides, line_console, table_console
+from cluster.cli.options import AcceptChangedData, JobPath, Overrides, line_console, table_console
 from cluster.cli.status_table import print_status, runs_table
 from cluster.config.job_file import load_job
 from cluster.jobs import submission
@@ -46,11 +46,14 @@ def submit(
         str | None,
         typer.Option(metavar="DIR", help="Run directory there. Default: ~/irlign-runs/NAME."),
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
 ) -> None:
     """Train a policy on a cluster, or resume it there. Uploads this code and the job's files."""
     config = load_job(job, overrides or ())
     client = submission.connect(address)
-    run = submission.submit_run(config, job, client, run_dir)
+    run = submission.submit_run(
+        config, job, client, run_dir, accept_changed_data=accept_changed_data
+    )
     name, where = run.name, submission.dashboard_address(address)
     console = line_console()
     console.print(f"Submitted {run.job_id}, with run directory {run.run_dir} on the cluster")

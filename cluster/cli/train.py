@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from actors.errors import InvalidInputError
-from cluster.cli.options import JobPath, Overrides, PolicyPath, RunPath, line_console
+from cluster.cli.options import (
+    AcceptChangedData,
+    JobPath,
+    Overrides,
+    PolicyPath,
+    RunPath,
+    line_console,
+)
 from cluster.config.job_file import load_job
 from cluster.run_state.directory import refuse_other_format
 from cluster.run_state.files import REPORT
@@ -20,6 +27,7 @@ def train(
         Path | None,
         typer.Option(help="Folder of checkpoints, metrics and report. Default: runs/NAME."),
     ] = None,
+    accept_changed_data: AcceptChangedData = False,
 ) -> None:
     """Train a policy, on this machine or on the cluster of RAY_ADDRESS.
 
@@ -37,7 +45,7 @@ def train(
         return
     from cluster.jobs.train import train_policy  # noqa: PLC0415 - torch and Ray take seconds
 
-    train_policy(config, run_dir, job)
+    train_policy(config, run_dir, job, accept_changed_data=accept_changed_data)
 
 
 def report(run: RunPath) -> None:

@@ -30,6 +30,12 @@ from cluster.fleet.fleet import FleetFailedError
 from cluster.fleet.run_fleets import RunFleets, start_fleets
 from cluster.fleet.scaling import PAUSED, FleetScaler
 from cluster.learner.task_queue import LearnerTaskQueue
+from cluster.run_state.data_digests import (
+    changed_data,
+    data_digests,
+    read_digests,
+    refuse_changed_data,
+)
 from cluster.run_state.manifest import RunTakenOverError, load_manifest
 from cluster.run_state.status import Progress, Status
 from cluster.telemetry.log_labels import label_logs
@@ -44,18 +50,23 @@ LINGER_S = 60.0
 follow a run request its status more often."""
 
 
-def _import_and_load(config: RunConfig) -> tuple[type, Data, ComparisonData | None]:
+def _import_and_load(config: RunConfig, run_dir: Path) -> tuple[type, Data, ComparisonData | None]:
     """Import what needs torch, and load the data, while the workers are starting.
 
     These imports are not at the top, since every process that calls the actor imports this module.
 
     Returns:
         The class of the learner's host, the demonstrations, and the comparisons if there are some.
+
+    Raises:
+        InvalidInputError: if the data are not those that the run was started or resumed with.
     """
     from cluster.config.datasets import load_data  # noqa: PLC0415
     from cluster.learner.ray_train_host import RayTrainHost  # noqa: PLC0415
 
-    return RayTrainHost, *load_data(config)
+    data = load_data(config)
+    refuse_changed_data(run_dir, changed_data(read_digests(run_dir), data_digests(config, data)))
+    return RayTrainHost, *data
 
 
 class DriverActor:
@@ -100,7 +111,7 @@ class DriverActor:
                 resized(self._config, requested), self._run_dir, self._event, self._repair_weights
             )
             learner_host, data, comparisons = await asyncio.to_thread(
-                _import_and_load, self._config
+                _import_and_load, self._config, self._run_dir
             )
             learner: Any = ray.remote(learner_host).options(num_cpus=0, max_restarts=-1)
             self._learner = learner.remote(

@@ -149,7 +149,12 @@ class Driver:
             batch = self._data.demonstrations(rows)
             task = SftStep(
                 step=self._step,
-                learning_rate=cosine_rate(stage.learning_rate, self._iteration, stage.steps),
+                learning_rate=cosine_rate(
+                    stage.learning_rate,
+                    self._iteration,
+                    stage.steps,
+                    self.record.manifest.step_changes.get("sft.steps", ()),
+                ),
                 trajectories=batch,
                 num_sequences=len(batch),
                 num_action_tokens=int(batch.response_lengths.sum()),
@@ -189,6 +194,7 @@ class Driver:
                     first_version=self._step,
                     first=self._iteration - self._warm_up_end,
                     count=self._num_iterations - self._iteration,
+                    step_changes=self.record.manifest.step_changes.get("objective.steps", ()),
                     num_warm_ups=self._warm_up_end - self._config.sft.steps,
                     end_step=self._end_on_policy_step,
                 )

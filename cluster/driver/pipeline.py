@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from actors.messages import OnPolicyStep, OptimizerStep, PreferenceStep
-from alignment.learning_rate import scheduled_rate
+from alignment.learning_rate import Changes, scheduled_rate
 from alignment.mdp.trajectories import EMPTY, group_starts, no_scores
 from cluster.config.run_config import RunConfig
 from cluster.driver.preference_batches import PreferenceBatches
@@ -59,6 +59,7 @@ class OnPolicyPipeline:
         self._sampler, self._scorer, self._task_queue = workers
         self._show_phase, self._on_event = show_phase, on_event
         self._steps_done = 0
+        self._step_changes: Changes = ()
         self._may_update = asyncio.Event()
         self._may_update.set()
         self._preparation_phase = "sampling"
@@ -145,15 +146,18 @@ class OnPolicyPipeline:
         count: int,
         num_warm_ups: int,
         end_step: EndStep,
+        step_changes: Changes = (),
     ) -> None:
         """Take count policy steps, or fewer if end_step returns False.
 
         Args:
             first: steps of this stage done so far; the learning rate depends on it.
+            step_changes: earlier numbers of steps of this stage.
 
         Raises:
             WorkerGroupRestartedError: if the learner's worker group was replaced.
         """
+        self._step_changes = step_changes
         queue: asyncio.Queue[ScoredStep | Exception] = asyncio.Queue(maxsize=1)
         if self._has_rollouts:
             self._producer = asyncio.ensure_future(
@@ -180,7 +184,11 @@ class OnPolicyPipeline:
         auxiliary = self._batches.auxiliary_batch(index, rollouts, rewards)
         stage = self._objective
         learning_rate = scheduled_rate(
-            stage.learning_rate_schedule, stage.learning_rate, index, stage.steps
+            stage.learning_rate_schedule,
+            stage.learning_rate,
+            index,
+            stage.steps,
+            self._step_changes,
         )
         task: OptimizerStep
         if scored and self._has_policy_gradient:

@@ -34,6 +34,7 @@ from cluster.learner.reward_model_host import (
     train_members,
 )
 from cluster.resources.availability import this_machine, wait_for_resources
+from cluster.run_state.data_digests import write_digests
 from cluster.run_state.directory import write_config
 from cluster.run_state.files import write_atomically
 from cluster.validation.reward_model import RewardModelReport, check_reward_model
@@ -63,6 +64,7 @@ def train_reward_model(config: RunConfig, run_dir: Path, console: Console) -> bo
             with interrupted_by_signals(), connected(config):
                 report = report or _checked_on_cluster(config, run_dir, console)
                 run_dir.mkdir(parents=True, exist_ok=True)
+                write_digests(run_dir, report.digests)
                 write_config(run_dir, config)
                 if num_finished(run_dir, num_members) < num_members:
                     _follow(config, run_dir, len(report.data.train_rows), console)

@@ -129,12 +129,18 @@ def interpreter(client: JobSubmissionClient) -> str:
 
 
 def submit_run(
-    config: RunConfig, job_path: Path, client: JobSubmissionClient, run_dir: str | None
+    config: RunConfig,
+    job_path: Path,
+    client: JobSubmissionClient,
+    run_dir: str | None,
+    *,
+    accept_changed_data: bool = False,
 ) -> Run:
     """Start or resume a run on a cluster; return its job, whose process starts later.
 
     Args:
         run_dir: run directory on the cluster; None is RUNS_DIR/NAME.
+        accept_changed_data: whether to resume on other data than the run was trained on.
 
     Raises:
         InvalidInputError: if the run is already active, or its data are too large to be uploaded.
@@ -152,7 +158,8 @@ def submit_run(
         job_id = _submit_job(
             client,
             entrypoint=f"exec {shlex.quote(interpreter(client))} -m cluster.cli.run_package "
-            + shlex.quote(place),
+            + shlex.quote(place)
+            + (" --accept-changed-data" if accept_changed_data else ""),
             submission_id=_free_id(client, name),
             runtime_env={
                 "working_dir": package_dir,

@@ -6,8 +6,9 @@ All state is in the driver's actor, so this process may die and be started again
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
-from actors.errors import RunFailedError
+from actors.errors import InvalidInputError, RunFailedError
 from alignment.report.run.metrics import headline, summarize
 from alignment.report.run.page import write_report
 from alignment.report.run_files import read_run
@@ -27,9 +28,13 @@ from cluster.jobs.control import leave_address, remove_address
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
-from cluster.run_state.directory import write_config
+from cluster.run_state.data_digests import write_digests
+from cluster.run_state.directory import read_config, write_config
+from cluster.run_state.files import CONFIG
+from cluster.run_state.manifest import load_manifest, save_manifest
+from cluster.run_state.resume import changed_settings, resumed
 from cluster.run_state.status import Status
-from cluster.validation.preflight import check_run, print_caveat
+from cluster.validation.preflight import PreflightReport, check_run, print_caveat
 
 POLL_S = 0.5
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
@@ -39,11 +44,16 @@ MAX_SILENCE_S = 120.0
 """A run whose driver does not reply for longer than this, restarts included, has failed."""
 
 
-def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
+def train_policy(
+    config: RunConfig, run_dir: Path, job_path: Path, *, accept_changed_data: bool = False
+) -> None:
     """Run a job to its end, on the cluster of RAY_ADDRESS or on one started for it.
 
     A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run after the
     current step, with a checkpoint.
+
+    Args:
+        accept_changed_data: whether to resume on other data than the run was trained on.
 
     Raises:
         InvalidInputError: if the job cannot run here; nothing was started or written then.
@@ -51,13 +61,14 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     """
     console = Console()
     config = config.model_copy(update={"reward_model": None})  # of another command's runs
-    if is_embedded():
-        print_caveat(config, check_run(config, run_dir, this_machine()), console)
+    check = partial(check_run, config, run_dir, accept_changed_data=accept_changed_data)
+    report = check(this_machine()) if is_embedded() else None
+    if report:
+        print_caveat(config, report, console)
     with connected(config):
-        if not is_embedded():
-            _check_on_cluster(config, run_dir, console)
+        report = report or _check_on_cluster(config, check, console)
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_config(run_dir, config)
+        _write_job(config, run_dir, report, console)
         console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
         driver = start_driver(config, run_dir)
         leave_address(run_dir, namespace(config.name))
@@ -73,21 +84,46 @@ def train_policy(config: RunConfig, run_dir: Path, job_path: Path) -> None:
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
 
 
-def _check_on_cluster(config: RunConfig, run_dir: Path, console: Console) -> None:
+def _write_job(config: RunConfig, run_dir: Path, report: PreflightReport, console: Console) -> None:
+    """Write the settings and the digests of the data; what has changed is printed, and an event.
+
+    Raises:
+        InvalidInputError: if something has changed and the run is active.
+    """
+    end_finished_driver()
+    before = read_config(run_dir) if (run_dir / CONFIG).is_file() else config
+    changes = [*map(str, changed_settings(before, config)), *report.changed_data]
+    if changes and is_running():
+        raise InvalidInputError(
+            f"the run in {run_dir} is active, so its job cannot change ({'; '.join(changes)}); "
+            f"stop it with `irlign stop {run_dir}`, and resume it with the changes"
+        )
+    if changes:
+        console.print(f"Resuming with changes: {'; '.join(changes)}", markup=False, soft_wrap=True)
+        manifest = load_manifest(run_dir, config.name)
+        save_manifest(run_dir, resumed(manifest, before, config, report.changed_data))
+    write_digests(run_dir, report.digests)
+    write_config(run_dir, config)
+
+
+def _check_on_cluster(
+    config: RunConfig, check: Callable[[Mapping[str, float]], PreflightReport], console: Console
+) -> PreflightReport:
     """Refuse a job that the cluster cannot run, or wait until it can, unless it runs already.
 
     A job with placement.when_full=wait may need nodes that are not there yet.
     """
     waits = config.placement.when_full == "wait"
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    report = check_run(config, run_dir, BOUNDLESS if waits else total)
+    report = check(BOUNDLESS if waits else total)
     print_caveat(config, report, console)
     if is_running():
-        return
+        return report
     if missing := missing_resources(report.plan, total):
         console.print(f"the run needs {missing}: workers wait for more nodes", highlight=False)
-        return
-    wait_for_resources(config, report.plan, console)
+    else:
+        wait_for_resources(config, report.plan, console)
+    return report
 
 
 def end_finished_driver() -> None:

@@ -3,18 +3,19 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from actors.errors import InvalidInputError
 from cluster.config.job_file import RENAMED
 from cluster.config.run_config import RunConfig
 from cluster.run_state.files import CONFIG, write_atomically
-from cluster.run_state.manifest import FORMAT_VERSION, MANIFEST
+from cluster.run_state.manifest import FORMAT_VERSION, MANIFEST, load_manifest
+from cluster.run_state.resume import changed_settings, refuse_changes
 
 POLICY = "checkpoints/step-*/policy"
 """Exported policies of complete checkpoints; an incomplete checkpoint has another name."""
@@ -24,18 +25,12 @@ OLD_RECORD = "reward_model_job.json"
 """File of irlign 0.1.0 in the run directory of a reward model, which had no config.yaml."""
 
 
-MAY_DIFFER = (
-    *("sft.steps", "objective.steps"),
-    *("evaluation", "trackers", "placement.lease_s", "placement.when_full"),
-)
-"""Prefixes of the settings that may change when a run resumes."""
-
-
 def is_resumed(run_dir: Path, config: RunConfig) -> bool:
     """Return whether a run directory holds a run of this job; False if it is absent or empty.
 
     Raises:
-        InvalidInputError: if it holds another job or other files, or cannot be written.
+        InvalidInputError: if it holds another job or other files, or cannot be written; also if a
+            setting differs that may not change; see resume.MAY_CHANGE.
     """
     _check_writable(run_dir)
     if not run_dir.exists() or not any(run_dir.iterdir()):
@@ -45,26 +40,10 @@ def is_resumed(run_dir: Path, config: RunConfig) -> bool:
         raise InvalidInputError(
             f"{run_dir} holds files but no {CONFIG}, so it is not a run; choose another --run-dir"
         )
-    there, here = (dict(_flat(each)) for each in (read_config(run_dir), config))
-    differing = [
-        f"{path} ({there.get(path)} there, {here.get(path)} in the job)"
-        for path in [*there, *(path for path in here if path not in there)]
-        if there.get(path) != here.get(path)
-        and not path.startswith(MAY_DIFFER)
-        and not _grows_an_ensemble(path, there.get(path), here.get(path))
-    ]
-    if differing:
-        raise InvalidInputError(
-            f"{run_dir} belongs to another job, which differs in {', '.join(differing)}; use "
-            "another --run-dir, or restore these settings to resume"
-        )
+    before = read_config(run_dir)
+    manifest = load_manifest(run_dir, before.name)
+    refuse_changes(run_dir, before, changed_settings(before, config), manifest)
     return True
-
-
-def _grows_an_ensemble(path: str, there: object, here: object) -> bool:
-    """Whether only the number of members differs, each of which is trained on a bootstrap."""
-    numbers = [each for each in (there, here) if isinstance(each, int)]
-    return path == "reward_model.num_members" and len(numbers) == 2 and min(numbers) > 1
 
 
 def write_config(run_dir: Path, config: RunConfig) -> None:
@@ -148,19 +127,6 @@ def _check_writable(run_dir: Path) -> None:
         raise InvalidInputError(f"--run-dir {run_dir}: {place} is a file; choose another folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InvalidInputError(f"--run-dir {run_dir}: {place} cannot be written; choose another")
-
-
-def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the dotted path and the value of every setting."""
-    for name in type(model).model_fields:
-        value, path = getattr(model, name), f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            yield from _flat(value, f"{path}.")
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            for index, item in enumerate(value):
-                yield from _flat(item, f"{path}.{index}.")
-        else:
-            yield path, value
 
 
 def newest_policy(place: Path) -> Path:

@@ -90,6 +90,9 @@ class Manifest(Position):
     """Scales of reward sources that are combined with a divergence; see Scorer.measure_scales."""
     target_workers: dict[str, int] = {}
     """Requested numbers of workers by kind, where they replace those of the job file."""
+    step_changes: dict[str, list[tuple[int, int]]] = {}
+    """Changes on resume of sft.steps and objective.steps, by name: the steps of the stage that were
+    done then, and its number of steps until then."""
 
     @property
     def newest_s(self) -> float:

@@ -1,6 +1,6 @@
 """Checks of `irlign check` and `irlign train` before the first worker starts. Writes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,13 @@ from cluster.resources.memory import GIB
 from cluster.resources.model_files import ModelFiles, policy_files, reward_model_files
 from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import Plan, Resources, plan_workers
+from cluster.run_state.data_digests import (
+    DataDigest,
+    changed_data,
+    data_digests,
+    read_digests,
+    refuse_changed_data,
+)
 from cluster.run_state.directory import check_disk, is_resumed
 from cluster.run_state.manifest import KEEP_CHECKPOINTS
 from cluster.validation.allowlist import check_allowlist
@@ -40,16 +47,25 @@ class PreflightReport(NamedTuple):
     """Warning about the chosen divergence, if there is one."""
     comparisons: "TokenizedComparisons | None" = None
     """Rows of preferences.path, if it is given."""
+    digests: Mapping[str, DataDigest] = {}
+    """Digests of the data by section of the job."""
+    changed_data: Sequence[str] = ()
+    """Differences of the data from those that a resumed run was trained on."""
 
 
 def check_run(
-    config: RunConfig, run_dir: Path | None, cluster: Mapping[str, float]
+    config: RunConfig,
+    run_dir: Path | None,
+    cluster: Mapping[str, float],
+    *,
+    accept_changed_data: bool = False,
 ) -> PreflightReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
     Args:
         run_dir: the run's directory, existing or not; None checks no directory.
         cluster: amounts by Ray's names: CPU, GPU, and memory in bytes.
+        accept_changed_data: whether a run may resume on other data than it was trained on.
 
     Raises:
         InvalidInputError: at the first thing that would fail.
@@ -70,7 +86,13 @@ def check_run(
 
     caveat = check_learning(config)
     data = tokenize_and_check(config, rows)
-    return PreflightReport(model, data.demonstrations, made, caveat, data.comparisons)
+    digests = data_digests(config, data)
+    changes = changed_data(read_digests(run_dir), digests) if run_dir else []
+    if run_dir and not accept_changed_data:
+        refuse_changed_data(run_dir, changes)
+    return PreflightReport(
+        model, data.demonstrations, made, caveat, data.comparisons, digests, changes
+    )
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:

@@ -17,6 +17,13 @@ from cluster.resources.memory import GIB, PROCESS_GIB, discriminator_memory
 from cluster.resources.model_files import policy_files
 from cluster.resources.model_shape import ModelShape
 from cluster.resources.placement import Plan, WorkerPlan
+from cluster.run_state.data_digests import (
+    DataDigest,
+    changed_data,
+    digest_of,
+    read_digests,
+    refuse_changed_data,
+)
 from cluster.run_state.directory import check_disk, is_resumed
 from cluster.validation.allowlist import check_allowlist
 from cluster.validation.preference_data import check_preference_data
@@ -28,6 +35,8 @@ class RewardModelReport(NamedTuple):
 
     data: TokenizedComparisons
     plan: Plan
+    digests: Mapping[str, DataDigest]
+    """Digest of the preferences."""
 
 
 def check_reward_model(
@@ -64,7 +73,11 @@ def check_reward_model(
     empty_classifier(AutoConfig.from_pretrained(config.model.name))
     data = load_comparisons(config)
     check_preference_data(data, preferences.objective, config.learner.max_tokens_per_microbatch)
-    return RewardModelReport(data, plan)
+    assert config.preferences
+    digests = {"preferences": digest_of(str(config.preferences.path), data)}
+    remedy = "use another --run-dir: members of one ensemble learn from the same comparisons"
+    refuse_changed_data(run_dir, changed_data(read_digests(run_dir), digests), remedy)
+    return RewardModelReport(data, plan, digests)
 
 
 def _plan(config: RunConfig, shape: ModelShape) -> Plan:

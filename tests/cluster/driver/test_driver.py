@@ -23,7 +23,8 @@ from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
 from cluster.fleet.fleet import FleetFailedError
 from cluster.learner.task_queue import LearnerFailedError
-from cluster.run_state.manifest import RunTakenOverError, load_manifest
+from cluster.run_state.manifest import RunTakenOverError, load_manifest, save_manifest
+from cluster.run_state.resume import resumed
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.learner import FakeWorkerGroup
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -153,6 +154,25 @@ async def test_a_run_stopped_and_resumed_is_the_same_as_one_that_was_not_stopped
     phases = [(row["phase"], row["prompt_id"]) for row in world.lines("samples.jsonl")]
     assert phases == [(row["phase"], row["prompt_id"]) for row in samples]
     assert world.worker_group.attempt == 3
+
+
+async def test_a_longer_sft_on_resume_continues_from_the_rate_that_it_had(tmp_path):
+    """Steps 5 and 6 of 6, and then those of 12: no step has a larger rate than the one before."""
+
+    def job(steps):
+        sft = {"steps": steps, "prompts_per_step": 2, "learning_rate": 1.0}
+        return make_config(sft=sft, objective={"steps": 0}, rewards=[])
+
+    async with World(job(6), tmp_path) as world:
+        assert await world.driver.run()
+        assert world.worker_group.rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.1])
+    save_manifest(tmp_path, resumed(world.manifest(), job(6), job(12)))
+    async with World(job(12), tmp_path) as world:
+        assert await world.driver.run()
+        assert world.worker_group.rates == pytest.approx([0.1] * 6)
+        assert len(world.worker_group.history) == 12
+    assert [row["phase"] for row in world.lines("samples.jsonl")][-4:] == ["after"] * 4
+    assert any("sft.steps from 6 to 12" in event.what for event in world.manifest().events)
 
 
 async def test_when_the_learner_restarts_the_run_returns_to_its_checkpoint(tmp_path):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from cluster.run_state.manifest import save_manifest
+from cluster.run_state.resume import resumed
 from tests.fakes.discriminator_worker import LogisticDiscriminatorWorker
 from tests.fakes.whole_run import World, make_config
 
@@ -50,6 +52,21 @@ async def test_the_learning_rate_falls_over_the_steps_of_the_stage_also_after_a_
             await world.driver.run()
             rates += world.worker_group.rates
     assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.1, 0.2])
+
+
+async def test_a_longer_stage_on_resume_continues_from_the_rate_that_it_had(tmp_path):
+    def job(steps):
+        objective = {"steps": steps, "learning_rate": 2.0, "learning_rate_schedule": "linear"}
+        return make_config(objective=objective)
+
+    async with World(job(7), tmp_path) as world:
+        world.at(9, do=world.driver.request_stop)  # after six steps of the stage
+        assert not await world.driver.run()
+        assert world.worker_group.rates[3:] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.1])
+    save_manifest(tmp_path, resumed(world.manifest(), job(7), job(9)))
+    async with World(job(9), tmp_path) as world:
+        assert await world.driver.run()
+        assert world.worker_group.rates == pytest.approx([0.8, 0.5, 0.2])
 
 
 @pytest.mark.parametrize("stops_at", [(), (3,), (4, 5)])
