@@ -34,8 +34,8 @@ class SftConfig(FrozenConfig):
     """Demonstrations per optimizer step, over all ranks."""
     learning_rate: float = Field(2e-5, gt=0.0)
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to a tenth. If a run resumes
-    with other sft.steps, the rate decays from where it is to a tenth of the peak at the new last
-    step; it never jumps."""
+    with other sft.steps, the rate falls from where it is to a tenth of the peak at the new last
+    step, so it never jumps."""
     reduction: Literal["sum_per_sequence", "token_mean", "sequence_mean"] = "token_mean"
     """Reduction of the loss over a step. Only sum_per_sequence is the forward KL, up to a constant
     factor."""
@@ -91,9 +91,9 @@ class ObjectiveConfig(FrozenConfig):
     """Peak learning rate of AdamW, after a linear warm-up."""
     learning_rate_schedule: Schedule = "constant"
     """Learning rate after the warm-up: constant, or a fall over the stage's steps to a tenth of the
-    peak, along a half cosine or a line; with other objective.steps on resume it falls from where it is.
-    On-policy training often gains in its first steps and loses
-    in later ones, which smaller steps prevent."""
+    peak, along a half cosine or a line; if a run resumes with other objective.steps, it falls from
+    where it is. On-policy training often gains in its first steps and loses in later ones, which
+    smaller steps prevent."""
     max_staleness_steps: int = Field(0, ge=0)
     """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy."""
     on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)
