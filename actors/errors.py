@@ -38,5 +38,9 @@ class TrainingDivergedError(RuntimeError):
     """Several steps in a row could not be applied to the weights; the message says why."""
 
 
+class DiscriminatorNotReadyError(RuntimeError):
+    """The discriminator's warm-up ended without discriminator.ready_auc; the message says more."""
+
+
 class RunFailedError(RuntimeError):
     """The run ended with an error; the message says which."""

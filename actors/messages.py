@@ -85,12 +85,14 @@ class DiscriminatorWorker(Protocol):
         demonstrations: Trajectories,
         held_out: Trajectories,
         ranked: RankedResponses | None = None,
+        num_epochs: int = 1,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
         Each prompt has one demonstration and a group of rollouts. The held-out demonstrations have
         prompts of their own, and are never trained on. The updates are also trained on the ranked
-        responses, if there are any.
+        responses, if there are any. With more than one epoch, updates on batches drawn from all
+        samples so far follow.
         """
         ...
 

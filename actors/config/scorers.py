@@ -1,10 +1,13 @@
 """The discriminator, teacher and rewards sections of a job file."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from actors.config.choices import DiscriminatorLoss, FrozenConfig
+
+AUC_STEPS = 3
+"""Warm-up steps over which the discriminator's AUC is averaged: that of one batch is noisy."""
 
 
 class DiscriminatorConfig(FrozenConfig):
@@ -33,7 +36,20 @@ class DiscriminatorConfig(FrozenConfig):
     updates_per_step: int = Field(1, gt=0)
     """Discriminator updates per policy step."""
     warm_up_steps: int = Field(10, ge=0)
-    """Batches on which the discriminator alone is trained, before the first on-policy step."""
+    """Maximum number of batches on which the discriminator alone is trained, before the first
+    on-policy step; see ready_auc."""
+    warm_up_epochs: int = Field(1, gt=0)
+    """Passes over the samples of the warm-up, which are expensive to sample: each of its steps is
+    followed by as many updates, less one pass, on batches drawn at random from all samples so far.
+    """
+    ready_auc: float = Field(0.65, ge=0.5, le=1.0)
+    """The warm-up ends when the discriminator's AUC on samples that it has not been trained on
+    reaches this value, on average over three steps. Demonstrations of the evaluation set count if
+    there are some. AUC is the share of pairs, of an expert and a policy response, with the higher
+    logit on the expert's; chance is 0.5."""
+    not_ready: Literal["continue", "stop"] = "continue"
+    """If ready_auc is not reached in warm_up_steps: continue with stage 2, in which the
+    discriminator is trained further, or stop the run before it. An event says which."""
     label_smoothing: float = Field(0.05, ge=0.0, lt=0.5)
     """Smoothing of both labels by s, which bounds the logit at log((1 - s) / s). Not with loss
     pairwise, nor with divergence wasserstein."""
@@ -48,6 +64,17 @@ class DiscriminatorConfig(FrozenConfig):
     """Accuracy on the evaluation set above which updates are skipped; 1 skips none."""
     replay_fraction: float = Field(0.25, ge=0.0, le=0.75)
     """Share of the policy's responses in an update that are from earlier steps."""
+
+    @model_validator(mode="after")
+    def _readiness_can_be_measured(self) -> Self:
+        if self.not_ready == "stop" and self.warm_up_steps <= AUC_STEPS:
+            raise ValueError(
+                f"discriminator.not_ready = stop needs discriminator.warm_up_steps of at least "
+                f"{AUC_STEPS + 1}, not {self.warm_up_steps}: the AUC is measured before each "
+                f"update and averaged over {AUC_STEPS} steps; raise warm_up_steps, or set "
+                "not_ready to continue"
+            )
+        return self
 
 
 class TeacherConfig(FrozenConfig):

@@ -112,6 +112,7 @@ class DiscriminatorWorker:
         demonstrations: Trajectories,
         held_out: Trajectories,
         ranked: RankedResponses | None = None,
+        num_epochs: int = 1,
     ) -> dict[str, float]:
         """Measure on this fresh batch, then train on it and on replayed rollouts.
 
@@ -134,6 +135,8 @@ class DiscriminatorWorker:
             demonstrations: one for each of the same prompts.
             held_out: demonstrations of prompts that are never trained on, possibly none.
             ranked: comparisons that every update is also trained on.
+            num_epochs: for each further one, updates_per_step updates follow, each on as many
+                prompts as the others, drawn at random from all samples stored so far.
         """
         fresh = pair_by_prompt(rollouts, demonstrations)
         metrics = fresh_metrics(self._measured(labelled(fresh), held_out))
@@ -143,10 +146,19 @@ class DiscriminatorWorker:
         accuracy = metrics.get("accuracy_held_out", metrics["accuracy_fresh"])
         is_skipped = accuracy > self._config.max_accuracy
         metrics["skipped"] = float(is_skipped)
-        if not is_skipped:
-            metrics |= self._train(fresh, ranked)
+        num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
+        trained: dict[str, float] = {}
+        for _ in range(0 if is_skipped else self._config.updates_per_step):
+            earlier = self._replay.draw(num_replayed, self._num_updates)
+            trained = self._train([*fresh, *earlier], earlier, ranked, trained)
         self._replay.add(fresh)
         self._recent.add(fresh)
+        num_more = (num_epochs - 1) * self._config.updates_per_step
+        for _ in range(0 if is_skipped else num_more):
+            drawn = self._replay.draw(len(fresh) + num_replayed, self._num_updates)
+            earlier = [group for group in drawn if not any(group is each for each in fresh)]
+            trained = self._train(drawn, earlier, ranked, trained)
+        metrics |= trained
         return {f"discriminator/{name}": value for name, value in metrics.items()}
 
     def score(self, trajectories: Trajectories) -> NDArray[np.float32]:
@@ -207,27 +219,39 @@ class DiscriminatorWorker:
             logits = logits - group_levels(policy, groups)[fresh.group_index]
         return FreshLogits(fresh, logits, held_out_logits)
 
-    def _train(self, fresh: list[PromptGroup], ranked: RankedResponses | None) -> dict[str, float]:
-        """Take the updates of a step; return the metrics of the last one."""
-        num_replayed = num_replayed_groups(len(fresh), self._config.replay_fraction)
-        metrics: dict[str, float] = {}
+    def _train(
+        self,
+        groups: list[PromptGroup],
+        earlier: list[PromptGroup],
+        ranked: RankedResponses | None,
+        before: dict[str, float],
+    ) -> dict[str, float]:
+        """Take one update on these groups.
+
+        Args:
+            earlier: those of the groups that are of earlier steps.
+            before: what the step's update before this one returned; {} for the first.
+
+        Returns:
+            Its metrics, and the preference metrics of the step's first update.
+        """
+        batch = labelled(groups)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, logits = self._discriminator.accumulate(batch, self._num_updates)
         preferences: dict[str, float] = {}
-        for _ in range(self._config.updates_per_step):
-            replayed = self._replay.draw(num_replayed, self._num_updates)
-            batch = labelled([*fresh, *replayed])
-            self._optimizer.zero_grad(set_to_none=True)
-            loss, logits = self._discriminator.accumulate(batch, self._num_updates)
-            if ranked and self._preferences:
-                now = self._discriminator.accumulate_preferences(ranked, self._preferences)
-                preferences = now | preferences  # those of the first update stay
-            trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
-            metrics = {
+        if ranked and self._preferences:
+            preferences = self._discriminator.accumulate_preferences(ranked, self._preferences)
+        trained = discriminator_estimates(logits[batch.is_expert], logits[~batch.is_expert])
+        return (
+            preferences
+            | before
+            | {
                 "loss": loss,
                 "grad_norm": self._step(),
                 "accuracy_trained": float(trained["accuracy"]),
-                "replayed": float(sum(len(group.rollouts) for group in replayed)),
+                "replayed": float(sum(len(group.rollouts) for group in earlier)),
             }
-        return metrics | preferences
+        )
 
     def _step(self) -> float:
         """Take one optimizer step; return the norm of its gradient before clipping."""

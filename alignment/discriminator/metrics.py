@@ -12,6 +12,22 @@ from alignment.discriminator.labelled_batch import LabelledBatch
 from alignment.discriminator.losses import length_slope
 
 
+def area_under_curve(
+    expert_logits: Float[Tensor, " expert"], policy_logits: Float[Tensor, " policy"]
+) -> Float[Tensor, ""]:
+    """Return the probability that an expert response has a higher logit than a policy response.
+
+    That is the area under the ROC curve. Chance is 0.5, and equal logits count half. In contrast to
+    accuracy it does not depend on the offset of the logits, which cancels in advantages too.
+    """
+    ascending = policy_logits.detach().sort().values
+    expert = expert_logits.detach()
+    below = torch.searchsorted(ascending, expert) + torch.searchsorted(
+        ascending, expert, right=True
+    )
+    return (below.double() / 2).mean() / len(ascending)
+
+
 def discriminator_estimates(
     expert_logits: Float[Tensor, " expert"], policy_logits: Float[Tensor, " policy"]
 ) -> dict[str, Tensor]:
@@ -26,6 +42,7 @@ def discriminator_estimates(
 
     Returns:
         accuracy: mean of the two classes' fractions on the right side of 0; logits of 0 count half.
+        auc: area_under_curve.
         logit_expert, logit_policy: mean logits.
         calibration_expert, calibration_policy: E_expert[1 - D] and E_policy[D]; equal when the
             discriminator is calibrated, 0.5 when expert and policy are indistinguishable.
@@ -44,6 +61,7 @@ def discriminator_estimates(
     cross_entropies = softplus(-expert).mean() + softplus(policy).mean()
     return {
         "accuracy": 0.5 + 0.25 * (expert.sign().mean() - policy.sign().mean()),
+        "auc": area_under_curve(expert, policy),
         "logit_expert": expert.mean(),
         "logit_policy": policy.mean(),
         "calibration_expert": torch.sigmoid(-expert).mean(),
@@ -73,20 +91,21 @@ def fresh_metrics(fresh: FreshLogits) -> dict[str, float]:
 
     Returns:
         discriminator_estimates of the rollouts of this step and the demonstrations of the
-        evaluation set, with its accuracy as accuracy_held_out, or of those of this step if the set
-        is empty. logit_expert and accuracy_fresh are always of this step's demonstrations;
-        accuracy_fresh is 0.5 while all logits are 0. length_slope is over the rollouts.
+        evaluation set, with accuracy and AUC as accuracy_held_out and auc_held_out, or of those of
+        this step if the set is empty. logit_expert, accuracy_fresh and auc_fresh are always of this
+        step's demonstrations; the last two are 0.5 while all logits are 0. length_slope is over the
+        rollouts.
     """
     is_expert = fresh.batch.is_expert
     expert, policy = fresh.logits[is_expert], fresh.logits[~is_expert]
     metrics = {}
     estimates = discriminator_estimates(expert, policy)
-    of_this_step = {name: estimates[name] for name in ("accuracy", "logit_expert")}
+    of_this_step = {name: estimates[name] for name in ("accuracy", "auc", "logit_expert")}
     if len(fresh.held_out_logits):
         estimates = discriminator_estimates(fresh.held_out_logits, policy)
-        metrics["accuracy_held_out"] = float(estimates["accuracy"])
+        metrics |= {f"{name}_held_out": float(estimates[name]) for name in ("accuracy", "auc")}
     metrics |= {name: float(value) for name, value in (estimates | of_this_step).items()}
-    metrics["accuracy_fresh"] = metrics.pop("accuracy")
+    metrics |= {f"{name}_fresh": metrics.pop(name) for name in ("accuracy", "auc")}
     lengths = torch.from_numpy(fresh.batch.trajectories.response_lengths)[~is_expert]
     metrics["length_slope"] = length_slope(policy, lengths)
     return metrics

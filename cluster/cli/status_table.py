@@ -21,7 +21,7 @@ METRICS = {
     "rollout/staleness": "staleness of tokens, steps",
     "rollout/tokens_per_s": "sampled tokens/s",
     "learner/tokens_per_s": "tokens/s of the learner",
-    "discriminator/accuracy_fresh": "discriminator accuracy on new samples",
+    "discriminator/auc_fresh": "discriminator AUC on new samples",
     "time/step_s": "step time, s",
 }
 """Metrics of the newest step that are printed, where the step has them."""

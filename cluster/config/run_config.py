@@ -225,12 +225,12 @@ class RunConfig(FrozenConfig):
 
     @property
     def warm_up_end(self) -> int:
-        """Steps of SFT and of the discriminator's warm-up."""
+        """Steps of SFT and of the discriminator's warm-up, which may end earlier."""
         return self.sft.steps + self.discriminator.warm_up_steps * self.has_discriminator
 
     @property
     def num_iterations(self) -> int:
-        """Steps of the whole run, the discriminator's warm-up included."""
+        """Steps of the whole run at most, the discriminator's warm-up included."""
         return self.warm_up_end + self.objective.steps
 
 

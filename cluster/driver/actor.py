@@ -36,6 +36,7 @@ from cluster.run_state.data_digests import (
     read_digests,
     refuse_changed_data,
 )
+from cluster.run_state.lifecycle import num_iterations
 from cluster.run_state.manifest import RunTakenOverError, load_manifest
 from cluster.run_state.status import Progress, Status
 from cluster.telemetry.log_labels import label_logs
@@ -94,7 +95,7 @@ class DriverActor:
             phase="loading the data",
             phase_began=time.monotonic(),
             iteration=manifest.iteration,
-            num_iterations=self._config.num_iterations,
+            num_iterations=num_iterations(self._config, manifest),
         )
         self._running = asyncio.get_event_loop().create_task(self._run())
         self._watching = asyncio.get_event_loop().create_task(self._watch())

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from actors.errors import TrainingDivergedError
+from actors.errors import DiscriminatorNotReadyError, TrainingDivergedError
 from actors.messages import SKIPPED, Evaluate, Publish, Published, SaveCheckpoint, SftStep
 from alignment.data.dataset_protocols import Data
 from alignment.learning_rate import cosine_rate
@@ -26,6 +26,7 @@ from cluster.driver.prompt_ledger import DrawTotals
 from cluster.driver.rollout_metrics import with_step_time
 from cluster.driver.sampler import Draws, Sampler
 from cluster.driver.scorer import Scorer
+from cluster.driver.warm_up import WarmUp
 from cluster.fleet.fleet import Fleet
 from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
 from cluster.run_state.manifest import Position
@@ -52,7 +53,6 @@ class Driver:
     ) -> None:
         """Load the position of the run from its record."""
         self._config, self._data = config, data
-        self._warm_up_end, self._num_iterations = config.warm_up_end, config.num_iterations
         self._rollout, self._scorer, self._task_queue, self._batches = workers
         self.record, self._journal = record, record.journal
         self._evaluator = Evaluator(
@@ -61,8 +61,12 @@ class Driver:
         self._stop_requested = False
         self._num_skipped = 0
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
-        self.progress = Progress(num_iterations=self._num_iterations)
+        self.progress = Progress()
         self._load_position()
+
+    @property
+    def _num_iterations(self) -> int:
+        return self._warm_up.latest_end + self._config.objective.steps
 
     def request_stop(self) -> None:
         """Finish the current step, write a checkpoint, and return from run."""
@@ -104,7 +108,11 @@ class Driver:
     def _load_position(self) -> None:
         saved, folder = self.record.manifest, self.record.folder
         self._step, self._iteration = saved.step, saved.iteration
+        begin = self._config.sft.steps
+        end = saved.warm_up_end if self._config.has_discriminator else begin
+        self._warm_up = WarmUp(self._config.discriminator, begin, saved.warm_up_aucs, end)
         self.progress.iteration = self._iteration
+        self.progress.num_iterations = self._num_iterations
         self._draws = Draws(self._data.row_of_draw, saved.num_draws, saved.unfinished_draws)
         self._draw_totals = DrawTotals(saved.trained_draws, saved.dropped_draws)
         self._scorer.scales = saved.reward_scales
@@ -181,25 +189,46 @@ class Driver:
             self.progress.show,
             self.event,
         )
+        first = self._iteration
         try:
             self._iteration_began = time.monotonic()
-            while self._iteration < self._warm_up_end and not self._stop_requested:
-                self.progress.enter("discriminator_warm_up", "sampling")
-                index = self._iteration - self._config.sft.steps
-                metrics = await pipeline.warm_up_step(index)
-                await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
-            if not self._stop_requested:
+            await self._warm_up_discriminator(pipeline)
+            if self._warm_up.end is not None and not self._stop_requested:
+                self._sampler.ledger.set_num_steps(self._num_iterations - first)
                 self.progress.enter("on_policy", "sampling")
                 await pipeline.steps(
                     first_version=self._step,
-                    first=self._iteration - self._warm_up_end,
+                    first=self._iteration - self._warm_up.end,
                     count=self._num_iterations - self._iteration,
                     step_changes=self.record.manifest.step_changes.get("objective.steps", ()),
-                    num_warm_ups=self._warm_up_end - self._config.sft.steps,
+                    num_warm_ups=self._warm_up.end - self._config.sft.steps,
                     end_step=self._end_on_policy_step,
                 )
         finally:
             pipeline.close()
+
+    async def _warm_up_discriminator(self, pipeline: OnPolicyPipeline) -> None:
+        """Train the discriminator alone until its warm-up ends or a stop is requested.
+
+        Raises:
+            DiscriminatorNotReadyError: if it is not ready then, and not_ready is stop.
+        """
+        warm_up = self._warm_up
+        while warm_up.end is None and not self._stop_requested:
+            verdict = warm_up.verdict(self._iteration)
+            if verdict is None:
+                self.progress.enter("discriminator_warm_up", "sampling")
+                metrics = await pipeline.warm_up_step(self._iteration - self._config.sft.steps)
+                warm_up.measure(metrics)
+                await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
+                continue
+            if not verdict.is_ready and self._config.discriminator.not_ready == "stop":
+                while not self.record.is_at(self._iteration):
+                    await self._checkpoint()
+                raise DiscriminatorNotReadyError(verdict.sentence)
+            warm_up.end = self._iteration
+            self.progress.num_iterations = self._num_iterations
+            self.event(verdict.sentence)
 
     def _new_sampler(self) -> Sampler:
         return Sampler(
@@ -297,5 +326,7 @@ class Driver:
             unfinished_draws=sorted(unfinished),
             trained_draws=totals.trained,
             dropped_draws=dict(totals.dropped),
+            warm_up_aucs=self._warm_up.aucs,
+            warm_up_end=self._warm_up.end if self._config.has_discriminator else None,
             elapsed_s=self._journal.elapsed_s,
         )

@@ -53,6 +53,7 @@ class OnPolicyPipeline:
         on_event: Callable[[str], None],
     ) -> None:
         self._objective, self._batches = config.objective, batches
+        self._warm_up_epochs = config.discriminator.warm_up_epochs
         self._has_rollouts = config.has_rollouts
         self._has_policy_gradient = config.has_policy_gradient
         self._ranks_rollouts = config.ranks_rollouts
@@ -94,7 +95,9 @@ class OnPolicyPipeline:
         metrics.pop("rollout/staleness")
         self._show_phase("training the discriminator")
         ranked = self._batches.for_discriminator(index)
-        metrics |= await self._scorer.update(sampled.trajectories, ranked)
+        metrics |= await self._scorer.update(
+            sampled.trajectories, ranked, num_epochs=self._warm_up_epochs
+        )
         self._finish_step(sampled)
         return metrics
 

@@ -55,6 +55,10 @@ class Ledger:
         self._finished: Counter[DrawState] = Counter()
         self._reasons: Counter[str] = Counter()
 
+    def set_num_steps(self, num_steps: int) -> None:
+        """Set the number of steps that the stage has, those done included."""
+        self._num_steps = num_steps
+
     def num_allowed(self, steps_done: int) -> int:
         """Return how many more prompts may be handed out now."""
         steps = min(self._max_staleness_steps + steps_done + 1, self._num_steps)

@@ -98,9 +98,17 @@ class Scorer:
         return self.scales
 
     async def update(
-        self, trajectories: Trajectories, ranked: RankedResponses | None = None
+        self,
+        trajectories: Trajectories,
+        ranked: RankedResponses | None = None,
+        *,
+        num_epochs: int = 1,
     ) -> dict[str, float]:
-        """Train the discriminator on rollouts, demonstrations of their prompts, and preferences."""
+        """Train the discriminator on rollouts, demonstrations of their prompts, and preferences.
+
+        Args:
+            num_epochs: passes over the samples so far; see actors.messages.DiscriminatorWorker.
+        """
         if self.discriminator is None:
             return {}
         began = time.monotonic()
@@ -111,6 +119,7 @@ class Scorer:
             self._data.with_context(self._data.demonstrations(rows)),
             self._data.with_context(self._held_out_demonstrations(rows)),
             ranked,
+            num_epochs,
             lead_only=True,
         )
         if self.discriminator.target_size > 1:

@@ -27,6 +27,13 @@ class RunState(NamedTuple):
         return f"{at}: {self.error}" if self.error else at
 
 
+def num_iterations(config: RunConfig, manifest: Manifest) -> int:
+    """Return the steps of the whole run; fewer than the job's if the warm-up ended early."""
+    if manifest.warm_up_end is None:
+        return config.num_iterations
+    return manifest.warm_up_end + config.objective.steps
+
+
 def run_state(run_dir: Path) -> RunState:
     """Return the state of the run in a directory.
 
@@ -39,7 +46,7 @@ def run_state(run_dir: Path) -> RunState:
 
 
 def _state(manifest: Manifest, config: RunConfig, *, has_started: bool) -> RunState:
-    total, ending = config.num_iterations, manifest.ending
+    total, ending = num_iterations(config, manifest), manifest.ending
     if ending:
         return RunState(ending.how, ending.iteration, total, ending.error)
     if manifest.is_finished:  # by an irlign that wrote no ending
@@ -57,7 +64,7 @@ def finished_before(run_dir: Path, config: RunConfig) -> RunState | None:
     if not is_resumed(run_dir, config):
         return None
     manifest = load_manifest(run_dir, config.name)
-    total = config.num_iterations
+    total = num_iterations(config, manifest)
     if manifest.iteration > total:
         raise InvalidInputError(
             f"the run in {run_dir} has done {manifest.iteration} steps, more than the {total} of "

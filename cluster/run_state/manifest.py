@@ -63,6 +63,10 @@ class Position(BaseModel):
     """Number of draws that were trained on."""
     dropped_draws: dict[str, int] = {}
     """Number of dropped draws for each reason."""
+    warm_up_aucs: list[float] = []
+    """The discriminator's AUCs on new samples in the last steps of its warm-up."""
+    warm_up_end: int | None = None
+    """Iteration at which the discriminator's warm-up ended; None before."""
     elapsed_s: float = 0.0
     """Running time at the checkpoint, over all starts."""
     is_finished: bool = False

@@ -18,6 +18,9 @@ MAY_CHANGE = frozenset(
         # remedies against divergence and loss of precision; they leave the objective as it is
         *("sft.learning_rate", "objective.learning_rate", "discriminator.learning_rate"),
         *("objective.max_mean_log_ratio", "objective.max_staleness_steps"),
+        # remedies for a discriminator that is not ready; without effect once stage 2 has begun
+        *("discriminator.warm_up_steps", "discriminator.warm_up_epochs"),
+        *("discriminator.ready_auc", "discriminator.not_ready"),
         *("learner.autocast", "rollout.dtype", "rewards.0.on_error"),
         "data.max_prompt_tokens",  # a limit: no prompt is cut
         *("rollout.num_workers", "rollout.cpus_per_worker", "rollout.gpus_per_worker"),

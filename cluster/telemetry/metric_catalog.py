@@ -25,6 +25,8 @@ STEP_METRICS = {
     "discriminator/accuracy_fresh": "Accuracy on new responses and demonstrations; 0.5 is chance.",
     "discriminator/accuracy_held_out": "Share of held-out demonstrations that are recognized.",
     "discriminator/accuracy_trained": "Accuracy on the rows of the newest update.",
+    "discriminator/auc_fresh": "AUC on new responses and demonstrations; 0.5 is chance.",
+    "discriminator/auc_held_out": "AUC on new responses and held-out demonstrations.",
     "discriminator/bag_of_words_accuracy": "Accuracy of a bag-of-words classifier.",
     "discriminator/calibration_expert": "Mean 1 - D over the expert's responses.",
     "discriminator/calibration_policy": "Mean D over the policy's responses.",
@@ -222,6 +224,11 @@ PANELS = (
             "discriminator/jensen_shannon_estimate",
             "teacher/reverse_kl",
         ),
+    ),
+    Panel(
+        "AUC of the discriminator on new samples",
+        "share of pairs in order",
+        _of("discriminator/auc_fresh", "discriminator/auc_held_out"),
     ),
     Panel(
         "Accuracy of the discriminator",

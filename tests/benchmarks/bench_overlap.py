@@ -98,7 +98,7 @@ class SlowDiscriminator:
     def __init__(self, service):
         self._service = service
 
-    async def update(self, rollouts, demonstrations, held_out, ranked=None):
+    async def update(self, rollouts, demonstrations, held_out, ranked=None, num_epochs=1):
         await self._service.take(0.5)
         return {}
 

@@ -22,14 +22,16 @@ class LogisticDiscriminatorWorker:
         self.num_updates = 0
         self.earlier = (EMPTY, EMPTY)
 
-    def update(self, rollouts, demonstrations, held_out, ranked=None):
+    def update(self, rollouts, demonstrations, held_out, ranked=None, num_epochs=1):
         if set(rollouts.prompt_ids.tolist()) != set(demonstrations.prompt_ids.tolist()):
             raise ValueError("the classes must share their prompts")
         metrics = self._measured(rollouts, demonstrations)
         if len(held_out):
             unseen = self._measured(rollouts, held_out)
             unseen["accuracy_held_out"] = unseen.pop("accuracy_fresh")
-            metrics = unseen | {name: metrics[name] for name in ("accuracy_fresh", "logit_expert")}
+            unseen["auc_held_out"] = unseen.pop("auc_fresh")
+            kept = ("accuracy_fresh", "auc_fresh", "logit_expert")
+            metrics = unseen | {name: metrics[name] for name in kept}
         earlier = PromptGroup(*self.earlier)
         fresh = PromptGroup(rollouts, held_out if len(held_out) else demonstrations)
         metrics |= control_accuracies(earlier, fresh, self.white_space) | {"skipped": 0.0}
@@ -86,6 +88,7 @@ class LogisticDiscriminatorWorker:
         spread = (lengths**2).sum()
         return {
             "accuracy_fresh": accuracy(expert, policy),
+            "auc_fresh": (np.sign(expert[:, None] - policy) / 2 + 0.5).mean(),
             "logit_expert": expert.mean(),
             "logit_policy": policy.mean(),
             "calibration_expert": sigmoid(-expert).mean(),

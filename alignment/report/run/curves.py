@@ -62,6 +62,16 @@ CURVE_PLOTS = (
         {"": 0.0, "maximum of Jensen-Shannon": log(2)},
     ),
     CurvePlot(
+        "auc",
+        "AUC of the discriminator on new samples",
+        "share of pairs in order",
+        {
+            "discriminator/auc_fresh": "demonstrations of the same prompts",
+            "discriminator/auc_held_out": "demonstrations of the evaluation set",
+        },
+        {"chance": 0.5},
+    ),
+    CurvePlot(
         "discriminator",
         "Accuracy of the discriminator and of its control classifiers",
         "accuracy",

@@ -114,7 +114,15 @@ def _prompts(run: Run, _: RunSummary) -> Iterator[str]:
         )
 
 
-def _discriminator(run: Run, _: RunSummary) -> Iterator[str]:
+def _discriminator(run: Run, summary: RunSummary) -> Iterator[str]:
+    ready = run.setting("discriminator.ready_auc")
+    if summary.warm_up_auc is not None and ready is not None and summary.warm_up_auc < ready:
+        yield (
+            f"Stage 2 began before the discriminator was ready: its AUC on new samples was "
+            f"{summary.warm_up_auc:.3f}, below discriminator.ready_auc = {ready:g}. Much of the "
+            f"reward was noise at first. Raise discriminator.warm_up_steps, warm_up_epochs, "
+            f"learning_rate or num_layers."
+        )
     accuracy = late_mean(run, "discriminator/accuracy_fresh")
     divergence = str(run.setting("objective.divergence", ""))
     if accuracy is not None and accuracy > MAX_ACCURACY:

@@ -59,7 +59,9 @@ class RunSummary(NamedTuple):
     """Values on the evaluation set, in nats per token, by phase: before, after_sft and after."""
     texts: dict[str, TextMetrics]
     """Metrics by group; groups without texts are left out."""
-    discriminator_accuracy: float | None
+    warm_up_auc: float | None
+    """AUC of the discriminator on new samples at the end of its warm-up."""
+    discriminator_auc: float | None
     """Mean of the last 10 values of the on-policy stage, as the next."""
     jensen_shannon: float | None
     """Estimated divergence of expert and policy in nats, at most log 2."""
@@ -83,7 +85,8 @@ def summarize(run: Run) -> RunSummary:
         total_time_s=max((row.time_s for row in run.rows), default=None),
         held_out_nll=_held_out_nll(run),
         texts=_text_metrics(run),
-        discriminator_accuracy=_final_mean(run, "discriminator/accuracy_fresh"),
+        warm_up_auc=_warm_up_auc(run),
+        discriminator_auc=_final_mean(run, "discriminator/auc_fresh"),
         jensen_shannon=_final_mean(run, "discriminator/jensen_shannon_estimate"),
         sampling_tokens_per_s=median(sampling) if sampling else None,
         learning_tokens_per_s=median(learning) if learning else None,
@@ -105,10 +108,14 @@ def headline(summary: RunSummary) -> str:
             f"Diversity (distinct-2): {after.distinct[1]:.2f} after training, "
             f"{expert.distinct[1]:.2f} for the expert."
         )
-    if summary.discriminator_accuracy is not None:
+    if summary.warm_up_auc is not None:
         sentences.append(
-            f"Accuracy of the discriminator over the last {FINAL_VALUES} on-policy steps: "
-            f"{summary.discriminator_accuracy:.0%}; 50% is chance."
+            f"Stage 2 began at a discriminator AUC on new samples of {summary.warm_up_auc:.2f}."
+        )
+    if summary.discriminator_auc is not None:
+        sentences.append(
+            f"AUC of the discriminator on new samples over the last {FINAL_VALUES} on-policy "
+            f"steps: {summary.discriminator_auc:.2f}; 0.5 is chance."
         )
     return "\n".join(sentences)
 
@@ -151,7 +158,15 @@ def _planned_steps(run: Run) -> int | None:
         return None
     has_discriminator = on_policy > 0 and run.setting("objective.divergence_weight", 1.0) > 0
     warm_up = run.setting("discriminator.warm_up_steps", 0) if has_discriminator else 0
-    return sft + int(warm_up) + on_policy
+    warm_up_end = run.manifest.get("warm_up_end")
+    return (warm_up_end if isinstance(warm_up_end, int) else sft + int(warm_up)) + on_policy
+
+
+def _warm_up_auc(run: Run) -> float | None:
+    """Return the mean over the last steps of the warm-up, if it has ended."""
+    aucs = run.manifest.get("warm_up_aucs")
+    has_ended = isinstance(run.manifest.get("warm_up_end"), int)
+    return fmean(map(float, aucs)) if has_ended and isinstance(aucs, list) and aucs else None
 
 
 def _pattern_names(summary: RunSummary) -> list[str]:

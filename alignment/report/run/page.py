@@ -135,11 +135,9 @@ def _tiles(summary: RunSummary) -> list[Tile]:
     if similar:
         detail = f"mean chrF of responses, 1 is identical; prompts {similar['prompts']}"
         tiles.append(Tile("Similarity to the expert", _arrow(similar), detail))
-    if summary.discriminator_accuracy is not None:
-        accuracy = f"{summary.discriminator_accuracy:.0%}"
-        tiles.append(
-            Tile("Discriminator accuracy", accuracy, f"last {FINAL_VALUES} steps, 50% is chance")
-        )
+    if summary.discriminator_auc is not None:
+        auc = f"{summary.discriminator_auc:.2f}"
+        tiles.append(Tile("Discriminator AUC", auc, f"last {FINAL_VALUES} steps, 0.5 is chance"))
     if summary.total_time_s is not None:
         detail = f"for {summary.last_step} steps"
         tiles.append(Tile("Time", format_duration(summary.total_time_s), detail))

@@ -47,7 +47,7 @@ def test_the_fresh_batch_is_measured_before_training(folder):
     rollouts, demonstrations = batch(0)
     first = worker.update(rollouts, demonstrations, EMPTY)
     # Nothing is known yet: all logits are 0, ties count half, D = 1/2 everywhere, JS = 0.
-    assert first["discriminator/accuracy_fresh"] == 0.5
+    assert first["discriminator/accuracy_fresh"] == first["discriminator/auc_fresh"] == 0.5
     assert first["discriminator/calibration_expert"] == 0.5
     assert first["discriminator/calibration_policy"] == 0.5
     assert math.isclose(first["discriminator/loss"], 2 * math.log(2), rel_tol=1e-6)
@@ -56,6 +56,7 @@ def test_the_fresh_batch_is_measured_before_training(folder):
     expert, policy = worker.score(demonstrations), worker.score(rollouts)
     second = worker.update(rollouts, demonstrations, EMPTY)
     assert math.isclose(second["discriminator/logit_expert"], expert.mean(), rel_tol=1e-4)
+    assert second["discriminator/auc_fresh"] == (expert[:, None] > policy).mean()
     assert math.isclose(second["discriminator/reverse_kl_estimate"], -policy.mean(), rel_tol=1e-4)
     slope = np.polyfit(rollouts.response_lengths, policy, 1)[0]
     assert math.isclose(second["discriminator/length_slope"], slope, rel_tol=1e-3, abs_tol=1e-6)
@@ -67,6 +68,34 @@ def test_several_updates_a_step_measure_the_first_and_report_the_last(folder):
     assert metrics["discriminator/accuracy_fresh"] == 0.5
     assert metrics["discriminator/loss"] < 2 * math.log(2)
     assert metrics["discriminator/accuracy_trained"] > 0.5
+
+
+def test_further_epochs_are_updates_on_samples_that_are_there_already(folder):
+    """Without replay, two steps of three epochs take two updates on fresh batches and four more."""
+    worker = make_worker(folder, replay_fraction=0.0)
+    worker.update(*batch(0), EMPTY, num_epochs=3)
+    metrics = worker.update(*batch(1), EMPTY, num_epochs=3)
+    assert metrics["discriminator/replayed"] > 0.0  # the last batch has prompts of the first step
+    assert worker._num_updates == 6
+    by_hand = make_worker(folder, updates_per_step=3)  # one step's samples, three times
+    by_hand.update(*batch(0), EMPTY)
+    once = make_worker(folder)
+    once.update(*batch(0), EMPTY, num_epochs=3)
+    # The same prompts in another order: equal up to rounding, which AdamW enlarges.
+    for name, value in weights(once).items():
+        torch.testing.assert_close(value, weights(by_hand)[name], atol=2e-3, rtol=0.0)
+
+
+def test_an_epoch_more_changes_nothing_where_no_update_is_taken(folder):
+    worker = make_worker(folder, max_accuracy=0.51)
+    worker.update(*batch(0), EMPTY)
+    for step in range(1, 9):
+        worker.update(*batch(step), EMPTY)
+    before, count = weights(worker), worker._num_updates
+    metrics = worker.update(*batch(20), EMPTY, num_epochs=4)
+    assert metrics["discriminator/skipped"] == 1.0
+    assert worker._num_updates == count
+    assert all(torch.equal(value, before[name]) for name, value in weights(worker).items())
 
 
 def test_replayed_rollouts_are_the_configured_fraction(folder):

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
-from alignment.discriminator.metrics import discriminator_estimates
+from alignment.discriminator.metrics import area_under_curve, discriminator_estimates
 from alignment.divergences.lookup import divergence
 from alignment.studies.response_table import tabular_response_logprobs
 from tests.strategies import TABLE, policy_tables
@@ -54,9 +55,16 @@ def test_hand_computed_estimates():
 
 def test_a_discriminator_without_an_opinion_is_half_right():
     found = discriminator_estimates(torch.zeros(3), torch.zeros(5))
-    assert found["accuracy"].item() == 0.5
+    assert found["accuracy"].item() == found["auc"].item() == 0.5
     assert found["calibration_expert"].item() == found["calibration_policy"].item() == 0.5
     assert found["jensen_shannon_estimate"].item() == pytest.approx(0.0, abs=1e-7)
+
+
+@given(*[st.lists(st.integers(-3, 3), min_size=1, max_size=9)] * 2, st.floats(-5, 5))
+def test_the_area_is_the_share_of_pairs_in_order_whatever_the_offset(expert, policy, offset):
+    pairs = [(e > p) + (e == p) / 2 for e in expert for p in policy]
+    found = area_under_curve(torch.tensor(expert) + offset, torch.tensor(policy) + offset)
+    assert found.item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
 def test_estimates_of_nothing_are_an_error():

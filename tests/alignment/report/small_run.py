@@ -32,6 +32,7 @@ METRICS = [
             "learner/entropy": 1.0,
             "rollout/tokens_per_s": speed / 2,
             "discriminator/accuracy_fresh": accuracy,
+            "discriminator/auc_fresh": accuracy,
             "discriminator/jensen_shannon_estimate": accuracy / 4,
             "time/sampling_s": 6.0,
             "time/learning_s": 3.0,

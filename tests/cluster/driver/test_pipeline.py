@@ -15,9 +15,9 @@ class RecordingDiscriminator(LogisticDiscriminatorWorker):
         super().__init__(16)
         self.calls = []
 
-    def update(self, rollouts, demonstrations, held_out, ranked=None):
+    def update(self, rollouts, demonstrations, held_out, ranked=None, num_epochs=1):
         self.calls.append(("update", set(rollouts.policy_versions[:, 1].tolist())))
-        return super().update(rollouts, demonstrations, held_out, ranked)
+        return super().update(rollouts, demonstrations, held_out, ranked, num_epochs)
 
     def score(self, trajectories):
         self.calls.append(("score", set(trajectories.policy_versions[:, 1].tolist())))

@@ -29,7 +29,7 @@ class Discriminator:
         self.updates = 0
         self.trained_on = []
 
-    def update(self, rollouts, demonstrations, held_out, ranked=None):
+    def update(self, rollouts, demonstrations, held_out, ranked=None, num_epochs=1):
         self.updates += 1
         self.trained_on.append((rollouts.prompt_ids.tolist(), demonstrations.prompt_ids.tolist()))
         assert set(held_out.prompt_ids.tolist()) <= {12, 13, 14, 15}

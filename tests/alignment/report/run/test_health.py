@@ -39,6 +39,13 @@ def test_late_mean_is_that_of_the_last_third(write_run):
     assert late_mean(run, "absent") is None
 
 
+def test_a_stage_that_began_before_its_discriminator_was_ready_gives_a_warning(write_run):
+    config = {**CONFIG, "discriminator": {"ready_auc": 0.65}}
+    manifest = {"warm_up_end": 3, "warm_up_aucs": [0.5, 0.56]}
+    (note,) = notes(write_run, config=config, manifest=manifest)
+    assert "AUC on new samples was 0.530, below discriminator.ready_auc = 0.65" in note
+
+
 @pytest.mark.parametrize("divergence", ["jensen_shannon", "forward_kl", "reverse_kl"])
 def test_a_discriminator_that_is_too_strong_gives_a_warning_with_the_reason(write_run, divergence):
     config = {**CONFIG, "objective": {"divergence": divergence}}

@@ -19,7 +19,7 @@ def test_the_summary_has_the_values_of_the_files(write_run):
     }
     assert (result.last_step, result.planned_steps, result.is_finished) == (6, 6, True)
     assert result.total_time_s == 65.5
-    assert result.discriminator_accuracy == pytest.approx(0.7)
+    assert result.discriminator_auc == pytest.approx(0.7)
     assert result.jensen_shannon == pytest.approx(0.7 / 4)
     assert result.learning_tokens_per_s == 115.0  # the median of 100, 110, 120 and 500
     assert result.sampling_tokens_per_s == 60.0
@@ -48,12 +48,21 @@ def test_groups_of_texts_are_compared(write_run):
     assert texts["before"].similarity < texts["after"].similarity
 
 
-def test_the_accuracy_is_the_mean_of_the_last_ten_values(write_run):
+def test_the_end_of_the_warm_up_is_that_of_the_manifest(write_run):
+    manifest = {"warm_up_end": 4, "warm_up_aucs": [0.6, 0.7, 0.8]}
+    summary = summarize_run(write_run(manifest=manifest))
+    assert summary.planned_steps == 7  # three on-policy steps after it
+    assert summary.warm_up_auc == pytest.approx(0.7)
+    line = "Stage 2 began at a discriminator AUC on new samples of 0.70."
+    assert line in headline(summary).splitlines()
+
+
+def test_the_auc_is_the_mean_of_the_last_ten_values(write_run):
     rows = [
-        {"step": step, "stage": "on_policy", "time_s": step, "discriminator/accuracy_fresh": value}
+        {"step": step, "stage": "on_policy", "time_s": step, "discriminator/auc_fresh": value}
         for step, value in enumerate([1.0] * 5 + [0.5] * 9 + [0.6])
     ]
-    assert summarize_run(write_run(metrics=rows)).discriminator_accuracy == pytest.approx(0.51)
+    assert summarize_run(write_run(metrics=rows)).discriminator_auc == pytest.approx(0.51)
 
 
 def test_sft_that_is_not_complete_has_no_value_after_sft(write_run):
@@ -92,7 +101,8 @@ def test_the_headline_describes_the_result(write_run):
         "50% after SFT, 100% after training, 100% of the expert's responses."
     )
     assert lines[-1] == (
-        "Accuracy of the discriminator over the last 10 on-policy steps: 70%; 50% is chance."
+        "AUC of the discriminator on new samples over the last 10 on-policy steps: 0.70; "
+        "0.5 is chance."
     )
 
 
