@@ -46,12 +46,15 @@ def release_gathered(policy: PolicyModel) -> None:
             module.reshard()
 
 
-def clip_gradients(model: nn.Module, max_norm: float, *, scale: float = 1.0) -> float:
-    """Multiply the gradients by scale, clip them to a global norm, and return the norm before."""
-    if scale != 1.0:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
+def scale_gradients(model: nn.Module, scale: float) -> None:
+    """Multiply the gradients that have been accumulated so far."""
+    for parameter in model.parameters() if scale != 1.0 else ():
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Clip the gradients to a global norm, and return the norm before."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actors.distributed import clip_gradients, full_tensors, shard, sum_over_ranks
+from actors.distributed import (
+    clip_gradients,
+    full_tensors,
+    scale_gradients,
+    shard,
+    sum_over_ranks,
+)
 from actors.learner.checkpoint import restore_checkpoint, save_checkpoint
 from actors.learner.microbatches import Microbatch, part_microbatches, task_microbatches
 from actors.learner.policy_loss import Scored, policy_loss
@@ -164,8 +170,9 @@ class Learner:
         references = self._reference_logprobs(task, microbatches)
         distance = self._reference_distance(auxiliary)
         _, num_action_tokens = step_counts(task)
+        num_rollouts = sum(each.part == "trajectories" for each in microbatches)
         totals: dict[str, Tensor | float] = {}
-        for microbatch, reference in zip(microbatches, references, strict=True):
+        for index, (microbatch, reference) in enumerate(zip(microbatches, references, strict=True)):
             scores, divergences = self._scores_and_divergences(microbatch)
             scored = Scored(
                 microbatch.batch,
@@ -189,12 +196,25 @@ class Learner:
                 metrics["entropy"] = scores.entropies.sum() / num_action_tokens
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + microbatch.weight * value
+            if index + 1 == num_rollouts:
+                self._leave_out_rejected(task, totals)
         sums = sum_over_ranks(totals, self._device, self._world_size)
         norm, skipped = self._apply_gradients(task, sums)
         if microbatches[-1].part == "comparisons" and not (auxiliary and auxiliary.num_comparisons):
             # All were padding, which has no diagnostics.
             sums = {name: sums[name] for name in ("loss", "trained_tokens")}
         return step_metrics(task, sums, norm, time.perf_counter() - began) | skipped
+
+    def _leave_out_rejected(self, task: OptimizerStep, totals: dict[str, Tensor | float]) -> None:
+        """Turn the rollouts' gradient, a mean over all of them, into one over the accepted ones.
+
+        Called between the rollouts and the auxiliary batch, whose means are over itself.
+        """
+        if "rejected_sequences" not in totals or not self.settings.objective.max_mean_log_ratio:
+            return
+        rejected = {"count": totals["rejected_sequences"]}
+        sums = sum_over_ranks(rejected, self._device, self._world_size)
+        scale_gradients(self.policy, accepted_scale(task, sums["count"]))
 
     def _apply_gradients(
         self, task: OptimizerStep, sums: dict[str, float]
@@ -205,7 +225,7 @@ class Learner:
             The norm of the gradient before clipping; and {key: 1} with a key of SKIPPED if the
             step was skipped, else {}.
         """
-        norm = clip_gradients(self.policy, MAX_GRAD_NORM, scale=accepted_scale(task, sums))
+        norm = clip_gradients(self.policy, MAX_GRAD_NORM)
         skipped = reason_to_skip(task, sums, norm)
         if skipped is None:
             for group in self.optimizer.param_groups:

@@ -10,6 +10,7 @@ from torch import Tensor
 from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.learner.credit import assign_credit, has_logits, reward_advantages
 from actors.messages import OnPolicyStep, SftStep
+from alignment.credit.importance import importance_weights
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
 from alignment.mdp.packing import PackedBatch
 from alignment.objectives.behavior_cloning import behavior_cloning
@@ -91,7 +92,8 @@ def on_policy_loss(
 
     reward = divergence_weight * r(h) + reward sources - coefficient * k1 (where k1 is a reward)
 
-    At level state the divergence is a loss of its own instead of a reward.
+    At level state the divergence is a loss of its own instead of a reward. A sequence that
+    max_mean_log_ratio rejects adds nothing to any of the losses, and N still counts it.
 
     Args:
         num_sequences: trajectories in the optimizer step over all ranks and microbatches.
@@ -102,8 +104,9 @@ def on_policy_loss(
         of the credit, and reference_kl, the k1 estimate of KL(policy, reference) in nats per token.
     """
     batch = scored.batch
+    is_rejected = _is_rejected(scored, config)
     rewards, penalty_loss, diagnostics = _with_reference_kl(
-        scored, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
+        scored, is_rejected, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
     )
     loss = config.reference.coefficient * penalty_loss
     advantages = reward_advantages(batch, rewards, config)
@@ -117,7 +120,7 @@ def on_policy_loss(
             diagnostics["effective_group_fraction"] = credit.effective_sizes.sum() / num_sequences
     if scored.state_divergences is not None:
         output = distillation(
-            scored.state_divergences,
+            scored.state_divergences.masked_fill(is_rejected, 0.0),
             num_sequences=num_sequences,
             num_action_tokens=num_action_tokens,
         )
@@ -138,8 +141,21 @@ def on_policy_loss(
     return ObjectiveOutput(loss + output.loss, diagnostics)
 
 
+def _is_rejected(scored: Scored, config: ObjectiveConfig) -> Tensor:
+    """[action] whether max_mean_log_ratio rejects the action's sequence."""
+    batch = scored.batch
+    arguments = scored.logprobs, batch.behavior_logprobs, batch.sequence_index
+    limit = config.max_mean_log_ratio
+    return importance_weights(*arguments, level="none", max_mean_log_ratio=limit).is_rejected
+
+
 def _with_reference_kl(
-    scored: Scored, config: ObjectiveConfig, *, num_sequences: int, num_action_tokens: int
+    scored: Scored,
+    is_rejected: Tensor,
+    config: ObjectiveConfig,
+    *,
+    num_sequences: int,
+    num_action_tokens: int,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return [sequence] rewards less the penalty, the penalty if it is a loss, and diagnostics."""
     batch = scored.batch
@@ -149,6 +165,9 @@ def _with_reference_kl(
     arguments = scored.logprobs, scored.reference_logprobs
     k1 = k1_penalty(*arguments, batch.sequence_index, batch.num_sequences)
     diagnostics = {"reference_kl": k1.sum() / num_action_tokens}
+    # Equal log-probabilities have neither a penalty nor a gradient of it.
+    accepted = scored.logprobs.where(~is_rejected, scored.reference_logprobs)
+    arguments = accepted, scored.reference_logprobs
     match config.reference.estimator:
         case "k1_reward":
             return scored.rewards - config.reference.coefficient * k1, nothing, diagnostics

@@ -52,14 +52,13 @@ def step_metrics(
     return {f"learner/{name}": each for name, each in metrics.items() if math.isfinite(each)}
 
 
-def accepted_scale(task: OptimizerStep, sums: dict[str, float]) -> float:
-    """Return the factor N / (N - rejected) of the gradient; 1 if all sequences were rejected.
+def accepted_scale(task: OptimizerStep, num_rejected: float) -> float:
+    """Return the factor N / (N - rejected) of the rollouts' gradient; 1 if all were rejected.
 
-    The loss is a mean over all N sequences, and rejected ones add 0 to it. The factor also scales a
-    reference penalty that is a loss of its own (k2_loss, k3_loss).
+    The rollouts' loss is a mean over all N sequences, and rejected ones add 0 to it.
     """
     num_sequences, _ = step_counts(task)
-    accepted = num_sequences - sums.get("rejected_sequences", 0.0)
+    accepted = num_sequences - num_rejected
     return num_sequences / accepted if accepted else 1.0
 
 

@@ -69,7 +69,7 @@ def importance_weights(
 
     Returns:
         The weights, one for each action at every level. Rejected sequences must leave the
-        denominator of the loss too: rescale the step's gradient by N / (N - rejected).
+        denominator of the loss too: rescale the rollouts' gradient by N / (N - rejected).
 
     References:
         Ionides 2008, "Truncated importance sampling"; for language models: Yao et al. 2025, "Your
