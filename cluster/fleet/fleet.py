@@ -221,8 +221,13 @@ class Fleet:
         async with member.sync_lock:
             while self._sync is not None and member.version != self._newest:
                 newest = self._newest
-                await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
-                member.version = newest
+                try:
+                    await asyncio.wait_for(self._sync(member.handle, newest), self._timeout_s)
+                except FileNotFoundError:  # newer ones have replaced it before it was read
+                    if self._newest == newest:
+                        raise
+                else:
+                    member.version = newest
 
     async def _sync_while_serving(self, member: Member) -> None:
         try:

@@ -253,6 +253,35 @@ async def test_a_worker_that_fails_to_sync_during_a_request_is_replaced_and_its_
     await fleet.close()
 
 
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_version_deleted_before_it_was_read_is_left_for_a_newer_one(is_replaced):
+    def late(number):
+        worker = Doubler(number)
+
+        async def load(version):
+            if version == "v1":
+                if is_replaced:
+                    fleet.announce("v2")
+                raise FileNotFoundError("weights v1 are no longer there")
+            worker.version = version
+
+        worker.load = load
+        return worker
+
+    events = []
+    factory = WorkerFactory(late)
+    fleet = make_fleet(factory, 1, events=events)
+    fleet.announce("v1")
+    if is_replaced:
+        assert await fleet.request("version_now") == "v2"
+        assert events == []
+        assert list(factory.handles) == ["doubler-0"]
+    else:
+        with pytest.raises(FleetFailedError, match="no longer there"):
+            await fleet.request("version_now")
+    await fleet.close()
+
+
 async def test_a_request_wakes_the_worker_that_has_been_idle_longest():
     factory = WorkerFactory(Doubler)
     fleet = make_fleet(factory, 3)
