@@ -106,7 +106,11 @@ def on_policy_loss(
     batch = scored.batch
     is_rejected = _is_rejected(scored, config)
     rewards, penalty_loss, diagnostics = _with_reference_kl(
-        scored, is_rejected, config, num_sequences=num_sequences, num_action_tokens=num_action_tokens
+        scored,
+        is_rejected,
+        config,
+        num_sequences=num_sequences,
+        num_action_tokens=num_action_tokens,
     )
     loss = config.reference.coefficient * penalty_loss
     advantages = reward_advantages(batch, rewards, config)
