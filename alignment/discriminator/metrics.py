@@ -98,7 +98,7 @@ def fresh_metrics(fresh: FreshLogits) -> dict[str, float]:
     """
     is_expert = fresh.batch.is_expert
     expert, policy = fresh.logits[is_expert], fresh.logits[~is_expert]
-    metrics = {}
+    metrics: dict[str, float] = {}
     estimates = discriminator_estimates(expert, policy)
     of_this_step = {name: estimates[name] for name in ("accuracy", "auc", "logit_expert")}
     if len(fresh.held_out_logits):
