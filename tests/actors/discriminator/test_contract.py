@@ -18,6 +18,7 @@ KEYS = {
     f"discriminator/{name}"
     for name in (
         "accuracy_fresh",
+        "auc_fresh",
         "logit_expert",
         "logit_policy",
         "calibration_expert",
@@ -132,8 +133,10 @@ def test_demonstrations_held_out_are_measured_and_not_trained_on(make_worker):
     trained = worker.score(demonstrations)
     np.testing.assert_array_equal(other.score(rollouts), policy)
     metrics = worker.update(rollouts, demonstrations, held_out)
-    assert set(metrics) == KEYS | {"discriminator/accuracy_held_out"}
+    assert set(metrics) == KEYS | {f"discriminator/{name}_held_out" for name in ("accuracy", "auc")}
     expected = {
+        "auc_held_out": (expert[:, None] > policy).mean(),
+        "auc_fresh": (trained[:, None] > policy).mean(),
         "accuracy_held_out": ((expert > 0).mean() + (policy < 0).mean()) / 2,
         "forward_kl_estimate": expert.mean(),
         "calibration_expert": (1 / (1 + np.exp(expert))).mean(),

@@ -355,7 +355,8 @@ async def test_a_discriminator_that_cannot_be_saved_fails_the_checkpoint(tmp_pat
     discriminator = DiscriminatorOnFullDisk(16)
     async with World(config, tmp_path, make_discriminator=lambda: discriminator) as world:
         assert await world.driver.run()
-        (event,) = world.manifest().events
+        event, ready = world.manifest().events
+        assert ready.what.startswith("stage 2 begins although the discriminator is not ready")
         assert event.what.startswith("the checkpoint of step 3 could not be written ([Errno 28]")
         folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
         assert folders == ["step-000003", "step-000009"]

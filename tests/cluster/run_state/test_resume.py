@@ -27,7 +27,7 @@ FIXED = {
     *(f"objective.divergence_parameters.{name}" for name in ("alpha", "beta", "skew")),
     *("rollout.temperature", "rollout.interrupt"),
     *("discriminator.num_layers", "discriminator.tuning", "discriminator.loss"),
-    *("discriminator.updates_per_step", "discriminator.warm_up_steps"),
+    "discriminator.updates_per_step",
     *("discriminator.label_smoothing", "discriminator.gradient_penalty"),
     *("discriminator.token_dropout", "discriminator.spectral_norm"),
     *("discriminator.max_accuracy", "discriminator.replay_fraction"),
@@ -52,6 +52,7 @@ REMEDIES = (  # that errors and the report name, without those that change the o
     *("objective.max_staleness_steps", "objective.max_mean_log_ratio"),
     *("sft.learning_rate", "objective.learning_rate", "discriminator.learning_rate"),
     *("data.max_prompt_tokens", "rewards.0.on_error"),
+    *("discriminator.warm_up_steps", "discriminator.warm_up_epochs", "discriminator.not_ready"),
 )
 
 

@@ -44,7 +44,7 @@ def test_the_page_is_in_the_run_directory_and_is_self_contained(write_run):
     assert path == run / "report" / "index.html"
     tags = Tags(path.read_text()).tags
     sources = [attrs["src"] for tag, attrs in tags if tag == "img"]
-    assert len(sources) == 7
+    assert len(sources) == 8
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "a"}
 

@@ -35,6 +35,7 @@ def test_only_plots_with_data_are_written(write_run, tmp_path):
     assert list(plots) == [
         "held_out_nll",
         "divergences",
+        "auc",
         "discriminator",
         "entropy",
         "throughput",
