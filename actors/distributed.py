@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from actors.errors import TrainingDivergedError
 from alignment.models.policy import PolicyModel
 from alignment.models.scalar_head import ScalarModel
 
@@ -73,6 +74,30 @@ def whole(parameter: Tensor) -> Tensor:
     """Return a parameter gathered from all ranks, detached."""
     tensor = parameter.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def require_finite(policy: PolicyModel, device: torch.device, world_size: int) -> None:
+    """Check that all weights are finite numbers.
+
+    Raises:
+        TrainingDivergedError: if some are not; on all ranks, each of which checks its shards.
+    """
+    names, counts = [], []
+    for name, parameter in policy.model.named_parameters():
+        tensor = parameter.detach()
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        names.append(name)
+        counts.append((~torch.isfinite(local)).sum())
+    bad = torch.stack(counts).to(device)
+    if world_size > 1:
+        dist.all_reduce(bad)
+    wrong = [name for name, count in zip(names, bad.tolist(), strict=True) if count]
+    if wrong:
+        raise TrainingDivergedError(
+            f"{int(bad.sum())} weights are not finite, in {len(wrong)} of {len(names)} tensors, "
+            f"first in {wrong[0]}; they are neither published nor saved: the newest checkpoint "
+            "holds finite ones; lower the learning rate"
+        )
 
 
 def sum_over_ranks(

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 DivergenceName = Literal[
     "forward_kl",
@@ -55,6 +55,29 @@ PARAMETER_OF: Mapping[str, str] = {
 
 DataSource = Annotated[str, Field(pattern=r"^hub:[\w.-]+/")] | Path
 """A hub name, or a file or folder."""
+
+
+LARGEST_LEARNING_RATE = 0.1
+"""AdamW moves a weight by about the rate at each step, and those of language models are 0.01 to 1:
+a larger rate replaces the model by noise within a few steps."""
+
+
+def learning_rate_in_range(rate: float) -> float:
+    """Return a learning rate that AdamW can use.
+
+    Raises:
+        ValueError: if it is not positive, or larger than LARGEST_LEARNING_RATE.
+    """
+    if not 0.0 < rate <= LARGEST_LEARNING_RATE:
+        raise ValueError(
+            f"a learning rate of {rate:g} is not between 0 and {LARGEST_LEARNING_RATE}; AdamW "
+            "moves each weight by about the rate at each step; 1e-6 to 1e-3 is usual"
+        )
+    return rate
+
+
+LearningRate = Annotated[float, AfterValidator(learning_rate_in_range)]
+"""A learning rate of AdamW: more than 0, at most LARGEST_LEARNING_RATE."""
 
 
 Level = Literal["trajectory", "token", "occupancy", "state"]

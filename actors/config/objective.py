@@ -10,6 +10,7 @@ from actors.config.choices import (
     UNBOUND_DIVERGENCES,
     DivergenceParameters,
     FrozenConfig,
+    LearningRate,
     Level,
     divergence_name,
     parameter_problems,
@@ -32,7 +33,7 @@ class SftConfig(FrozenConfig):
     """Optimizer steps; 0 skips the stage."""
     prompts_per_step: int = Field(32, gt=0)
     """Demonstrations per optimizer step, over all ranks."""
-    learning_rate: float = Field(2e-5, gt=0.0)
+    learning_rate: LearningRate = 2e-5
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to a tenth. If a run resumes
     with other sft.steps, the rate falls from where it is to a tenth of the peak at the new last
     step, so it never jumps."""
@@ -87,7 +88,7 @@ class ObjectiveConfig(FrozenConfig):
     group_size: int = Field(4, ge=2)
     """Responses sampled per prompt. With advantage: leave_one_out the baseline of a response is the
     mean reward of the others."""
-    learning_rate: float = Field(1e-6, gt=0.0)
+    learning_rate: LearningRate = 1e-6
     """Peak learning rate of AdamW, after a linear warm-up."""
     learning_rate_schedule: Schedule = "constant"
     """Learning rate after the warm-up: constant, or a fall over the stage's steps to a tenth of the

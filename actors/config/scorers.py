@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from actors.config.choices import DiscriminatorLoss, FrozenConfig
+from actors.config.choices import DiscriminatorLoss, FrozenConfig, LearningRate
 
 AUC_STEPS = 3
 """Warm-up steps over which the discriminator's AUC is averaged: that of one batch is noisy."""
@@ -31,7 +31,7 @@ class DiscriminatorConfig(FrozenConfig):
     """Loss of the logit. pairwise compares responses to one prompt (Bradley-Terry); variational
     maximizes the f-GAN bound of the objective's divergence; least_squares is the Brier score. All
     have the same optimum, and so the same reward there."""
-    learning_rate: float = Field(1e-5, gt=0.0)
+    learning_rate: LearningRate = 1e-5
     """Learning rate of AdamW."""
     updates_per_step: int = Field(1, gt=0)
     """Discriminator updates per policy step."""

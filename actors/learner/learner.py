@@ -14,6 +14,7 @@ from torch import Tensor
 from actors.distributed import (
     clip_gradients,
     full_tensors,
+    require_finite,
     scale_gradients,
     shard,
     sum_over_ranks,
@@ -87,7 +88,12 @@ class Learner:
         self.step, self.reference = restore_checkpoint(folder, self.policy, self.optimizer)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint into this folder."""
+        """Write a checkpoint into this folder.
+
+        Raises:
+            TrainingDivergedError: if weights are not finite.
+        """
+        require_finite(self.policy, self._device, self._world_size)
         save_checkpoint(
             folder,
             self.policy,
@@ -99,7 +105,12 @@ class Learner:
         )
 
     def publish(self, attempt: int) -> Published | None:
-        """Publish the weights as they are; rank 0 writes them and returns what it wrote."""
+        """Publish the weights as they are; rank 0 writes them and returns what it wrote.
+
+        Raises:
+            TrainingDivergedError: if weights are not finite.
+        """
+        require_finite(self.policy, self._device, self._world_size)
         canary = score_canary(
             self.policy, self._canary_ids, self._device, self.settings.published_dtype
         )

@@ -46,7 +46,7 @@ def make_config(**sections):
             "name": "test",
             "model": {"name": "tiny"},
             "data": {"path": "unused", "max_prompt_tokens": 8, "max_response_tokens": 8},
-            "sft": {"steps": 3, "prompts_per_step": 4, "learning_rate": 0.5},
+            "sft": {"steps": 3, "prompts_per_step": 4, "learning_rate": 0.1},
             "objective": objective,
             "rewards": [{"function": "tests:sum"}],
             "evaluation": {"every_steps": 2, "num_prompts": 4},

@@ -5,8 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from actors.config import choices
-from actors.config.objective import ObjectiveConfig
+from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.config.preferences import TAKEN_BY, PreferenceParameters, PreferencesConfig
+from actors.config.scorers import DiscriminatorConfig
 from alignment.divergences.full_vocabulary import STATE_DIVERGENCES
 from alignment.divergences.lookup import DIVERGENCES, divergence
 from alignment.preferences.lookup import PREFERENCE_LIKELIHOODS
@@ -26,6 +27,14 @@ def test_the_parameters_that_a_job_may_give_are_those_that_the_functions_take():
         assert tuple(signature(make).parameters) == TAKEN_BY.get(name, ())
     fields = set(PreferenceParameters.model_fields)
     assert {name for names in TAKEN_BY.values() for name in names} <= fields
+
+
+@pytest.mark.parametrize("section", [SftConfig, ObjectiveConfig, DiscriminatorConfig])
+@pytest.mark.parametrize("rate", [0.0, -1e-5, 0.11, 1e30, float("inf"), float("nan")])
+def test_a_learning_rate_that_would_only_destroy_a_model_is_refused(section, rate):
+    with pytest.raises(ValidationError, match=r"is not between 0 and 0\.1|be a finite"):
+        section(learning_rate=rate)
+    assert section(learning_rate=0.1).learning_rate == 0.1
 
 
 @pytest.mark.parametrize("section", ["objective", "preferences"])

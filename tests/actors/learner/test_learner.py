@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from actors.config.learner import LearnerConfig
 from actors.config.objective import ObjectiveConfig, ReferenceConfig, SftConfig
-from actors.errors import InvalidInputError
+from actors.errors import InvalidInputError, TrainingDivergedError
 from actors.learner.learner import ADAM_BETAS, Learner
 from actors.learner.settings import LearnerSettings
 from actors.learner.train_loop import train_loop
@@ -474,6 +474,19 @@ def test_published_weights_are_the_policy_and_the_canary_proves_it(tmp_path, tie
         assert published.canary.logprobs == pytest.approx(expected_logprobs, abs=1e-4)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / "policy")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(folder).chat_template
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_neither_published_nor_saved(tmp_path, model_folder, value):
+    settings = settings_for(model_folder)
+    learner = Learner(settings, device=CPU, rank=0, world_size=1)
+    with torch.no_grad():
+        learner.policy.model.model.norm.weight[3] = value
+    for act in (lambda: learner.publish(0), lambda: learner.save(tmp_path / "checkpoint")):
+        with pytest.raises(TrainingDivergedError, match=r"1 weights .* first in model\.norm"):
+            act()
+    assert not list(settings.weights.glob("*.safetensors"))
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_published_precision_is_the_engines(model_folder):

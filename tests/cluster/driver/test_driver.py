@@ -84,10 +84,10 @@ async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path)
 
 
 async def test_learning_rates_follow_the_stages(tmp_path):
-    async with World(make_config(objective={"learning_rate": 2.0}), tmp_path) as world:
+    async with World(make_config(objective={"learning_rate": 0.05}), tmp_path) as world:
         await world.driver.run()
-        np.testing.assert_allclose(world.worker_group.rates[:3], [0.1, 0.2, 0.3])
-        np.testing.assert_allclose(world.worker_group.rates[3:], [0.4, 0.8, 1.2, 1.6])
+        np.testing.assert_allclose(world.worker_group.rates[:3], [0.02, 0.04, 0.06])
+        np.testing.assert_allclose(world.worker_group.rates[3:], [0.01, 0.02, 0.03, 0.04])
 
 
 async def test_skipped_steps_are_events_and_three_in_a_row_end_the_run(tmp_path):

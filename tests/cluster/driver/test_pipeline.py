@@ -42,7 +42,7 @@ async def test_responses_are_scored_before_the_discriminator_trains_on_them(tmp_
 
 
 async def test_the_learning_rate_falls_over_the_steps_of_the_stage_also_after_a_restart(tmp_path):
-    objective = {"steps": 7, "learning_rate": 2.0, "learning_rate_schedule": "linear"}
+    objective = {"steps": 7, "learning_rate": 0.02, "learning_rate_schedule": "linear"}
     config = make_config(sft={"steps": 0}, objective=objective)
     rates = []
     for stop in (6, None):
@@ -51,7 +51,7 @@ async def test_the_learning_rate_falls_over_the_steps_of_the_stage_also_after_a_
                 world.at(stop, do=world.driver.request_stop)
             await world.driver.run()
             rates += world.worker_group.rates
-    assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.1, 0.2])
+    assert rates == pytest.approx([0.004, 0.008, 0.012, 0.016, 0.02, 0.011, 0.002])
 
 
 async def test_a_longer_stage_on_resume_continues_from_the_rate_that_it_had(tmp_path):
