@@ -160,16 +160,16 @@ async def test_a_longer_sft_on_resume_continues_from_the_rate_that_it_had(tmp_pa
     """Steps 5 and 6 of 6, and then those of 12: no step has a larger rate than the one before."""
 
     def job(steps):
-        sft = {"steps": steps, "prompts_per_step": 2, "learning_rate": 1.0}
+        sft = {"steps": steps, "prompts_per_step": 2, "learning_rate": 0.1}
         return make_config(sft=sft, objective={"steps": 0}, rewards=[])
 
     async with World(job(6), tmp_path) as world:
         assert await world.driver.run()
-        assert world.worker_group.rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.1])
+        assert world.worker_group.rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.01])
     save_manifest(tmp_path, resumed(world.manifest(), job(6), job(12)))
     async with World(job(12), tmp_path) as world:
         assert await world.driver.run()
-        assert world.worker_group.rates == pytest.approx([0.1] * 6)
+        assert world.worker_group.rates == pytest.approx([0.01] * 6)
         assert len(world.worker_group.history) == 12
     assert [row["phase"] for row in world.lines("samples.jsonl")][-4:] == ["after"] * 4
     assert any("sft.steps from 6 to 12" in event.what for event in world.manifest().events)

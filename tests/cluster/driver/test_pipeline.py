@@ -56,17 +56,17 @@ async def test_the_learning_rate_falls_over_the_steps_of_the_stage_also_after_a_
 
 async def test_a_longer_stage_on_resume_continues_from_the_rate_that_it_had(tmp_path):
     def job(steps):
-        objective = {"steps": steps, "learning_rate": 2.0, "learning_rate_schedule": "linear"}
+        objective = {"steps": steps, "learning_rate": 0.02, "learning_rate_schedule": "linear"}
         return make_config(objective=objective)
 
     async with World(job(7), tmp_path) as world:
         world.at(9, do=world.driver.request_stop)  # after six steps of the stage
         assert not await world.driver.run()
-        assert world.worker_group.rates[3:] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 1.1])
+        assert world.worker_group.rates[3:] == pytest.approx([0.004, 0.008, 0.012, 0.016, 0.02, 0.011])
     save_manifest(tmp_path, resumed(world.manifest(), job(7), job(9)))
     async with World(job(9), tmp_path) as world:
         assert await world.driver.run()
-        assert world.worker_group.rates == pytest.approx([0.8, 0.5, 0.2])
+        assert world.worker_group.rates == pytest.approx([0.008, 0.005, 0.002])
 
 
 @pytest.mark.parametrize("stops_at", [(), (3,), (4, 5)])
