@@ -62,7 +62,9 @@ async def test_a_longer_stage_on_resume_continues_from_the_rate_that_it_had(tmp_
     async with World(job(7), tmp_path) as world:
         world.at(9, do=world.driver.request_stop)  # after six steps of the stage
         assert not await world.driver.run()
-        assert world.worker_group.rates[3:] == pytest.approx([0.004, 0.008, 0.012, 0.016, 0.02, 0.011])
+        assert world.worker_group.rates[3:] == pytest.approx(
+            [0.004, 0.008, 0.012, 0.016, 0.02, 0.011]
+        )
     save_manifest(tmp_path, resumed(world.manifest(), job(7), job(9)))
     async with World(job(9), tmp_path) as world:
         assert await world.driver.run()
