@@ -1,6 +1,7 @@
 """The split into training and evaluation set, and the order of the training rows."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,19 +15,32 @@ SAMPLE_SEED = 0  # constant, so that runs with different seeds are evaluated on 
 
 
 class RowSplit(NamedTuple):
-    """Row numbers of both sets. A prompt, with its history, is never in both."""
+    """Row numbers of both sets. A prompt is never in both; see is_held_out."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
 
 
+def normalized(text: str) -> str:
+    """Return a text in one Unicode form (NFC), case-folded, with one space for any white space."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split())  # folding may decompose
+
+
+def prompt_key(prompt: str, history: Turns = ()) -> str:
+    """Return a text that prompts with the same normalized words and history share."""
+    turns = (f"{turn.role}\0{normalized(turn.text)}\0" for turn in history)
+    return "".join(turns) + normalized(prompt)
+
+
 def is_held_out(prompt: str, held_out_fraction: float, history: Turns = ()) -> bool:
     """Return whether a prompt is in the evaluation set, from its text and history alone.
 
-    The side does not depend on other rows, their order, the seed or the process. A larger fraction
-    holds out every prompt that a smaller one does.
+    Prompts that differ only in case, white space or Unicode form are on the same side. The side
+    does not depend on other rows, their order, the seed or the process. A larger fraction holds out
+    every prompt that a smaller one does.
     """
-    text = "".join(f"{turn.role}\0{turn.text}\0" for turn in history) + prompt
+    text = prompt_key(prompt, history)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < held_out_fraction
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment.data import comparisons, demonstrations
+from alignment.data.duplicates import count_duplicates
 from alignment.data.formats import detected_format
 from cluster.cli.options import JobPath, Overrides
 from cluster.config.job_file import load_job
@@ -129,6 +130,8 @@ def _print_counts(
         highlight=False,
         soft_wrap=True,
     )
+    for remark in count_duplicates(data.rows).remarks():
+        console.print(f"        {remark}", highlight=False, soft_wrap=True)
 
 
 def _remarks(data: "TokenizedComparisons") -> Iterator[str]:

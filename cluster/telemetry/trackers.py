@@ -1,7 +1,9 @@
 """Sends the metrics of a run to TensorBoard, MLflow or Weights & Biases; a failure stops no run."""
 
+import json
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +14,8 @@ from cluster.config.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 FOLDER = "tensorboard"
+IDS = "trackers.json"
+"""File in a run directory with the ids of its runs at MLflow and W&B."""
 MOST_WAITING = 1000
 """Steps whose metrics wait in memory for a slow tracker."""
 CLOSE_S = 30.0
@@ -50,15 +54,22 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the experiment irlign, on the server that MLFLOW_TRACKING_URI names."""
+    """A run of the experiment irlign, on the server that MLFLOW_TRACKING_URI names.
+
+    A resumed run continues the same run there. A step that is repeated after a return to a
+    checkpoint has a value of each time.
+    """
 
     def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
         import mlflow  # noqa: PLC0415 - optional
 
-        del run_dir, step
+        del step
         self._mlflow: Any = mlflow
         mlflow.set_experiment("irlign")
-        mlflow.start_run(run_name=config.name)
+        run_id = _read_ids(run_dir).get("mlflow")
+        run = mlflow.start_run(run_id=run_id, run_name=None if run_id else _name(run_dir))
+        _note_id(run_dir, "mlflow", run.info.run_id)
+        mlflow.set_tag("irlign.job", config.name)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the metrics of a step."""
@@ -70,28 +81,53 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of the project irlign; one of the same name is resumed."""
+    """A run of the project irlign, continued when the run of this directory is resumed.
+
+    W&B drops what is logged for a step below its newest one, and a run that returns to a checkpoint
+    repeats steps. So the step is a metric of its own, which all charts have as their axis.
+    """
 
     def __init__(self, config: RunConfig, run_dir: Path, step: int) -> None:
         import wandb  # noqa: PLC0415 - optional
 
         del step
+        run_id = _read_ids(run_dir).get("wandb") or secrets.token_hex(8)
+        _note_id(run_dir, "wandb", run_id)
         self._run: Any = wandb.init(
             project="irlign",
-            name=config.name,
-            id=config.name,
+            name=_name(run_dir),
+            id=run_id,
             resume="allow",
             dir=str(run_dir),
-            config=config.model_dump(mode="json"),
         )
+        self._run.config.update(config.model_dump(mode="json"), allow_val_change=True)
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the metrics of a step."""
-        self._run.log(dict(metrics), step=step)
+        self._run.log({**metrics, "step": step})
 
     def close(self) -> None:
         """Send what is left."""
         self._run.finish()
+
+
+def _name(run_dir: Path) -> str:
+    """Return the name that a server shows: two runs of one job have directories of other names."""
+    return run_dir.resolve().name
+
+
+def _read_ids(run_dir: Path) -> dict[str, str]:
+    """Return the ids that trackers gave to the run of this directory, by tracker."""
+    path = run_dir / IDS
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _note_id(run_dir: Path, tracker: str, run_id: str) -> None:
+    partial_file = run_dir / f"{IDS}.partial"
+    partial_file.write_text(json.dumps(_read_ids(run_dir) | {tracker: run_id}) + "\n")
+    partial_file.replace(run_dir / IDS)
 
 
 TRACKERS: Mapping[str, Callable[[RunConfig, Path, int], Tracker]] = {

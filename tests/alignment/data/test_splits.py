@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+import unicodedata
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration
-from alignment.data.splits import is_held_out, prompt_of_draw, split_rows
+from alignment.data.splits import is_held_out, normalized, prompt_of_draw, split_rows
 
 
 def draws(numbers, num_prompts, seed=0):
@@ -85,6 +86,28 @@ def test_a_larger_fraction_holds_out_all_that_a_smaller_one_did():
     prompts = [str(i) for i in range(1000)]
     small, large = ({p for p in prompts if is_held_out(p, f)} for f in (0.1, 0.3))
     assert small < large
+
+
+def test_prompts_that_look_alike_are_on_the_same_side():
+    variants = (
+        str.upper,
+        str.title,
+        lambda text: f"  {text}\n",
+        lambda text: text.replace(" ", "\u00a0\t"),
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: unicodedata.normalize("NFD", text).upper(),
+    )
+    for number in range(200):
+        prompt = f"Übersetze den Café-Satz {number}: straße"
+        sides = {is_held_out(vary(prompt), 0.5) for vary in variants}
+        assert sides == {is_held_out(prompt, 0.5)}
+    assert normalized(" Straße\u2028CAFE\u0301 ") == "strasse caf\u00e9"
+    assert normalized("a b") != normalized("ab")
+
+
+@given(text=st.text())
+def test_normalizing_twice_changes_nothing_more(text):
+    assert normalized(normalized(text)) == normalized(text)
 
 
 def test_the_side_of_a_prompt_is_the_same_in_every_process():

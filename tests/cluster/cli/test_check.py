@@ -9,7 +9,7 @@ from alignment.data.tokenized import TokenizedComparisons
 from cluster.cli.check import print_comparisons, print_report
 from cluster.config.job_file import load_job
 from cluster.validation import preflight
-from tests.fakes.tiny_job import save_tiny_job, save_tiny_tokenizer
+from tests.fakes.tiny_job import save_tiny_job, save_tiny_tokenizer, write_rows
 
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
@@ -72,6 +72,22 @@ def test_the_format_of_the_demonstrations_is_named(tmp_path):
     text = console.file.getvalue()
     assert '20 demonstrations as "prompt" (text), "response" (text)' in text
     assert f"{GREEN}b c </s>{PLAIN}" in text
+
+
+def test_rows_that_repeat_others_are_counted(tmp_path):
+    save_tiny_job(tmp_path)
+    rows = [{"prompt": f"a {i}", "response": "b c"} for i in range(20)]
+    repeated = [rows[0], {"prompt": "a 1", "response": "d"}, {"prompt": "A  2 ", "response": "d"}]
+    write_rows(tmp_path, [*rows, *repeated])
+    config = load_job(tmp_path / "job.yaml")
+    console = colored()
+    print_report(
+        config, preflight.check_run(config, None, {"CPU": 8.0, "memory": 64.0 * 2**30}), console
+    )
+    text = console.file.getvalue()
+    assert "1 equal to an earlier row\n" in text
+    assert "1 with the prompt of an earlier row and another response\n" in text
+    assert "1 with the prompt of an earlier row in other case, white space" in text
 
 
 def test_rewards_that_only_rank_are_no_objective_of_their_own(tmp_path):
