@@ -31,8 +31,8 @@ class DataConfig(FrozenConfig):
     system_prompt: str | None = None
     """System message of every conversation, formatted by the model's chat template."""
     held_out_fraction: float = Field(0.05, gt=0.0, lt=1.0)
-    """Share of the rows in the evaluation set, selected by a hash of the prompt, in which case, white
-    space and Unicode form do not count."""
+    """Share of the rows in the evaluation set, selected by a hash of the prompt, in which case,
+    white space and Unicode form do not count."""
     max_prompt_tokens: int = Field(512, gt=0)
     """Maximum length of a prompt, template included. A longer prompt is an error."""
     max_response_tokens: int = Field(512, gt=0)
