@@ -17,7 +17,8 @@ class RolloutConfig(FrozenConfig):
     gpus_per_worker: float = Field(0.0, ge=0.0)
     """GPUs that a worker reserves; 0 samples on the CPU."""
     temperature: float = Field(1.0, gt=0.0)
-    """Softmax temperature of sampling, and of all log-probabilities."""
+    """Softmax temperature of sampling, and of all log-probabilities, those of SFT included: the
+    policy is the model at this temperature. generation_config.json of a checkpoint states it."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the engine's weights."""
     interrupt: Literal["finish", "keep"] = "finish"

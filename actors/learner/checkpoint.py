@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from actors.distributed import full_tensors
 from actors.errors import DamagedCheckpointError, InvalidInputError
@@ -42,6 +42,7 @@ def save_checkpoint(
     *,
     step: int,
     source: str,
+    temperature: float,
     rank: int,
 ) -> None:
     """Write a checkpoint; all ranks call it.
@@ -53,11 +54,14 @@ def save_checkpoint(
         folder: to write into; the caller gives it its final name.
         reference: None before the on-policy stage, or if the loss has none.
         source: folder or hub name of the model that training began with.
+        temperature: at which the policy is trained.
     """
     contents = {"step": step, "has_reference": reference is not None}
     try:
         save(_state(policy, optimizer, reference), checkpoint_id=folder / "learner")
-        export_policy(folder / "policy", policy, source=source, rank=rank)
+        export_policy(
+            folder / "policy", policy, source=source, temperature=temperature, rank=rank
+        )
         if rank == 0:
             (folder / LEARNER_IS_WHOLE).write_text(json.dumps(contents))
     except (OSError, SafetensorError, CheckpointException) as error:
@@ -110,8 +114,13 @@ def restore_checkpoint(
     return int(contents["step"]), reference
 
 
-def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) -> None:
+def export_policy(
+    folder: Path, policy: PolicyModel, *, source: str, temperature: float, rank: int
+) -> None:
     """Write the policy so that AutoModelForCausalLM.from_pretrained loads it; all ranks call it.
+
+    generation_config.json tells transformers and vLLM to sample as in training: at its temperature,
+    from the whole vocabulary, without penalties.
 
     Args:
         policy: sharded or not; written in float32, as it is trained.
@@ -128,7 +137,16 @@ def export_policy(folder: Path, policy: PolicyModel, *, source: str, rank: int) 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     policy.model.config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    policy.model.generation_config.save_pretrained(folder)
+    special = policy.model.generation_config
+    GenerationConfig(
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
+        pad_token_id=special.pad_token_id,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # off; the default is 50
+        top_p=1.0,
+    ).save_pretrained(folder)
 
 
 def _state(

@@ -101,6 +101,7 @@ class Learner:
             self.reference,
             step=self.step,
             source=self.settings.model,
+            temperature=self.settings.temperature,
             rank=self._rank,
         )
 

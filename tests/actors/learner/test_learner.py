@@ -333,10 +333,10 @@ def test_a_step_at_level_state_descends_the_divergence_from_the_teacher(tmp_path
     assert metrics["learner/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
-def full_logprobs(model, trajectories, row):
+def full_logprobs(model, trajectories, row, temperature=1.0):
     prompt, response = trajectories.prompt(row), trajectories.response(row)
     tokens = torch.tensor([[*prompt, *response]]).long()
-    return model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return (model(tokens).logits[0, len(prompt) - 1 : -1] / temperature).log_softmax(-1)
 
 
 def test_rejected_responses_leave_the_mean(tmp_path, model_folder):
@@ -487,6 +487,32 @@ def test_weights_that_are_not_finite_are_neither_published_nor_saved(tmp_path, m
             act()
     assert not list(settings.weights.glob("*.safetensors"))
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_an_exported_policy_is_sampled_as_it_was_trained(tmp_path, model_folder):
+    """Also if the model's own generation_config.json is one that transformers does not save."""
+    ids = {"bos_token_id": 1, "eos_token_id": [2, 5]}
+    own = {**ids, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2}
+    (model_folder / "generation_config.json").write_text(json.dumps(own))
+    folder = tmp_path / "checkpoint"
+    run(ListPort([SaveCheckpoint(0, str(folder))]), settings_for(model_folder, temperature=0.7))
+    assert (folder / "learner.json").exists()
+    policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0}
+    written = policy.generation_config.to_diff_dict()
+    del written["transformers_version"]
+    assert written == ids | sampling
+
+
+def test_sft_trains_the_policy_at_its_temperature(model_folder):
+    task = sft(0)
+    port = run(ListPort([task]), settings_for(model_folder, temperature=0.7))
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        cold = [full_logprobs(model, task.trajectories, row, 0.7) for row in range(5)]
+    tokens = task.trajectories.token_ids[task.trajectories.action_mask]
+    nll = -torch.cat(cold)[torch.arange(len(tokens)), torch.tensor(tokens).long()].mean()
+    assert losses(port) == pytest.approx([float(nll)], abs=1e-5)
 
 
 def test_published_precision_is_the_engines(model_folder):
