@@ -12,6 +12,8 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "gpt": "assistant",
 }
 """The role of each name that a message may have for its speaker."""
+MESSAGE_KEYS = {"role", "content", "from", "value"}
+"""The keys of a message that are read."""
 SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
 """The beginning of a turn in a transcript of Anthropic's HH-RLHF."""
 

@@ -74,9 +74,10 @@ def _context(values: Values, form: Format, column: str) -> str:
 
 def _demonstration(values: Values, form: Format) -> Demonstration:
     if form.holds != "demonstrations":
+        renamed = f'; if "{form.label}" is no label, rename it' if form.label else ""
         raise ValueError(
             f"these are {form}, not demonstrations; give them as preferences.path, and "
-            f"demonstrations as {SETTING}"
+            f"demonstrations as {SETTING}{renamed}"
         )
     prompt, response = prompt_and_response(values, form)
     if not response.strip():

@@ -11,6 +11,7 @@ from rich.table import Table
 from alignment.data import comparisons, demonstrations
 from alignment.data.duplicates import count_duplicates
 from alignment.data.formats import detected_format
+from alignment.data.unread_keys import unread_keys
 from cluster.cli.options import JobPath, Overrides
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
@@ -69,7 +70,7 @@ def print_comparisons(
     """
     read_as = data.label_kind if source is None else detected_format(source, comparisons.SETTING)
     _print_counts("[bold]Preferences[/]", str(read_as), data, console)
-    for remark in _remarks(data):
+    for remark in (*_remarks(data), *_not_learned_from(data, source, comparisons.SETTING)):
         console.print(f"        {escape(remark)}", highlight=False, soft_wrap=True)
     console.print(
         "[bold]First row[/] as the model sees it, the best response green, the others red:"
@@ -102,6 +103,12 @@ def _print_data(config: RunConfig, report: PreflightReport, console: Console) ->
     else:
         read_as = str(detected_format(config.data.path, demonstrations.SETTING))
     _print_counts("[bold]Data[/]", read_as, data, console)
+    column = config.data.discriminator_context
+    for remark in (
+        *_not_learned_from(data, config.data.path, demonstrations.SETTING, also_read=column),
+        _end_of_responses(config, data),
+    ):
+        console.print(f"        {escape(remark)}", highlight=False, soft_wrap=True)
     row = int(data.train_rows[0])
     console.print("[bold]First row[/] as the model sees it, the response green:")
     prompt, response = (
@@ -132,6 +139,41 @@ def _print_counts(
     )
     for remark in count_duplicates(data.rows).remarks():
         console.print(f"        {remark}", highlight=False, soft_wrap=True)
+
+
+def _not_learned_from(
+    data: "TokenizedDemonstrations | TokenizedComparisons",
+    source: str | Path | None,
+    setting: str,
+    *,
+    also_read: str | None = None,
+) -> Iterator[str]:
+    """Yield what the rows hold and nothing is learned from."""
+    turns = sum(turn.role == "assistant" for row in data.rows for turn in row.history)
+    if turns:
+        yield (
+            f"{turns:,} earlier messages of the assistant are part of prompts; only the last one "
+            "of a conversation is a response to learn"
+        )
+    unread = [] if source is None else unread_keys(source, setting, also_read=also_read)
+    if unread:
+        yield f"no effect: {', '.join(unread)}"
+
+
+def _end_of_responses(config: RunConfig, data: "TokenizedDemonstrations") -> str:
+    """Return which token ends the expert's responses, and where else sampling stops."""
+    from actors.model_files import end_token_ids  # noqa: PLC0415 - imports torch
+    from alignment.data.chat_template import end_token_id  # noqa: PLC0415
+
+    end = end_token_id(data.tokenizer)
+    name, *others = data.tokenizer.convert_ids_to_tokens(
+        [end, *(each for each in end_token_ids(config.model.name) if each != end)]
+    )
+    return f"responses end with {name}" + (
+        f"; sampling also stops at {', '.join(others)}, which no response of the data ends with"
+        if others
+        else ""
+    )
 
 
 def _remarks(data: "TokenizedComparisons") -> Iterator[str]:

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -88,6 +89,36 @@ def test_rows_that_repeat_others_are_counted(tmp_path):
     assert "1 equal to an earlier row\n" in text
     assert "1 with the prompt of an earlier row and another response\n" in text
     assert "1 with the prompt of an earlier row in other case, white space" in text
+
+
+def test_what_nothing_is_learned_from_is_told(tmp_path):
+    save_tiny_job(tmp_path)
+    turns = [
+        {"role": role, "content": "a", "tool_calls": [{"name": "f"}] * (i == 1), "weight": None}
+        for i, role in enumerate(["user", "assistant", "user", "assistant"] * 2)
+    ]
+    rows = [{"messages": turns, "tools": [{"type": "function"}], "id": 3}] * 20
+    rows = [{**row, "messages": [*row["messages"]]} for row in rows]
+    for index, row in enumerate(rows):
+        row["messages"][0] = {"role": "user", "content": f"a {index}"}
+    write_rows(tmp_path, rows)
+    settings = ["data.max_prompt_tokens=30"]
+    config = load_job(tmp_path / "job.yaml", settings)
+    console = colored()
+    print_report(config, preflight.check_run(config, None, {"CPU": 8.0}), console)
+    text = console.file.getvalue()
+    assert "60 earlier messages of the assistant are part of prompts" in text
+    assert "no effect: messages.tool_calls, tools, id" in text
+
+
+def test_every_token_at_which_sampling_stops_is_told(tmp_path):
+    save_tiny_job(tmp_path)
+    config = load_job(tmp_path / "job.yaml")
+    for ids, expected in ((1, "responses end with </s>\n"), ([2, 1], "also stops at user, which")):
+        (tmp_path / "model/generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        console = colored()
+        print_report(config, preflight.check_run(config, None, {"CPU": 8.0}), console)
+        assert expected in console.file.getvalue()
 
 
 def test_rewards_that_only_rank_are_no_objective_of_their_own(tmp_path):
