@@ -121,12 +121,11 @@ def parse_arguments(scratch):
     return arguments
 
 
-def compare(arguments, scratch):
-    """Print the rates of each repeat and return the ratios."""
-    device = torch.device(arguments.device)
-    settings = LearnerSettings(
+def learner_settings(arguments, weights):
+    """Return the settings of a learner of the requested model and microbatch."""
+    return LearnerSettings(
         model=arguments.model,
-        weights=scratch / "weights",
+        weights=weights,
         sft=SftConfig(),
         objective=ObjectiveConfig(reference=ReferenceConfig(coefficient=arguments.reference)),
         temperature=1.0,
@@ -134,6 +133,12 @@ def compare(arguments, scratch):
         config=LearnerConfig(max_tokens_per_microbatch=arguments.max_tokens),
         context_tokens=512,
     )
+
+
+def compare(arguments, scratch):
+    """Print the rates of each repeat and return the ratios."""
+    device = torch.device(arguments.device)
+    settings = learner_settings(arguments, scratch / "weights")
     learner = Learner(settings, device=device, rank=0, world_size=1)
     bare = BareLoop(arguments.model, device, torch.bfloat16, arguments.max_tokens)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
