@@ -59,9 +59,7 @@ def save_checkpoint(
     contents = {"step": step, "has_reference": reference is not None}
     try:
         save(_state(policy, optimizer, reference), checkpoint_id=folder / "learner")
-        export_policy(
-            folder / "policy", policy, source=source, temperature=temperature, rank=rank
-        )
+        export_policy(folder / "policy", policy, source=source, temperature=temperature, rank=rank)
         if rank == 0:
             (folder / LEARNER_IS_WHOLE).write_text(json.dumps(contents))
     except (OSError, SafetensorError, CheckpointException) as error:
@@ -138,7 +136,7 @@ def export_policy(
     policy.model.config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     special = policy.model.generation_config
-    GenerationConfig(
+    GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=special.bos_token_id,
         eos_token_id=special.eos_token_id,
         pad_token_id=special.pad_token_id,

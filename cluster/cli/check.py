@@ -166,14 +166,12 @@ def _end_of_responses(config: RunConfig, data: "TokenizedDemonstrations") -> str
     from alignment.data.chat_template import end_token_id  # noqa: PLC0415
 
     end = end_token_id(data.tokenizer)
-    name, *others = data.tokenizer.convert_ids_to_tokens(
-        [end, *(each for each in end_token_ids(config.model.name) if each != end)]
-    )
-    return f"responses end with {name}" + (
-        f"; sampling also stops at {', '.join(others)}, which no response of the data ends with"
-        if others
-        else ""
-    )
+    others = [each for each in end_token_ids(config.model.name) if each != end]
+    text = f"responses end with {data.tokenizer.convert_ids_to_tokens(end)}"
+    if others:
+        names = ", ".join(map(str, data.tokenizer.convert_ids_to_tokens(others)))
+        text += f"; sampling also stops at {names}, which no response of the data ends with"
+    return text
 
 
 def _remarks(data: "TokenizedComparisons") -> Iterator[str]:
