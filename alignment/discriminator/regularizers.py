@@ -72,7 +72,7 @@ def hidden_tokens(num_tokens: int, share: float, *, seed: int, number: int) -> N
     Returns:
         [token] true where the token's embedding is to be 0.
     """
-    rng = np.random.default_rng([seed, number, DROPOUT_STREAM])
+    rng = np.random.default_rng([seed % 2**64, number, DROPOUT_STREAM])
     return rng.random(num_tokens) < share
 
 

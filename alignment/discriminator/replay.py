@@ -88,7 +88,7 @@ class Replay:
         Args:
             number: of this draw; the same number gives the same choice.
         """
-        rng = np.random.default_rng([self._seed, number])
+        rng = np.random.default_rng([self._seed % 2**64, number])
         order = rng.permutation(len(self._groups))
         return [self._groups[index] for index in order[:num_groups]]
 

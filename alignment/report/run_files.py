@@ -31,7 +31,7 @@ class StepMetrics(NamedTuple):
     values: dict[str, float]
     """Finite metrics by name."""
     not_finite: tuple[str, ...]
-    """Names of metrics that are infinite or NaN."""
+    """Names of metrics that are infinite or NaN, which the file holds as null."""
 
 
 class Run(NamedTuple):
@@ -115,9 +115,9 @@ def _read_metrics(path: Path, notes: list[str]) -> list[StepMetrics]:
 def _parse_metrics(record: dict[str, Any]) -> StepMetrics:
     own = {"step", "stage", "time_s"}
     numbers = {
-        name: float(value)
+        name: math.nan if value is None else float(value)
         for name, value in record.items()
-        if name not in own and isinstance(value, int | float)
+        if name not in own and isinstance(value, int | float | None)
     }
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     return StepMetrics(

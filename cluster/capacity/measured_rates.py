@@ -151,7 +151,8 @@ def _medians(run_dir: Path) -> Medians:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name in row.keys() - {"stage"}:
-            values[name].append(float(row[name]))
+            if row[name] is not None:  # not a finite number
+                values[name].append(float(row[name]))
     missing = [name for name in NEEDED if name not in values]
     if missing:
         raise InvalidInputError(

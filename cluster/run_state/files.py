@@ -1,6 +1,7 @@
 """Names of files in a run directory, and functions that write them."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, rows: list[dict[str, object]]) -> None:
-    """Append rows as JSON lines."""
+    """Append rows as JSON lines. Infinity and NaN become null, as JSON has no such numbers."""
     with path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        for row in rows:
+            values = {name: None if _is_not_finite(each) else each for name, each in row.items()}
+            file.write(json.dumps(values, allow_nan=False) + "\n")
         file.flush()
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from actors.messages import (
     Canary,
+    Evaluate,
     OnPolicyStep,
     PreferenceStep,
     Publish,
@@ -94,6 +95,8 @@ class FakeWorkerGroup:
             version = PolicyVersion(attempt, len(self.history))
             self._published(Published(version, "", "", Canary((), ())))
         metrics = {"learner/loss": float(len(self.history))}
+        if isinstance(task, Evaluate):
+            metrics["eval/held_out_nll"] = float(len(self.history))
         if len(self.history) in self.skips:
             metrics["learner/skipped_not_finite"] = 1.0
         await self._task_queue.finished(attempt, index, metrics)

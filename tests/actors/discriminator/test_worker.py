@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.errors import InvalidInputError
-from alignment.mdp.trajectories import EMPTY
+from alignment.mdp.trajectories import EMPTY, concatenate, pack
 from alignment.models.lora import DOWN, UP
 from tests.actors.discriminator.trials import batch, make_worker, set_head, weights
 from tests.fakes.tiny_llama import save_tiny_policy
@@ -28,6 +28,25 @@ def test_it_learns_to_separate_two_token_distributions_on_fresh_batches(folder, 
     assert (
         metrics["discriminator/logit_expert"] > 0.5 > -0.5 > metrics["discriminator/logit_policy"]
     )
+
+
+@pytest.mark.parametrize(
+    ("loss", "level"),
+    [("cross_entropy", "trajectory"), ("cross_entropy", "token"), ("pairwise", "trajectory")],
+)
+@pytest.mark.parametrize("response", [[2], [5, 6, 2]], ids=["instant", "alike"])
+def test_responses_that_are_all_alike_are_learned_from(folder, response, loss, level):
+    """The policy's, and also the expert's: then there is nothing to tell apart."""
+    worker = make_worker(folder, loss=loss, level=level, replay_fraction=0.5)
+    prompts = [3 + index for index in range(4) for _ in range(3)]
+    alike = concatenate([pack([p], response, prompt_id=p) for p in prompts])
+    experts = concatenate([pack([p], [7, 8, 2], prompt_id=p) for p in sorted(set(prompts))])
+    same = alike.select(range(0, len(alike), 3))
+    for demonstrations in (experts, same, same):
+        metrics = worker.update(alike, demonstrations, demonstrations)
+        assert all(map(math.isfinite, metrics.values())), metrics
+    assert metrics["discriminator/auc_fresh"] == pytest.approx(0.5)
+    assert np.isfinite(worker.score(alike)).all()
 
 
 def test_exchanging_the_classes_flips_the_logit(folder):

@@ -67,7 +67,7 @@ def test_the_oldest_groups_make_room():
 
 
 def test_draws_are_without_replacement_repeatable_and_differ_by_number_and_seed():
-    stores = [Replay(max_groups=50, seed=seed) for seed in (0, 0, 1)]
+    stores = [Replay(max_groups=50, seed=seed) for seed in (0, 0, -1)]
     for replay in stores:
         replay.add(pair_by_prompt(*batch(range(30))))
     draws = [drawn_prompts(replay.draw(8, number=5)) for replay in stores]

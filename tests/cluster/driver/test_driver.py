@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -62,6 +63,35 @@ async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path
         assert (tmp_path / "checkpoints" / manifest.checkpoint / "learner.json").exists()
         kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
         assert kept == ["step-000005", "step-000007"]
+
+
+@pytest.mark.parametrize("stop_at", [None, 5])
+async def test_the_last_step_is_evaluated_and_saved_whatever_the_intervals(tmp_path, stop_at):
+    intervals = {"evaluation": {"every_steps": 4, "num_prompts": 4}}
+    intervals["learner"] = {"checkpoint_every_steps": 4}
+    async with World(make_config(**intervals), tmp_path) as world:
+        world.at(stop_at, do=world.driver.request_stop)
+        await world.driver.run()
+        rows, manifest = world.lines("metrics.jsonl"), world.manifest()
+        last = stop_at or 7
+        assert rows[-1]["step"] == manifest.iteration == last
+        saved = tmp_path / "checkpoints" / manifest.checkpoint / "learner.json"
+        assert json.loads(saved.read_text()) == world.worker_group.history
+        assert len(world.worker_group.history) == last
+        evaluated = {row["step"]: row["eval/held_out_nll"] for row in rows if "eval/" in str(row)}
+        # The start, the ends of both stages, and every fourth step; each of its own weights.
+        expected = [step for step in (0, 3, 4, 7) if step <= last]
+        assert evaluated == {step: float(step) for step in expected}
+
+
+async def test_responses_of_the_end_token_alone_are_trained_on(tmp_path):
+    everything = tuple(range(16))
+    instant = functools.partial(FakeRolloutWorker, end_token_ids=everything)
+    async with World(make_config(), tmp_path, make_rollout_worker=instant) as world:
+        assert await world.driver.run()
+        rows = world.lines("metrics.jsonl")
+        assert [row["rollout/response_length"] for row in rows[4:]] == [1.0] * 4
+        assert all(value is not None for row in rows for value in row.values())
 
 
 async def test_the_reward_that_reaches_the_learner_is_the_weighted_sum(tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from actors.messages import Canary, Published
+from actors.rollout.worker import response_seeds
 from alignment.mdp.trajectories import PolicyVersion
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.rollout_requests import prompts_per_request, request_rollouts, rollout_request
@@ -36,6 +37,16 @@ def test_the_seed_of_a_request_follows_from_the_run_and_the_number():
     for row, prompt in zip((4, 7), request.prompts, strict=True):
         np.testing.assert_array_equal(prompt, data.prompt_tokens(row))
     assert rollout_request(data, [4], group_size=1, run_seed=2**31, number=1).seed == 1
+
+
+def test_no_two_responses_of_runs_stages_and_resumes_share_a_seed():
+    """Two workers share a step's draws; a resumed run goes on with new numbers of draws."""
+    data, seeds = FakeData(), []
+    for run_seed in (0, 1, -1):
+        for number in range(0, 4000, 2):
+            request = rollout_request(data, [1, 2], group_size=8, run_seed=run_seed, number=number)
+            seeds += response_seeds(request.seed, 16)
+    assert len(set(seeds)) == len(seeds) == 3 * 2000 * 16
 
 
 class WrongOrder(FakeRolloutWorker):

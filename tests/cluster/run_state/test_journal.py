@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 
+from alignment.report.run_files import read_run
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate, pack
 from cluster.run_state.journal import Journal
 from tests.fakes.demonstrations import FakeData
@@ -34,6 +35,24 @@ def test_the_journal_appends_whole_lines_and_adds_up_the_time_of_all_starts(tmp_
     }
     assert second["learner/loss"] == 0.25
     assert 100.0 <= first["time_s"] <= second["time_s"] < 200.0
+
+
+def test_every_line_is_json_whatever_the_metrics_are(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    metrics = {"a": np.float32("nan"), "b": float("-inf"), "c": np.int64(3), "d": np.float64(0.1)}
+    Journal(tmp_path, elapsed_s=0.0).metrics({**metrics, "e": True}, step=3, stage="on_policy")
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line, parse_constant=refuse)
+    del row["time_s"]
+    assert row == {"step": 3, "stage": "on_policy"} | {
+        **dict.fromkeys("ab"),
+        **{"c": 3.0, "d": 0.1, "e": 1.0},
+    }
+    (tmp_path / "config.yaml").write_text("name: a")
+    (found,) = read_run(tmp_path).rows
+    assert (found.not_finite, found.values) == (("a", "b"), {"c": 3.0, "d": 0.1, "e": 1.0})
 
 
 def test_samples_hold_the_prompt_and_the_demonstration(tmp_path):
