@@ -94,12 +94,15 @@ class FakeWorkerGroup:
         if isinstance(task, Publish) or getattr(task, "publish", False):
             version = PolicyVersion(attempt, len(self.history))
             self._published(Published(version, "", "", Canary((), ())))
+        await self._task_queue.finished(attempt, index, self._metrics(task))
+
+    def _metrics(self, task):
         metrics = {"learner/loss": float(len(self.history))}
         if isinstance(task, Evaluate):
             metrics["eval/held_out_nll"] = float(len(self.history))
         if len(self.history) in self.skips:
             metrics["learner/skipped_not_finite"] = 1.0
-        await self._task_queue.finished(attempt, index, metrics)
+        return metrics
 
     def _step(self, task, ids, oldest):
         assert task.step == len(self.history)

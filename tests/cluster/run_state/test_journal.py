@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 
-from alignment.report.run_files import read_run
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate, pack
+from alignment.report.run_files import read_run
 from cluster.run_state.journal import Journal
 from tests.fakes.demonstrations import FakeData
 
