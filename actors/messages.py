@@ -50,6 +50,8 @@ class RolloutRequest(NamedTuple):
     """Responses to sample for each prompt."""
     seed: int
     """Each request has its own; the same request with the same weights gives the same responses."""
+    temperature: float | None = None
+    """Softmax temperature, 0 for the likeliest tokens; None is rollout.temperature."""
 
 
 class RolloutResult(NamedTuple):

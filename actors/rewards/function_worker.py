@@ -1,7 +1,5 @@
 """The worker that scores responses with a Python function."""
 
-import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from actors.errors import InvalidInputError, RewardError
+from actors.errors import RewardError
+from actors.imported_functions import import_function
 from actors.rewards.reward_errors import not_finite, raise_together
 from alignment.data.tokenized import decoded
 from alignment.mdp.trajectories import Trajectories
@@ -101,31 +100,11 @@ def load_reward_function(path: str) -> RewardFunction:
     Raises:
         InvalidInputError: if it cannot be imported, or cannot be called with three texts.
     """
-    module_name, _, name = path.partition(":")
-    try:
-        function: Any = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInputError(
-            f"reward function {path!r} cannot be imported: {error}; write it as module:name, and "
-            f"put the module where Python finds it"
-        ) from error
-    if not callable(function):
-        raise InvalidInputError(
-            f"reward function {path!r} is a {type(function).__name__}, which cannot be called; "
-            "name a function of (prompt, response, expert_response)"
-        )
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__):
-        raise InvalidInputError(
-            f"reward function {path!r} is asynchronous; name a plain function that returns a number"
-        )
-    try:
-        inspect.signature(function).bind("", "", "")
-    except TypeError as error:
-        raise InvalidInputError(
-            f"reward function {path!r} is called with three texts (prompt, response, "
-            f"expert_response), and its parameters do not take them: {error}"
-        ) from error
-    except ValueError:  # some built-in functions have no signature to look at
-        pass
-    checked: RewardFunction = function
+    checked: RewardFunction = import_function(
+        path,
+        "reward function",
+        ("prompt", "response", "expert_response"),
+        ("", "", ""),
+        "a number",
+    )
     return checked

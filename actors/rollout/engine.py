@@ -61,9 +61,15 @@ class InferenceEngine(Protocol):
         ...
 
     async def sample(
-        self, prompts: Sequence[NDArray[np.int32]], seeds: Sequence[int]
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        seeds: Sequence[int],
+        temperature: float | None = None,
     ) -> list[SampledResponse]:
         """Sample one response for each prompt; equal prompts are prefilled only once.
+
+        Args:
+            temperature: of the softmax, 0 for the likeliest tokens; None is rollout.temperature.
 
         Raises:
             InvalidInputError: a prompt is invalid; then nothing is sampled.

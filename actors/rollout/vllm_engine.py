@@ -100,9 +100,13 @@ class VllmEngine:
         return self._policy_version
 
     async def sample(
-        self, prompts: Sequence[NDArray[np.int32]], seeds: Sequence[int]
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        seeds: Sequence[int],
+        temperature: float | None = None,
     ) -> list[SampledResponse]:
         """Sample one response for each prompt; all start in the same step."""
+        chosen = {} if temperature is None else {"temperature": temperature}
         for prompt in prompts:
             check_prompt(
                 prompt, num_tokens=self._num_tokens, max_prompt_tokens=self._max_prompt_tokens
@@ -111,7 +115,7 @@ class VllmEngine:
             (
                 prompt.tolist(),
                 SamplingParams(
-                    **self._sampling,
+                    **(self._sampling | chosen),
                     seed=seed,
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,

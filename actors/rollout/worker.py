@@ -106,7 +106,9 @@ class RolloutWorker:
             for _ in range(request.group_size)
         ]
         seeds = response_seeds(request.seed, len(rows))
-        responses = await self._engine.sample([prompt for _, prompt in rows], seeds)
+        responses = await self._engine.sample(
+            [prompt for _, prompt in rows], seeds, request.temperature
+        )
         trajectories = [
             pack(
                 prompt.tolist(),

@@ -1,7 +1,7 @@
 """Protocols of the data sets that the driver reads, without torch and transformers."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,10 @@ class Data(Texts, Protocol):
 
     def demonstrations(self, rows: NDArray[np.int64]) -> Trajectories:
         """Return the expert's trajectories of these rows."""
+        ...
+
+    def columns(self, row: int) -> Mapping[str, Any]:
+        """Return all values of a row by key, if they were kept."""
         ...
 
     def with_context(self, trajectories: Trajectories) -> Trajectories:

@@ -20,6 +20,8 @@ class Demonstration(NamedTuple):
     """The turns before the prompt, a system message included."""
     context: str = ""
     """What only the scorers of responses read, before the prompt."""
+    columns: Values = {}  # noqa: RUF012 - never changed
+    """All values of the row by key, if they were asked for."""
 
     @property
     def responses(self) -> tuple[str]:
@@ -28,7 +30,11 @@ class Demonstration(NamedTuple):
 
 
 def read_demonstrations(
-    source: str | Path, context_column: str | None = None
+    source: str | Path,
+    context_column: str | None = None,
+    *,
+    keeps_columns: bool = False,
+    group_column: str | None = None,
 ) -> list[Demonstration]:
     """Read demonstrations: prompts and responses, instructions, questions, or chat messages.
 
@@ -38,6 +44,8 @@ def read_demonstrations(
     Args:
         source: a file, a folder or a name on the hub, as alignment.data.rows.read_rows takes it.
         context_column: key of the context, which every row must have.
+        keeps_columns: whether to keep all values of each row.
+        group_column: key that every row must have, by which responses are evaluated.
 
     Raises:
         ValueError: naming the source, the row, what is wrong and the remedy.
@@ -45,11 +53,27 @@ def read_demonstrations(
 
     def read(values: Values, form: Format) -> Demonstration:
         demonstration = _demonstration(values, form)
-        if context_column is None:
-            return demonstration
-        return demonstration._replace(context=_context(values, form, context_column))
+        if context_column is not None:
+            context = _context(values, form, context_column)
+            demonstration = demonstration._replace(context=context)
+        if group_column is not None:
+            _require_group(values, group_column)
+        return demonstration._replace(columns=values) if keeps_columns else demonstration
 
     return read_records(source, SETTING, read)
+
+
+def _require_group(values: Values, column: str) -> None:
+    """Refuse a row that lacks the column which evaluation.group_by names, or has no name there."""
+    if column not in values:
+        raise ValueError(
+            f'has no "{column}", which evaluation.group_by names; add it, or remove the row'
+        )
+    if not str(values[column]) or "/" in str(values[column]):
+        raise ValueError(
+            f'"{column}", which evaluation.group_by names, is {values[column]!r}; a group has at '
+            "least one character and no slash"
+        )
 
 
 def _context(values: Values, form: Format, column: str) -> str:

@@ -22,12 +22,15 @@ class Sample(NamedTuple):
 
 def _read_samples(path: Path, notes: list[str]) -> dict[str, dict[int, Sample]]:
     phases: dict[str, dict[int, Sample]] = {phase: {} for phase in PHASES}
-    for phase, prompt_id, sample in _read_lines(path, _sample, notes):
+    for phase, prompt_id, sample in filter(None, _read_lines(path, _sample, notes)):
         phases[phase][prompt_id] = sample
     return {phase: dict(sorted(samples.items())) for phase, samples in phases.items() if samples}
 
 
-def _sample(record: dict[str, Any]) -> tuple[str, int, Sample]:
+def _sample(record: dict[str, Any]) -> tuple[str, int, Sample] | None:
+    """Parse a line; None for a response at another temperature than the run's."""
+    if "temperature" in record:
+        return None
     if record["phase"] not in PHASES:
         raise ValueError(f"unknown phase {record['phase']}")
     texts = (str(record[key]) for key in ("prompt", "expert", "response", "finish_reason"))

@@ -1,6 +1,6 @@
 """Demonstrations and comparisons, tokenized and split; no row is cut and none is left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -131,6 +131,10 @@ class TokenizedDemonstrations(TokenizedRows[Demonstration]):
     def texts(self, row: int) -> tuple[str, str]:
         """Return a row's prompt and the expert's response."""
         return self.rows[row].prompt, self.rows[row].response
+
+    def columns(self, row: int) -> Mapping[str, Any]:
+        """Return all values of a row by key, if they were kept."""
+        return self.rows[row].columns
 
     def decode(self, token_ids: NDArray[np.int32]) -> str:
         """Return the text of a response without special tokens."""

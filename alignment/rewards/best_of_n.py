@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alignment.bootstrap import with_interval
 from alignment.data.conversations import PromptAndResponses
+from alignment.intervals import with_interval
 
 UNUSABLE, EQUAL = "no response is complete and not empty", "no two such responses differ"
 """Reasons why a prompt gives no row."""

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignment.bootstrap import mean_of_finite, with_interval
 from alignment.data.tokenized import TokenizedComparisons
+from alignment.intervals import mean_of_finite, with_interval
 from alignment.mdp.ranked_responses import RankedResponses
 from alignment.preferences.labelled_pairs import pairs_of_responses, untied_accuracies
 from alignment.preferences.likelihood_loss import log_likelihoods

@@ -94,8 +94,14 @@ def load_comparisons(config: RunConfig) -> "TokenizedComparisons":
 
 
 def _demonstrations(config: RunConfig) -> list[Demonstration] | None:
-    path = config.data.path
-    return read_demonstrations(path, config.data.discriminator_context) if path else None
+    if config.data.path is None:
+        return None
+    return read_demonstrations(
+        config.data.path,
+        config.data.discriminator_context,
+        keeps_columns=config.evaluation.metric is not None,
+        group_column=config.evaluation.group_by,
+    )
 
 
 @contextmanager

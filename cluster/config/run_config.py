@@ -49,6 +49,24 @@ class EvaluationConfig(FrozenConfig):
     """Prompts to which the policy responds before the training, after stage 1 and at the end."""
     patterns: dict[str, str] = Field(default_factory=dict)
     """Regular expressions by name; the report shows the share of responses that match each."""
+    metric: str | None = None
+    """Import path module:name of a function of (prompt, response, row) that returns a category or a
+    number, for the responses to these prompts; row is a dictionary of all columns of data.path. The
+    report shows shares or means with 95 % intervals."""
+    temperatures: tuple[Annotated[float, Field(ge=0.0)], ...] = ()
+    """Temperatures at which the metric is measured; 0 takes the likeliest tokens. Without any,
+    rollout.temperature."""
+    group_by: str | None = None
+    """Column of data.path by whose values the metric is split."""
+
+    @model_validator(mode="after")
+    def _a_metric_is_measured(self) -> Self:
+        if self.metric is None and (self.temperatures or self.group_by):
+            raise ValueError(
+                "evaluation.temperatures and evaluation.group_by belong to evaluation.metric, "
+                "which is missing; set it, or leave them out"
+            )
+        return self
 
 
 WORKER_KINDS = ("rollout", "discriminator", "teacher", "reward", "learner")
@@ -175,7 +193,12 @@ class RunConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
-    def _the_context_has_a_column(self) -> Self:
+    def _the_columns_have_rows(self) -> Self:
+        if self.evaluation.group_by is not None and self.data.path is None:
+            raise ValueError(
+                "evaluation.group_by names a column of data.path, which is missing; set it, or "
+                "leave the groups out"
+            )
         if self.data.discriminator_context is None:
             return self
         if self.data.path is None:
@@ -250,6 +273,8 @@ def import_paths(config: RunConfig) -> dict[str, str]:
         for index, source in enumerate(config.rewards)
         if source.function
     }
+    if config.evaluation.metric:
+        named["evaluation.metric"] = config.evaluation.metric
     divergences = {"objective.divergence": config.objective.divergence}
     if config.preferences:
         divergences["preferences.divergence"] = config.preferences.divergence

@@ -20,6 +20,7 @@ from alignment.learning_rate import cosine_rate
 from cluster.config.run_config import RunConfig
 from cluster.driver.checkpoints import RunRecord
 from cluster.driver.evaluation import Evaluator
+from cluster.driver.metric_evaluation import MetricEvaluation
 from cluster.driver.pipeline import OnPolicyPipeline
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.prompt_ledger import DrawTotals
@@ -57,6 +58,9 @@ class Driver:
         self.record, self._journal = record, record.journal
         self._evaluator = Evaluator(
             self._rollout, data, config.evaluation.num_prompts, config.rollout.max_sequences
+        )
+        self._metric = MetricEvaluation(
+            config, data, self._evaluator, self._journal, self.record.event
         )
         self._stop_requested = False
         self._num_skipped = 0
@@ -293,6 +297,8 @@ class Driver:
         self.progress.show("sampling responses to held-out prompts")
         responses = await self._evaluator.responses()
         self._journal.samples(phase, responses, self._data)
+        stage = "on_policy" if self._iteration > self._config.sft.steps else "sft"
+        await self._metric.record(phase, responses, step=self._iteration, stage=stage)
         if phase == "after_sft":
             self.record.save(reward_scales=await self._scorer.measure_scales(responses))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])

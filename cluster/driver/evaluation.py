@@ -31,8 +31,8 @@ class Evaluator:
         """Return the demonstrations of the sample."""
         return self._data.demonstrations(self._rows)
 
-    async def responses(self) -> Trajectories:
-        """Sample one response to every prompt, at the run's temperature."""
+    async def responses(self, temperature: float | None = None) -> Trajectories:
+        """Sample one response to every prompt, at the run's temperature if none is given."""
         rows = self._rows.tolist()
         size = prompts_per_request(
             len(rows), group_size=1, max_sequences=self._max_sequences, num_workers=1
@@ -44,6 +44,7 @@ class Evaluator:
                 group_size=1,
                 run_seed=0,
                 number=EVALUATION_SEED,
+                temperature=temperature,
             )
             for first in range(0, len(rows), size)
         ]

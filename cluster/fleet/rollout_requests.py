@@ -26,18 +26,26 @@ def prompts_per_request(
 
 
 def rollout_request(
-    data: Data, rows: Sequence[int], *, group_size: int, run_seed: int, number: int
+    data: Data,
+    rows: Sequence[int],
+    *,
+    group_size: int,
+    run_seed: int,
+    number: int,
+    temperature: float | None = None,
 ) -> RolloutRequest:
     """Return a request for group_size responses to the prompts of these rows.
 
     Args:
         number: of the request within the run; the request's seed follows from it and run_seed.
+        temperature: None is rollout.temperature.
     """
     return RolloutRequest(
         prompt_ids=tuple(rows),
         prompts=tuple(data.prompt_tokens(row) for row in rows),
         group_size=group_size,
         seed=(run_seed * SEED_STRIDE + number) % NUM_SEEDS,
+        temperature=temperature,
     )
 
 

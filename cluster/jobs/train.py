@@ -20,6 +20,7 @@ from rich.console import Console
 from actors.errors import InvalidInputError, RunFailedError
 from alignment.report.run.metrics import headline, summarize
 from alignment.report.run.page import write_report
+from alignment.report.run.response_metric import metric_sentences
 from alignment.report.run_files import read_run
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
@@ -77,7 +78,9 @@ def train_policy(
     if status.error:
         raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
     page = write_report(run_dir)
-    console.print(headline(summarize(read_run(run_dir))), highlight=False, soft_wrap=True)
+    run = read_run(run_dir)
+    text = "\n".join([headline(summarize(run)), *metric_sentences(run)])
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
     if status.stage != "finished":
         done = f"step {status.iteration} of {status.num_iterations}"
         console.print(f"Stopped at {done}; the same command resumes the run.", highlight=False)

@@ -1,7 +1,7 @@
 """Appends metrics and samples to the files of an active run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.data.dataset_protocols import Texts
@@ -26,14 +26,28 @@ class Journal:
         row |= {name: float(f"{value:.7g}") for name, value in metrics.items()}
         append_lines(self._run_dir / METRICS, [row])
 
-    def samples(self, phase: str, batch: Trajectories, data: Texts) -> None:
-        """Append the responses of a phase, each with its prompt and the demonstration."""
+    def samples(
+        self,
+        phase: str,
+        batch: Trajectories,
+        data: Texts,
+        *,
+        values: Sequence[object] = (),
+        **further: object,
+    ) -> None:
+        """Append the responses of a phase, each with its prompt and the demonstration.
+
+        Args:
+            values: [response] of evaluation.metric, if it was measured.
+            further: written to every row, such as a temperature other than the run's.
+        """
         rows: list[dict[str, object]] = []
         for index in range(len(batch)):
             prompt_id = int(batch.prompt_ids[index])
             prompt, expert = data.texts(prompt_id)
-            row: dict[str, object] = {"phase": phase, "prompt_id": prompt_id, "prompt": prompt}
-            row |= {"expert": expert, "response": data.decode(batch.response(index))}
+            row: dict[str, object] = {"phase": phase, **further, "prompt_id": prompt_id}
+            row |= {"prompt": prompt, "expert": expert}
+            row["response"] = data.decode(batch.response(index))
             row["finish_reason"] = FinishReason(int(batch.finish_reasons[index])).name
-            rows.append(row)
+            rows.append(row | ({"metric": values[index]} if values else {}))
         append_lines(self._run_dir / SAMPLES, rows)

@@ -6,9 +6,11 @@ from actors.config.preferences import FOR_REWARD_MODELS, PreferencesConfig
 from actors.discriminator.loss_choice import require_possible
 from actors.errors import InvalidInputError
 from actors.model_files import end_token_ids
+from actors.response_metric import MetricError, ResponseMetric, summary
 from actors.rewards.function_worker import load_reward_function
 from actors.rewards.teacher_worker import check_teacher
 from alignment.data.chat_template import end_token_id
+from alignment.data.splits import held_out_sample
 from alignment.data.tokenized import TokenizedDemonstrations
 from alignment.divergences.full_vocabulary import check_state_divergence
 from alignment.divergences.lookup import divergence
@@ -18,6 +20,9 @@ from cluster.config.run_config import RunConfig
 from cluster.resources.model_files import policy_files
 from cluster.validation.model_architecture import check_model_architectures
 from cluster.validation.preference_data import check_preference_data
+
+MAX_GROUPS = 8
+"""Groups of evaluation.group_by, each of which is a panel of the report."""
 
 
 def check_learning(config: RunConfig) -> str | None:
@@ -86,6 +91,7 @@ def tokenize_and_check(config: RunConfig, rows: Rows) -> RunData:
             f"sampling stops only at {known}; add {end} to eos_token_id in generation_config.json"
         )
     _check_context(config, data.demonstrations)
+    _check_metric(config, data.demonstrations)
     if data.comparisons and config.preferences:
         limit = config.learner.max_tokens_per_microbatch
         check_preference_data(data.comparisons, config.preferences.objective, limit)
@@ -116,3 +122,27 @@ def _check_context(config: RunConfig, data: TokenizedDemonstrations) -> None:
 
 def _window(model: str) -> int:
     return policy_files(model).max_tokens or sys.maxsize
+
+
+def _check_metric(config: RunConfig, data: TokenizedDemonstrations) -> None:
+    """Refuse a metric that has no value for the demonstrations of the evaluation set."""
+    evaluation = config.evaluation
+    if evaluation.metric is None:
+        return
+    metric = ResponseMetric(evaluation.metric)
+    rows = held_out_sample(data.held_out_rows, evaluation.num_prompts).tolist()
+    columns = [data.columns(row) for row in rows]
+    try:
+        values = metric.values([(row, *data.texts(row)) for row in rows], columns)
+        summary(values, ["all"] * len(values))
+    except MetricError as error:
+        raise InvalidInputError(f"{error}; it was called with the demonstration") from error
+    if evaluation.group_by is None:
+        return
+    groups = {str(each[evaluation.group_by]) for each in columns}
+    if len(groups) > MAX_GROUPS:
+        raise InvalidInputError(
+            f"evaluation.group_by: the column {evaluation.group_by} has {len(groups)} different "
+            f"values in the evaluation set, and a report shows at most {MAX_GROUPS} groups; name a "
+            "column with fewer"
+        )

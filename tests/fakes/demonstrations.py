@@ -51,6 +51,9 @@ class FakeData:
             [np.asarray([11 + row % 8, *self.prompt_tokens(row)], np.int32) for row in rows]
         )
 
+    def columns(self, row):
+        return {"number": row, "parity": ("even", "odd")[row % 2]}
+
     def texts(self, row):
         return f"prompt {row}", f"expert {row}"
 

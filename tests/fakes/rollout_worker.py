@@ -91,7 +91,8 @@ class FakeRolloutWorker:
             )
         num_responses = len(request.prompts) * request.group_size
         rng = np.random.default_rng(request.seed)
-        responses = [await self._response(rng) for _ in range(num_responses)]
+        greedy = request.temperature == 0.0
+        responses = [await self._response(rng, greedy) for _ in range(num_responses)]
         rows = [row for row in range(len(request.prompts)) for _ in range(request.group_size)]
         trajectories = [
             pack(
@@ -109,7 +110,7 @@ class FakeRolloutWorker:
         return RolloutResult(concatenate(trajectories), sampling_s=0.001 * num_responses)
 
     async def _response(
-        self, rng: np.random.Generator
+        self, rng: np.random.Generator, greedy: bool = False
     ) -> tuple[list[int], list[float], list[PolicyVersion]]:
         end_tokens = [[token] for token in self.end_token_ids]
         tokens: list[int] = []
@@ -119,7 +120,8 @@ class FakeRolloutWorker:
             if self.version is None:
                 raise EngineFailedError("it was given no published weights yet")
             policy = self.logprobs(self.version)
-            tokens.append(int(rng.choice(self.num_tokens, p=np.exp(policy))))
+            drawn = policy.argmax() if greedy else rng.choice(self.num_tokens, p=np.exp(policy))
+            tokens.append(int(drawn))
             logprobs.append(float(policy[tokens[-1]]))
             versions.append(self.version)
             self.num_steps += 1

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignment.bootstrap import with_interval
+from alignment.intervals import with_interval
 from alignment.preferences.likelihood_loss import learned_likelihood
 from alignment.preferences.record import Comparisons, PreferenceLikelihood
 
 Evaluation = Mapping[str, Any]
 """The contents of reward_model.json."""
 Interval = dict[str, Any]
-"""mean, low, high and num_rows, as alignment.bootstrap.with_interval returns them."""
+"""mean, low, high and num_rows, as alignment.intervals.with_interval returns them."""
 NUM_BINS = 10
 """Number of bins of the reliability diagram, which have equal widths."""
 ORIENTATION_SEED = 0

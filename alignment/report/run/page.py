@@ -21,6 +21,7 @@ from alignment.report.run.health import health_notes
 from alignment.report.run.metrics import FINAL_VALUES, RunSummary, TextMetrics, headline, summarize
 from alignment.report.run.plots import write_plots
 from alignment.report.run.recovery import prompt_account, recoveries
+from alignment.report.run.response_metric import metric_table
 from alignment.report.run.setup import setup_rows
 from alignment.report.run.text_metrics import MatchCount
 from alignment.report.run_files import Run, read_run
@@ -100,6 +101,7 @@ def render_page(run: Run, summary: RunSummary, plots: dict[str, Plot]) -> str:
         images={name: plot.source for name, plot in plots.items()},
         titles={name: plot.title for name, plot in plots.items()},
         group_labels=[GROUP_LABELS[group] for group in summary.texts],
+        metric_table=metric_table(run),
         comparison=_comparison(summary),
         warnings=health_notes(run, summary),
         has_metrics=bool(run.rows),

@@ -18,6 +18,8 @@ from alignment.report.plot_style import (
 )
 from alignment.report.run.curves import CURVE_PLOTS, draw_curves
 from alignment.report.run.metrics import RunSummary
+from alignment.report.run.response_metric import TITLE as METRIC_TITLE
+from alignment.report.run.response_metric import draw_response_metric
 from alignment.report.run_files import STAGES, Run
 
 PATTERNS_TITLE = "Share of texts that match each pattern, with 95% intervals"
@@ -35,6 +37,7 @@ PHASES_OF_A_STEP = {
 def write_plots(run: Run, summary: RunSummary, folder: Path) -> dict[str, Plot]:
     """Write NAME.png for every plot that has data, and return the plots by name, in page order."""
     figures = {plot.name: (plot.title, draw_curves(run, plot)) for plot in CURVE_PLOTS}
+    figures["metric"] = (METRIC_TITLE, draw_response_metric(run))
     figures["patterns"] = (PATTERNS_TITLE, draw_pattern_bars(summary))
     figures["time"] = (TIME_TITLE, draw_time_bars(run))
     return {

@@ -7,16 +7,16 @@ changes no metric but chrF. A metric that is undefined, such as the diversity of
 import re
 from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
 from typing import NamedTuple
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from alignment.intervals import wilson_interval
+
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 MAX_ORDER = 4  # of the n-grams of distinct-n
 MAX_SELF_BLEU_TEXTS = 128  # its time grows with the square: 3 s of one core for 128 texts
-NORMAL_QUANTILE = 1.959963984540054  # of 0.975: two-sided 95 %
 
 
 class MatchCount(NamedTuple):
@@ -33,20 +33,8 @@ class MatchCount(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the fraction.
-
-        It lies inside [0, 1], also for few texts, and for fractions near 0 and 1 it has the right
-        coverage.
-
-        References:
-            Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-        """
-        n, p, z = self.num_texts, self.fraction, NORMAL_QUANTILE
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low = 0.0 if self.num_matching == 0 else center - half  # exact, where rounding is not
-        high = 1.0 if self.num_matching == n else center + half
-        return low, high
+        """Wilson's 95 % interval of the fraction."""
+        return wilson_interval(self.num_matching, self.num_texts)
 
 
 def words(text: str) -> list[str]:

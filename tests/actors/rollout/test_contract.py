@@ -200,3 +200,16 @@ def test_damaged_weights_are_refused_and_the_old_ones_served(synced):
     with pytest.raises(WeightMismatchError, match=published.checksum):
         process.run(sync, published)
     assert equal(process.run(sample, request_of()), before)
+
+
+def test_temperature_0_takes_the_likeliest_tokens_whatever_the_seed(synced):
+    process, _ = synced
+    greedy = [
+        responses(process.run(sample, request_of(seed=seed)._replace(temperature=0.0)))
+        for seed in (3, 4)
+    ]
+    assert greedy[0] == greedy[1]
+    assert [len(set(greedy[0][row : row + 4])) for row in (0, 4, 8)] == [1, 1, 1]
+    own = responses(process.run(sample, request_of(seed=3)))
+    assert own != greedy[0]
+    assert responses(process.run(sample, request_of(seed=3)._replace(temperature=1.0))) == own

@@ -63,3 +63,11 @@ def test_samples_hold_the_prompt_and_the_demonstration(tmp_path):
         {**shared, "response": "4 5 6", "finish_reason": "LENGTH"},
         {**shared, "response": "2", "finish_reason": "STOP"},
     ]
+
+
+def test_samples_at_another_temperature_have_it_and_their_values(tmp_path):
+    journal = Journal(tmp_path, elapsed_s=0.0)
+    values = ["right", "false"]
+    journal.samples("after", two_responses(), FakeData(), values=values, temperature=0.7)
+    rows = list(map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines()))
+    assert [(row["temperature"], row["metric"]) for row in rows] == [(0.7, "right"), (0.7, "false")]

@@ -283,3 +283,33 @@ def test_a_context_without_rows_to_take_it_from_is_refused(place):
     pairs = {"preferences": {"path": place / "data.jsonl", "objective": "bradley_terry"}}
     with pytest.raises(ValueError, match=r"names a column of data\.path, which is missing"):
         job(place, data=data, **pairs)
+
+
+def length(_prompt, response, row):
+    """A metric, named in the test below."""
+    return len(response) / row["weight"]
+
+
+def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, monkeypatch):
+    module = "tests.cluster.validation.test_preflight"
+    evaluation = {"metric": f"{module}:length", "group_by": "weight"}
+    config = job(place, evaluation=evaluation)
+    monkeypatch.setenv("IRLIGN_ALLOWED_IMPORTS", "other")
+    assert "IRLIGN_ALLOWED_IMPORTS does not allow here" in error_of(config, place=place)
+    monkeypatch.setenv("IRLIGN_ALLOWED_IMPORTS", module)
+    rows = [{"prompt": f"a {i}", "response": "d", "weight": 1} for i in range(40)]
+    write_rows(place, rows)
+    preflight.check_run(config, None, CLUSTER)
+    write_rows(place, [{**row, "weight": 0} for row in rows])
+    error = error_of(config, place=place)
+    assert "raised ZeroDivisionError: division by zero; it was called with the demonstr" in error
+    write_rows(place, [{**row, "weight": i + 1} for i, row in enumerate(rows)])
+    assert "and a report shows at most 8 groups" in error_of(config, place=place)
+    write_rows(place, [*rows, {"prompt": "b", "response": "d"}])
+    error = error_of(config, place=place)
+    assert 'line 41: has no "weight", which evaluation.group_by names' in error
+
+
+def test_groups_without_a_metric_are_refused(place):
+    with pytest.raises(ValueError, match=r"belong to evaluation\.metric, which is missing"):
+        job(place, evaluation={"group_by": "weight"})

@@ -1,4 +1,6 @@
-"""Bootstrap intervals of means."""
+"""95 % intervals: bootstrap intervals of means, and Wilson's interval of a share."""
+
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +8,8 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 """Bootstrap resamples: enough for two digits of the ends of an interval."""
 SEED = 0
+NORMAL_QUANTILE = 1.959963984540054
+"""Of 0.975: two-sided 95 %."""
 
 
 def with_interval(values: NDArray[np.float64]) -> dict[str, float | int | None]:
@@ -30,3 +34,23 @@ def mean_of_finite(values: NDArray[np.float64]) -> float | None:
     """Average the finite values; None if there are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
+
+
+def wilson_interval(num_matching: int, num_texts: int) -> tuple[float, float]:
+    """Return Wilson's interval of the share num_matching / num_texts.
+
+    It lies inside [0, 1], also for few texts, and for shares near 0 and 1 it has the right
+    coverage.
+
+    Args:
+        num_texts: at least one.
+
+    References:
+        Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    n, p, z = num_texts, num_matching / num_texts, NORMAL_QUANTILE
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if num_matching == 0 else center - half  # exact, where rounding is not
+    high = 1.0 if num_matching == n else center + half
+    return low, high
