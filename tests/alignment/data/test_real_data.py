@@ -31,7 +31,7 @@ def test_alpacas_instructions_are_demonstrations():
     rows = rows_of("llama_factory_demo/alpaca_en_demo.json")
     read = read_demonstrations(DATA / "llama_factory_demo/alpaca_en_demo.json")
     assert len(read) == 999
-    for row, (prompt, response, history, _) in zip(rows, read, strict=True):
+    for row, (prompt, response, history, *_) in zip(rows, read, strict=True):
         assert prompt.removesuffix("\n" + row["input"]) == row["instruction"]
         assert prompt.endswith(row["input"])
         assert (response, history) == (row["output"], ())

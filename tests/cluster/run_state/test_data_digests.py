@@ -104,3 +104,7 @@ def test_a_run_without_digests_takes_the_data_as_they_are_and_damaged_ones_are_n
         read_digests(run_dir)
     (run_dir / "data.json").unlink()
     assert changes(run_dir) == []
+
+
+def test_a_metric_that_comes_later_leaves_the_data_as_they_are(run_dir):
+    assert changes(run_dir, "evaluation.metric=any:function") == []

@@ -297,7 +297,7 @@ def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, m
     monkeypatch.setenv("IRLIGN_ALLOWED_IMPORTS", "other")
     assert "IRLIGN_ALLOWED_IMPORTS does not allow here" in error_of(config, place=place)
     monkeypatch.setenv("IRLIGN_ALLOWED_IMPORTS", module)
-    rows = [{"prompt": f"a {i}", "response": "d", "weight": 1} for i in range(40)]
+    rows = [{"prompt": f"a {i}", "response": "d", "weight": 1} for i in range(90)]
     write_rows(place, rows)
     preflight.check_run(config, None, CLUSTER)
     write_rows(place, [{**row, "weight": 0} for row in rows])
@@ -307,7 +307,7 @@ def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, m
     assert "and a report shows at most 8 groups" in error_of(config, place=place)
     write_rows(place, [*rows, {"prompt": "b", "response": "d"}])
     error = error_of(config, place=place)
-    assert 'line 41: has no "weight", which evaluation.group_by names' in error
+    assert 'line 91: has no "weight", which evaluation.group_by names' in error
 
 
 def test_groups_without_a_metric_are_refused(place):
