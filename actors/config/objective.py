@@ -96,7 +96,9 @@ class ObjectiveConfig(FrozenConfig):
     where it is. On-policy training often gains in its first steps and loses in later ones, which
     smaller steps prevent."""
     max_staleness_steps: int = Field(0, ge=0)
-    """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy."""
+    """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy. With
+    a discriminator each step of age costs the learner a copy of the policy's weights, by which it
+    corrects the logits for what the policy has moved since."""
     on_policy_fraction: float = Field(1.0, ge=0.0, le=1.0)
     """Share of the prompts of a step whose responses the policy samples; the others take the
     response of their demonstration. Less than 1 requires level: state."""

@@ -63,6 +63,7 @@ def reward_advantages(batch: PackedBatch, rewards: Tensor, config: ObjectiveConf
 def assign_credit(
     batch: PackedBatch,
     logprobs: Tensor,
+    snapshot_logprobs: Tensor,
     logits: Tensor,
     rewards: Tensor,
     config: ObjectiveConfig,
@@ -70,10 +71,11 @@ def assign_credit(
     """Return the advantages, without gradient, of a divergence from the expert and of rewards.
 
     The logits are relative to the policy that sampled; they are corrected for the change of the
-    policy since then first.
+    policy since then first: by exactly 0 where it has not changed.
 
     Args:
         logprobs: [action] by the current policy, in nats.
+        snapshot_logprobs: [action] by the policy that the logits are relative to.
         logits: [sequence] at level trajectory, [action] at levels token and occupancy.
         rewards: [sequence] of everything but the divergence.
     """
@@ -83,7 +85,7 @@ def assign_credit(
     num_corrections_clipped = logits.new_zeros(())
     # A critic's value is not a log-ratio of probabilities, so it needs no correction.
     if config.divergence != "wasserstein":
-        arguments = logprobs, batch.behavior_logprobs, batch.sequence_index
+        arguments = logprobs, snapshot_logprobs, batch.sequence_index
         correction, num_corrections_clipped = (
             staleness_correction(*arguments, batch.num_sequences)
             if config.level == "trajectory"

@@ -20,11 +20,13 @@ from actors.distributed import (
     sum_over_ranks,
 )
 from actors.learner.checkpoint import restore_checkpoint, save_checkpoint
+from actors.learner.credit import has_logits
 from actors.learner.microbatches import Microbatch, part_microbatches, task_microbatches
 from actors.learner.policy_loss import Scored, policy_loss
 from actors.learner.preference_loss import auxiliary_loss
 from actors.learner.reference_policy import ReferencePolicy
 from actors.learner.settings import LearnerSettings
+from actors.learner.snapshots import Logprobs, PolicySnapshots, Snapshot
 from actors.learner.step_metrics import accepted_scale, reason_to_skip, step_counts, step_metrics
 from actors.messages import (
     AuxiliaryBatch,
@@ -75,6 +77,13 @@ class Learner:
             self.policy.parameters(), betas=ADAM_BETAS, weight_decay=0.0, fused=True
         )
         self.reference: ReferencePolicy | None = None
+        # A critic's value is not a log-ratio of probabilities, so it needs no correction.
+        is_log_ratio = settings.objective.divergence != "wasserstein"
+        self._corrects_staleness = (
+            has_logits(settings.objective) and settings.teacher is None and is_log_ratio
+        )
+        max_count = settings.objective.max_staleness_steps if self._corrects_staleness else 0
+        self._snapshots = PolicySnapshots(max_count)
         self._teacher_head: Tensor | None = None
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
@@ -112,6 +121,7 @@ class Learner:
             TrainingDivergedError: if weights are not finite.
         """
         require_finite(self.policy, self._device, self._world_size)
+        version = self._snapshots.current = PolicyVersion(attempt, self.step)
         canary = score_canary(
             self.policy, self._canary_ids, self._device, self.settings.published_dtype
         )
@@ -123,7 +133,7 @@ class Learner:
                 tensors[name] = tensor.cpu()
         if self._store is None:
             return None
-        return self._store.publish(PolicyVersion(attempt, self.step), tensors, canary)
+        return self._store.publish(version, tensors, canary)
 
     def perform(self, task: LearnerTask) -> dict[str, float]:
         """Do a task, except for publishing the weights.
@@ -184,17 +194,11 @@ class Learner:
         _, num_action_tokens = step_counts(task)
         num_rollouts = sum(each.part == "trajectories" for each in microbatches)
         totals: dict[str, Tensor | float] = {}
-        for index, (microbatch, reference) in enumerate(zip(microbatches, references, strict=True)):
-            scores, divergences = self._scores_and_divergences(microbatch)
-            scored = Scored(
-                microbatch.batch,
-                scores.logprobs,
-                reference,
-                microbatch.discriminator_logits,
-                microbatch.rewards,
-                divergences,
-                scores.log_normalizers,
-            )
+        olders = self._older_logprobs(task, microbatches)
+        for index, (microbatch, reference, older) in enumerate(
+            zip(microbatches, references, olders, strict=True)
+        ):
+            scored, entropies = self._scored(task, microbatch, reference, older)
             output = self._loss(task, microbatch, scored, distance)
             # The losses of the ranks add up to that of the step, but FSDP averages their gradients.
             loss = output.loss * (microbatch.weight * self._world_size)
@@ -205,7 +209,7 @@ class Learner:
                 "trained_tokens": float(microbatch.batch.num_tokens),
             }
             if microbatch.part == "trajectories":
-                metrics["entropy"] = scores.entropies.sum() / num_action_tokens
+                metrics["entropy"] = entropies.sum() / num_action_tokens
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + microbatch.weight * value
             if index + 1 == num_rollouts:
@@ -239,13 +243,58 @@ class Learner:
         """
         norm = clip_gradients(self.policy, MAX_GRAD_NORM)
         skipped = reason_to_skip(task, sums, norm)
+        if isinstance(task, OnPolicyStep):
+            self._snapshots.keep(self.policy)
         if skipped is None:
             for group in self.optimizer.param_groups:
                 group["lr"] = task.learning_rate
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self._snapshots.current = None
         return norm, {} if skipped is None else {skipped: 1.0}
+
+    def _older_logprobs(
+        self, task: OptimizerStep, microbatches: list[Microbatch]
+    ) -> list[Logprobs]:
+        """Return the log-probabilities of rollouts under the versions before the present one."""
+        if not (isinstance(task, OnPolicyStep) and self._corrects_staleness):
+            return [{}] * len(microbatches)
+        is_rollout = [each.part == "trajectories" for each in microbatches]
+        batches = [each.batch for each in microbatches if each.part == "trajectories"]
+        found = iter(
+            self._snapshots.logprobs(
+                batches, lambda batch: self._scores(batch).logprobs, self._world_size
+            )
+        )
+        return [next(found) if each else {} for each in is_rollout]
+
+    def _scored(
+        self,
+        task: OptimizerStep,
+        microbatch: Microbatch,
+        reference: Tensor | None,
+        older: Logprobs,
+    ) -> tuple[Scored, Tensor]:
+        """Score a microbatch with the policy; return also the entropies [action]."""
+        scores, divergences = self._scores_and_divergences(microbatch)
+        batch, snapshot = microbatch.batch, None
+        if isinstance(task, OnPolicyStep) and self._corrects_staleness:
+            snapshot = self._snapshots.snapshot(batch, scores.logprobs, older)
+        elif isinstance(task, OnPolicyStep):
+            # A teacher's logits are relative to the log-probabilities recorded at sampling.
+            snapshot = Snapshot(batch.behavior_logprobs, scores.logprobs.new_zeros(()))
+        scored = Scored(
+            batch,
+            scores.logprobs,
+            reference,
+            microbatch.discriminator_logits,
+            microbatch.rewards,
+            divergences,
+            snapshot,
+            scores.log_normalizers,
+        )
+        return scored, scores.entropies
 
     def _loss(
         self, task: OptimizerStep, microbatch: Microbatch, scored: Scored, distance: float

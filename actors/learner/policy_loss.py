@@ -9,6 +9,7 @@ from torch import Tensor
 
 from actors.config.objective import ObjectiveConfig, SftConfig
 from actors.learner.credit import assign_credit, has_logits, reward_advantages
+from actors.learner.snapshots import Snapshot
 from actors.messages import OnPolicyStep, SftStep
 from alignment.credit.importance import importance_weights
 from alignment.credit.reference_kl import k1_penalty, k2_loss, k3_loss
@@ -35,6 +36,8 @@ class Scored(NamedTuple):
     """[sequence] of the reward sources."""
     state_divergences: Tensor | None = None
     """[action] between teacher and policy, in nats, with gradient; at level state."""
+    snapshot: Snapshot | None = None
+    """By the policy that the discriminator's logits are relative to; None where there are none."""
     log_normalizers: Tensor | None = None
     """[action] logsumexp of the logits of each state, in nats, with gradient."""
 
@@ -115,10 +118,19 @@ def on_policy_loss(
     loss = config.reference.coefficient * penalty_loss
     advantages = reward_advantages(batch, rewards, config)
     if has_logits(config):
-        credit = assign_credit(batch, scored.logprobs, scored.discriminator_logits, rewards, config)
+        assert scored.snapshot
+        credit = assign_credit(
+            batch,
+            scored.logprobs,
+            scored.snapshot.logprobs,
+            scored.discriminator_logits,
+            rewards,
+            config,
+        )
         advantages, rewards = credit.advantages, credit.rewards
         num_logits = num_sequences if config.level == "trajectory" else num_action_tokens
         diagnostics["logit_clipped_fraction"] = credit.num_clipped / num_logits
+        diagnostics["staleness_unknown_fraction"] = scored.snapshot.num_unknown / num_action_tokens
         diagnostics["staleness_clipped_fraction"] = credit.num_corrections_clipped / num_logits
         if credit.effective_sizes is not None:
             diagnostics["effective_group_fraction"] = credit.effective_sizes.sum() / num_sequences

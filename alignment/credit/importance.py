@@ -1,8 +1,9 @@
 """Corrections for samples and logits that come from other weights than the learner's.
 
 The behavior policy mu that sampled a token differs from the policy pi that learns from it (older
-weights, other kernels): importance weights pi / mu correct for that. The discriminator was trained
-against a snapshot of the policy and not against pi: its logits are corrected for that.
+weights, other kernels): importance weights pi / mu correct for that. A discriminator was trained
+against a snapshot of the policy and not against pi: its logits are corrected for that, by
+log-probabilities from the same kernels, for the difference of kernels is noise in a reward.
 All results are constants for the gradient.
 """
 

@@ -58,6 +58,8 @@ class PackedBatch(NamedTuple):
     """[action] int64, trajectory of the action: 0 to n - 1, ascending."""
     behavior_logprobs: Tensor
     """[action] float32, as recorded at sampling; 0 for demonstrations."""
+    token_versions: Tensor
+    """[action, 2] int64, the PolicyVersion of the weights that chose the token."""
     group_index: Tensor
     """[n] int64, the group of each trajectory: 0 to the number of groups - 1, ascending."""
     last_indices: Tensor
@@ -177,6 +179,7 @@ def _packed(trajectories: Trajectories, groups: list[IntArray]) -> PackedBatch:
         action_ids=_int64(trajectories.token_ids[action_sources]),
         sequence_index=_int64(np.repeat(np.arange(len(actions)), [len(a) for a in actions])),
         behavior_logprobs=torch.from_numpy(trajectories.behavior_logprobs[action_sources]),
+        token_versions=_int64(trajectories.token_versions[action_sources]),
         group_index=_int64(np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])),
         last_indices=_int64(np.asarray(last)),
         trajectory_indices=_int64(np.concatenate(groups)),

@@ -114,14 +114,14 @@ def rates_from_hardware(
     context = work.lengths.prompt + work.lengths.response / 2
     weight_width = work.published_bytes / shape.num_parameters
     cache_bytes = key_value_bytes(shape) * weight_width / 2
-    has_reference = work.gathered_bytes > 3 * 4 * shape.num_parameters
+    num_passes = max(round(work.gathered_bytes / (4 * shape.num_parameters)), 3)
     scored = max(scorer.num_parameters - scorer.table_parameters, 1) if scorer else 1
     return Rates(
         source=f"the data sheet of {kind}",
         iteration_s=ITERATION_S + work.published_bytes / reading,
         sampled_tokens_per_s=1.0 / (forward / operations + cache_bytes * context / reading),
         prefilled_tokens_per_s=operations / forward,
-        trained_tokens_per_s=operations / (forward * (4 if has_reference else 3)),
+        trained_tokens_per_s=operations / (forward * num_passes),
         scored_tokens_per_s=operations / (2.0 * scored),
         link_bytes_per_s=LINK_SHARE * gpu.link_bytes_per_s,
         network_bytes_per_s=LINK_SHARE * min(NETWORK_BYTES_PER_S, gpu.link_bytes_per_s),

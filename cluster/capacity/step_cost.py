@@ -88,7 +88,7 @@ def work_of(
     cached = lengths.prompt / objective.group_size + lengths.response
     number_bytes = 2 if rollout.dtype == "bfloat16" else 4
     cache_tokens = rollout.kv_cache_gib * GIB / key_value_bytes(shape, number_bytes)
-    num_passes = 4 if config.has_reference else 3
+    num_passes = 3 + config.has_reference + (config.num_snapshots > 0)
     is_trained = scorer is not None and config.has_discriminator
     return Work(
         num_prompts=objective.prompts_per_step,

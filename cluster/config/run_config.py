@@ -237,6 +237,16 @@ class RunConfig(FrozenConfig):
         return self.objective.reference.coefficient > 0 or has_log_ratios
 
     @property
+    def num_snapshots(self) -> int:
+        """Number of copies of earlier policies that a learner rank keeps.
+
+        By them it corrects a discriminator's logits for what the policy has moved since.
+        """
+        is_log_ratio = self.objective.divergence != "wasserstein"
+        is_corrected = self.has_discriminator and is_log_ratio
+        return self.objective.max_staleness_steps if is_corrected else 0
+
+    @property
     def has_teacher(self) -> bool:
         """Whether the run starts teacher workers."""
         return self.teacher is not None and self.objective.steps > 0

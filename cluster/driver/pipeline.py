@@ -7,7 +7,7 @@ on-policy training is the same code with a bound of 0.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class OnPolicyPipeline:
         self._ranks_rollouts = config.ranks_rollouts
         self._sampler, self._scorer, self._task_queue = workers
         self._show_phase, self._on_event = show_phase, on_event
-        self._steps_done = 0
+        self._steps_done = self._num_unknown = 0
         self._step_changes: Changes = ()
         self._may_update = asyncio.Event()
         self._may_update.set()
@@ -120,6 +120,17 @@ class OnPolicyPipeline:
                 await out.put(self._drop_failures(ScoredStep(sampled, scores)))
         except Exception as error:  # raised by steps()
             await out.put(error)
+
+    def _note_unknown_weights(self, metrics: Mapping[str, float]) -> None:
+        """Make it an event if logits were corrected by the sampler's log-probabilities."""
+        fraction = metrics.get("learner/staleness_unknown_fraction", 0.0)
+        before, self._num_unknown = self._num_unknown, self._num_unknown + (fraction > 0.0)
+        if reaches_power_of_ten(before, self._num_unknown):
+            self._on_event(
+                f"in {self._num_unknown} steps so far the learner lacked the weights that sampled "
+                f"some tokens ({fraction:.1%} of the newest step): their logits are corrected by "
+                "the sampler's log-probabilities, which adds rounding noise to the reward"
+            )
 
     def _drop_failures(self, scored: ScoredStep) -> ScoredStep:
         """Drop the prompts without a reward; the discriminator has trained on all of them."""
@@ -215,6 +226,7 @@ class OnPolicyPipeline:
         began = time.monotonic()
         metrics = await self._task_queue.submit(task)
         learning_s = time.monotonic() - began
+        self._note_unknown_weights(metrics)
         sampled = scored.scores.metrics if scored else {}
         if auxiliary and self._ranks_rollouts:
             num_prompts = len(group_starts(rollouts))

@@ -62,10 +62,10 @@ def run_memory(
     device: Device,
 ) -> list[Memory]:
     """Return the memory of one rollout worker, one learner rank and one scorer, all on `device`."""
-    has_reference = config.has_reference
+    num_copies = config.has_reference + config.num_snapshots
     needed = [
         rollout_memory(config.rollout, policy, device),
-        learner_memory(config.learner, policy, num_ranks, device, has_reference=has_reference),
+        learner_memory(config.learner, policy, num_ranks, device, num_copies=num_copies),
     ]
     if scorer and config.has_teacher:
         needed.append(teacher_memory(scorer, device))
@@ -99,23 +99,26 @@ def learner_memory(
     num_ranks: int,
     device: Device,
     *,
-    has_reference: bool,
+    num_copies: int,
 ) -> Memory:
     """Return the memory of a learner rank.
 
-    state        (16 per parameter + 4 for the reference policy) / ranks
+    state        (16 per parameter + 4 for each copy) / ranks
     casts        2 per parameter under bfloat16 autocast, not divided by the ranks: autograd keeps
                  the cast of every matrix until backward, also of those that FSDP has resharded
     gathered     with several ranks: embeddings and head with their gradient, and two layers with
                  one gradient, at 4 per parameter
     activations  of max_tokens_per_microbatch tokens, see activation_bytes
     logits       one chunk
+
+    Args:
+        num_copies: copies of the policy's weights: the reference, and RunConfig.num_snapshots.
     """
     is_narrow = config.autocast == "bfloat16"
     return _memory(
         "learner",
         device,
-        state=shape.num_parameters * (TRAINED_BYTES + (4 if has_reference else 0)) / num_ranks,
+        state=shape.num_parameters * (TRAINED_BYTES + 4 * num_copies) / num_ranks,
         casts=2 * shape.num_parameters if is_narrow else 0,
         gathered=_gathered_bytes(shape, num_ranks),
         activations=_activations(config, shape),

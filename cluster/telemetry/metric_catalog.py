@@ -73,6 +73,7 @@ STEP_METRICS = {
     "learner/reward_mean": "Mean of the total reward.",
     "learner/reward_std": "Standard deviation of the total reward.",
     "learner/staleness_clipped_fraction": "Share of staleness corrections clipped.",
+    "learner/staleness_unknown_fraction": "Share of tokens whose weights the learner lacks.",
     "learner/state_divergence": "Divergence between teacher and policy, nats per state.",
     "learner/tangent_fraction": "Share of log-ratios outside the divergence's safe range.",
     "learner/skipped_not_finite": "1 if the step was skipped: loss or gradient was not finite.",

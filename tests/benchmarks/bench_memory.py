@@ -77,7 +77,7 @@ def main():
             save_tiny_tokenizer(options.model)
         config = LearnerConfig(max_tokens_per_microbatch=options.max_tokens)
         shape = shape_of_files(options.model)
-        expected = learner_memory(config, shape, 1, "cpu", has_reference=True)
+        expected = learner_memory(config, shape, 1, "cpu", num_copies=1)
         parts = ", ".join(f"{name} {gib:.2f}" for name, gib in expected.parts_gib.items())
         print(f"expected {expected.gib:.2f} GiB: {parts}")
         spawn = multiprocessing.get_context("spawn")

@@ -35,6 +35,7 @@ class FakeWorkerGroup:
         self.rewards = []
         self.rates = []
         self.begins_stage = []  # which optimizer steps clear the optimizer, counted from 0
+        self.unknown_fraction = 0.0  # of every step's tokens, whose weights it lacks
         self.skips = set()  # which optimizer steps, from 1, say that they were skipped
         self._ranks = []
         self.hold = asyncio.Event()
@@ -97,7 +98,10 @@ class FakeWorkerGroup:
         await self._task_queue.finished(attempt, index, self._metrics(task))
 
     def _metrics(self, task):
-        metrics = {"learner/loss": float(len(self.history))}
+        metrics = {
+            "learner/loss": float(len(self.history)),
+            "learner/staleness_unknown_fraction": self.unknown_fraction,
+        }
         if isinstance(task, Evaluate):
             metrics["eval/held_out_nll"] = float(len(self.history))
         if len(self.history) in self.skips:

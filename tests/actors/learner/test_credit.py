@@ -46,8 +46,9 @@ def credit_of(objective, expert, policy, snapshot, rewards=None):
         logits = logits[PAIRS.actions]
     behavior = tabular_action_logprobs(snapshot, TABLE)[PAIRS.actions]
     return assign_credit(
-        BATCH._replace(behavior_logprobs=behavior),
+        BATCH,
         tabular_action_logprobs(policy, TABLE)[PAIRS.actions],
+        behavior,
         logits,
         torch.zeros(len(PAIRS.members), dtype=torch.float64) if rewards is None else rewards,
         objective,

@@ -61,7 +61,8 @@ def test_work_of_a_step_by_hand():
     assert work.sampled_tokens == 256 * 4 * 256
     assert work.trained_tokens == 256 * (256 + 4 * 256)
     assert work.published_bytes == 14e9
-    assert work.gathered_bytes == 4 * 4 * 7e9  # reference, forward, backward, gradients
+    # reference, an older policy, forward, backward, gradients
+    assert work.gathered_bytes == 5 * 4 * 7e9
     a_token = 2 * 31 * 992 * 2
     assert work.max_cached_sequences == pytest.approx(30 * GIB / a_token / (64 + 256))
     # A group with its demonstration is 256 + 5 x 256. It is judged, then trained on beside a third
@@ -70,8 +71,13 @@ def test_work_of_a_step_by_hand():
     assert work.update_passes_tokens == pytest.approx(group + 256 * 512 + 3 * group / 0.75)
     assert work.saved_scorer_bytes == pytest.approx(12 * (scorer.num_parameters - 128_256 * 3968))
     free = planned(objective={"reference": {"coefficient": 0.0}}, discriminator={"tuning": "lora"})
-    assert free[3].gathered_bytes == 3 * 4 * 7e9
+    assert free[3].gathered_bytes == 4 * 4 * 7e9
     assert free[3].saved_scorer_bytes == 0.0
+    in_turn, ahead = {"max_staleness_steps": 0}, {"max_staleness_steps": 2}
+    assert planned(objective=in_turn)[3].gathered_bytes == 4 * 4 * 7e9
+    assert planned(objective=in_turn)[0].num_snapshots == 0
+    assert planned(objective=ahead)[0].num_snapshots == 2
+    assert planned(objective=ahead, teacher={"model": "org/hub"})[0].num_snapshots == 0
     with pytest.raises(InvalidInputError, match=r"objective\.steps is 0"):
         planned(objective={"steps": 0})
 
@@ -84,7 +90,7 @@ def test_rates_are_bound_by_memory_and_by_arithmetic():
     # 14 GFLOP at 0.3 of 989.4 TFLOP/s take 47.2 us, reading 384 tokens of 123 kB another 20.1 us.
     assert 1 / rates.sampled_tokens_per_s == pytest.approx(67.3e-6, rel=2e-3)
     assert rates.prefilled_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 14e9)
-    assert rates.trained_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 56e9)
+    assert rates.trained_tokens_per_s == pytest.approx(0.3 * 989.4e12 / 70e9)
     in_layers = scorer.num_parameters - 128_256 * 3968
     assert rates.scored_tokens_per_s == pytest.approx(0.3 * 989.4e12 / (2 * in_layers))
     assert rates_from_hardware("l40s", shape, scorer, work).network_bytes_per_s == 0.7 * 32e9

@@ -88,3 +88,12 @@ async def test_a_learner_that_returns_to_the_end_of_sft_clears_its_optimizer_aga
         world.at(4, do=world.worker_group.start)  # its newest checkpoint is that of step 3
         assert await world.driver.run()
         assert world.worker_group.begins_stage == [3, 3]
+
+
+async def test_a_correction_by_the_samplers_log_probabilities_is_an_event(tmp_path):
+    async with World(make_config(objective={"steps": 12}), tmp_path) as world:
+        world.worker_group.unknown_fraction = 0.25
+        assert await world.driver.run()
+        told = [event.what for event in world.manifest().events]
+    assert [what.partition(" steps")[0] for what in told] == ["in 1", "in 10"]
+    assert "some tokens (25.0% of the newest step)" in told[0]

@@ -113,7 +113,7 @@ def bytes_of(memory):
 )
 def test_memory_by_hand(device, own, chunk):
     config, backbone = LearnerConfig(max_tokens_per_microbatch=100), SMALL.first_layers(2)
-    rank = learner_memory(config, SMALL, 2, device, has_reference=True)
+    rank = learner_memory(config, SMALL, 2, device, num_copies=1)
     assert bytes_of(rank) == own | {
         "state": 20 * 1000 / 2,
         "casts": 2 * 1000,  # whole, on every rank
@@ -123,7 +123,7 @@ def test_memory_by_hand(device, own, chunk):
     }
     assert rank.gib == pytest.approx(sum(rank.parts_gib.values()))
     wide = LearnerConfig(max_tokens_per_microbatch=100, autocast="float32")
-    alone = learner_memory(wide, SMALL, 1, device, has_reference=False)
+    alone = learner_memory(wide, SMALL, 1, device, num_copies=0)
     assert bytes_of(alone) == own | {
         "state": 16 * 1000,
         "activations": 2 * 100 * 4 * (36 * 10 + 8 * 5 + 8 * 30),

@@ -70,7 +70,7 @@ def test_memory_is_that_of_the_memory_model_on_a_cpu():
     made = plan_workers(config, SHAPE, [GIB, None], PLENTY)
     one_layer = SHAPE.first_layers(1)
     expected = [
-        learner_memory(config.learner, SHAPE, 2, "cpu", has_reference=True).gib,
+        learner_memory(config.learner, SHAPE, 2, "cpu", num_copies=1).gib,
         rollout_memory(config.rollout, SHAPE, "cpu").gib,
         discriminator_memory(config.discriminator, config.learner, one_layer, "cpu").gib,
         PROCESS_GIB + 4,

@@ -96,7 +96,7 @@ def test_wandb_has_one_run_a_directory_and_keeps_repeated_steps(tmp_path, monkey
     server = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", server)
     track(tmp_path / "a", [1, 2, 3], "wandb")
-    faster = CONFIG.model_copy(update={"sft": SftConfig(learning_rate=1.0)})
+    faster = CONFIG.model_copy(update={"sft": SftConfig(learning_rate=0.05)})
     track(tmp_path / "a", [2, 3, 4], "wandb", faster)  # from the checkpoint of step 1
     track(tmp_path / "b", [1], "wandb")
     first, second = server.runs.values()
@@ -104,7 +104,7 @@ def test_wandb_has_one_run_a_directory_and_keeps_repeated_steps(tmp_path, monkey
     assert [row["step"] for row in second.history] == [1]
     assert (first.name, second.name) == ("a", "b")
     assert first.axes["*"] == "step"
-    assert first.settings["sft"]["learning_rate"] == 1.0
+    assert first.settings["sft"]["learning_rate"] == 0.05
 
 
 def test_mlflow_has_one_run_a_directory_also_after_a_restart(tmp_path, monkeypatch):
