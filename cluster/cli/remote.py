@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
-from actors.errors import InvalidInputError
 from cluster.cli.options import AcceptChangedData, JobPath, Overrides, line_console, table_console
-from cluster.cli.status_table import print_status, runs_table
-from cluster.config.job_file import load_job
-from cluster.jobs import submission
-from cluster.jobs.control import parse_sizes, scale_run, status_of, stop_run
-from cluster.jobs.submission import Run
+from cluster.cli.status_table import print_remote_status, print_status, runs_table
+from cluster.jobs import remote_runs
+from cluster.jobs.dashboard import Dashboard
+from cluster.jobs.remote_runs import Run
 
 Address = Annotated[
     str | None,
@@ -33,9 +30,9 @@ RunName = Annotated[
         metavar="RUN", help="Run directory on this machine, or name of a run on a cluster."
     ),
 ]
-POLL_S = 1.0
-STOP_WAIT_S = 2000.0
-"""Longer than the half hour after which Ray kills a job process that has not stopped."""
+POLL_S = 0.5
+LAST_LINES = 5
+"""Lines of output that the status of a starting or failed run shows."""
 
 
 def submit(
@@ -49,22 +46,21 @@ def submit(
     accept_changed_data: AcceptChangedData = False,
 ) -> None:
     """Train a policy on a cluster, or resume it there. Uploads this code and the job's files."""
+    from cluster.config.job_file import load_job  # noqa: PLC0415
+    from cluster.jobs.submission import submit_run  # noqa: PLC0415 - Ray takes seconds
+
     config = load_job(job, overrides or ())
-    client = submission.connect(address)
-    run = submission.submit_run(
-        config, job, client, run_dir, accept_changed_data=accept_changed_data
-    )
-    name, where = run.name, submission.dashboard_address(address)
-    console = line_console()
+    dashboard = Dashboard(address)
+    run = submit_run(config, job, dashboard, run_dir, accept_changed_data=accept_changed_data)
+    console, name = line_console(), run.name
     console.print(f"Submitted {run.job_id}, with run directory {run.run_dir} on the cluster")
-    console.print(f"  {where}/#/jobs/{run.job_id}")
+    console.print(f"  {dashboard.url}/#/jobs/{run.job_id}")
     console.print(f"  irlign status {name} | irlign logs {name} --follow | irlign stop {name}")
 
 
 def list_runs(address: Address = None) -> None:
     """List the runs of a cluster."""
-    client = submission.connect(address)
-    table_console().print(runs_table(submission.runs(client), time.time()))
+    table_console().print(runs_table(remote_runs.runs(Dashboard(address)), time.time()))
 
 
 def status(
@@ -80,17 +76,19 @@ def status(
     """Print the progress, workers, metrics and last events of a run."""
     if run is None:
         list_runs(address)
-        return
-    if _is_here(run, address):
+    elif _is_here(run, address):
+        from cluster.jobs.control import status_of  # noqa: PLC0415 - Ray takes seconds
+
         print_status(status_of(Path(run)), Path(run), table_console())
-        return
-    client, job = _find(run, address)
-    if job.is_over:
-        raise InvalidInputError(
-            f"{job.job_id} is over: {job.status}. `irlign logs {run}` prints its output; `irlign "
-            "submit` with the same job resumes it from its newest checkpoint"
-        )
-    _run_there(client, job, "status")
+    else:
+        dashboard, job = _find(run, address)
+        lines = [] if job.has_status or job.ray_status == "PENDING" else _last(dashboard, job)
+        print_remote_status(job, lines, time.time(), table_console())
+
+
+def _last(dashboard: Dashboard, job: Run) -> list[str]:
+    """Return the last lines that a run without a status printed."""
+    return "".join(remote_runs.run_logs(dashboard, job)).strip().splitlines()[-LAST_LINES:]
 
 
 def logs(
@@ -101,8 +99,8 @@ def logs(
     ] = False,
 ) -> None:
     """Print the output of a run on a cluster."""
-    client, job = _find(run, address)
-    for text in submission.job_logs(client, job, follow=follow):
+    dashboard, job = _find(run, address)
+    for text in remote_runs.run_logs(dashboard, job, follow=follow):
         Console().print(text, end="", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -112,24 +110,31 @@ def stop(
     now: Annotated[
         bool, typer.Option("--now", help="End at once; steps since the newest checkpoint are lost.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when a run on a cluster has ended.")
+    ] = False,
 ) -> None:
     """Stop a run after the current step, with a checkpoint from which it can resume."""
     console = line_console()
     if _is_here(run, address):
+        from cluster.jobs.control import stop_run  # noqa: PLC0415 - Ray takes seconds
+
         console.print(stop_run(Path(run), now=now))
         return
-    client, job = _find(run, address)
-    _run_there(client, job, "stop", *(["--now"] if now else []))
-    with Console(stderr=True).status(f"waiting for {job.job_id} to end (Ctrl-C stops waiting)"):
-        deadline = time.monotonic() + STOP_WAIT_S
-        while not (job := _find(job.job_id, address)[1]).is_over:
-            if time.monotonic() > deadline:
-                raise InvalidInputError(
-                    f"{job.job_id} did not end in {STOP_WAIT_S / 60.0:.0f} minutes; see irlign "
-                    f"status {run}, or end it with irlign stop {run} --now"
-                )
-            time.sleep(POLL_S)
-    console.print(f"{job.job_id}: {job.status}")
+    dashboard, job = _find(run, address)
+    remote_runs.stop_run(dashboard, job, now=now)
+    if wait:
+        with Console(stderr=True).status(f"waiting for {job.job_id} to end (Ctrl-C stops waiting)"):
+            while not (job := remote_runs.current(dashboard, job)).is_over:
+                time.sleep(POLL_S)
+        console.print(f"{job.job_id}: {job.state}{f' at step {job.step}' if job.step else ''}")
+    elif now:
+        console.print(f"{job.job_id} ends now; it can resume from its newest checkpoint")
+    else:
+        console.print(
+            f"{job.job_id} stops after the current step, with a checkpoint; `irlign status {run}` "
+            "shows when it has ended"
+        )
 
 
 def scale(
@@ -143,26 +148,25 @@ def scale(
     address: Address = None,
 ) -> None:
     """Change the numbers of workers of an active run. rollout=0 pauses it."""
+    from cluster.config.worker_counts import parse_sizes  # noqa: PLC0415 - pydantic models
+
     target_sizes = parse_sizes(sizes)
     if _is_here(run, address):
-        for line in scale_run(Path(run), target_sizes):
-            line_console().print(line)
-        return
-    client, job = _find(run, address)
-    _run_there(client, job, "scale", *sizes)
+        from cluster.jobs.control import scale_run  # noqa: PLC0415 - Ray takes seconds
+
+        lines = scale_run(Path(run), target_sizes)
+    else:
+        dashboard, job = _find(run, address)
+        with Console(stderr=True).status(f"waiting for {job.job_id}"):
+            lines = remote_runs.scale_run(dashboard, job, target_sizes)
+    for line in lines:
+        line_console().print(line)
 
 
 def _is_here(run: str, address: str | None) -> bool:
     return address is None and ("/" in run or Path(run).is_dir())
 
 
-def _find(run: str, address: str | None) -> tuple[JobSubmissionClient, Run]:
-    client = submission.connect(address)
-    return client, submission.find_run(client, run)
-
-
-def _run_there(client: JobSubmissionClient, job: Run, name: str, *arguments: str) -> None:
-    """Run a command about the run on its cluster, and print its output."""
-    with Console(stderr=True).status(f"waiting for {job.job_id} on the cluster"):
-        text = submission.run_command(client, job, name, submission.RUN_DIR, *arguments)
-    line_console().print(text)
+def _find(run: str, address: str | None) -> tuple[Dashboard, Run]:
+    dashboard = Dashboard(address)
+    return dashboard, remote_runs.find_run(dashboard, run)

@@ -1,4 +1,4 @@
-"""Entrypoint of a submitted job: python -m cluster.cli.run_package RUN_DIR [OPTION ...]."""
+"""Entrypoint of a submitted job: python -m cluster.cli.run_package train JOB --run-dir DIR."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,11 @@ from cluster.jobs.package import unpack
 
 
 def main() -> None:
-    """Unpack the job in the working directory and train it, with further options of train."""
-    run_dir, options = Path(sys.argv[1]).expanduser(), sys.argv[2:]
-    job = unpack(Path.cwd(), run_dir)
-    sys.argv[1:] = ["train", str(job), "--run-dir", str(run_dir), *options]
+    """Unpack the job in the working directory, and run the command on it."""
+    place = sys.argv.index("--run-dir") + 1
+    run_dir = Path(sys.argv[place]).expanduser()
+    sys.argv[place] = str(run_dir)
+    sys.argv[2] = str(unpack(Path.cwd(), run_dir))
     sys.exit(app())
 
 

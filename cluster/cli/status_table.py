@@ -3,18 +3,15 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from alignment.report.formats import format_duration
-from cluster.jobs.progress import time_left
-from cluster.run_state.status import STAGES_IN_WORDS, Status
-
-if TYPE_CHECKING:  # it imports Ray
-    from cluster.jobs.submission import Run
+from cluster.jobs.progress import status_line
+from cluster.jobs.remote_runs import Run
+from cluster.run_state.status import Status
 
 METRICS = {
     "learner/loss": "loss",
@@ -28,26 +25,62 @@ METRICS = {
 DAY_AND_TIME = "%d %b %H:%M"
 
 
-def runs_table(runs: "Sequence[Run]", now: float) -> Table:
+def runs_table(runs: Sequence[Run], now: float) -> Table:
     """Return a table with one row per run; now is in seconds since 1970."""
-    table = Table("run", "job", "status", "started", "duration", "run directory", box=None)
+    heads = ("run", "job", "state", "step", "started", "duration", "run directory")
+    table = Table(*heads, box=None)
     for run in runs:
         began = time.strftime(DAY_AND_TIME, time.localtime(run.began)) if run.began else ""
-        lasted = format_duration((run.ended or now) - run.began) if run.began else ""
-        table.add_row(run.name, run.job_id, run.status, began, lasted, run.run_dir)
+        lasted = _duration(run, now)
+        table.add_row(run.name, run.job_id, run.state, run.step, began, lasted, run.run_dir)
     if not runs:
-        table.add_row("none", "", "", "", "", "")
+        table.add_row("none", *[""] * (len(heads) - 1))
     return table
 
 
-def print_status(status: Status, run_dir: Path, console: Console) -> None:
+def _duration(run: Run, now: float) -> str:
+    return format_duration((run.ended or now) - run.began) if run.began else ""
+
+
+def print_remote_status(run: Run, lines: Sequence[str], now: float, console: Console) -> None:
+    """Print the status of a run on a cluster, in any state.
+
+    Args:
+        lines: last lines of its output, if it has no status.
+        now: seconds since 1970.
+    """
+    status = run.status()
+    if status and not run.is_over:
+        print_status(status, run.run_dir, console)
+        return
+    step = f"step {run.step}" if run.step else ""
+    head = (run.run_dir, run.job_id, run.state, step, _duration(run, now))
+    console.print(" | ".join(part for part in head if part), highlight=False, markup=False)
+    if status:
+        _print_end(status, console)
+    elif run.ray_status == "PENDING":
+        lines = [run.message]
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False)
+    if run.state in ("stopped", "failed"):
+        console.print(
+            f"`irlign logs {run.job_id}` prints its output; `irlign submit` with the same job "
+            "resumes it from its newest checkpoint",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def print_status(status: Status, run_dir: Path | str, console: Console) -> None:
     """Print progress, workers, newest metrics and last events of a run."""
-    steps = f"step {status.iteration} of {status.num_iterations}" if status.num_iterations else ""
-    phase = f"{status.phase}, {format_duration(status.phase_s)}" if status.phase else ""
-    left = time_left(status, status.last_step.get("time/step_s", 0.0))
-    head = [str(run_dir), STAGES_IN_WORDS[status.stage], steps, phase, left]
-    console.print(" | ".join(escape(part) for part in head if part), highlight=False)
+    console.print(f"{run_dir} | {status_line(status)}", highlight=False, markup=False)
     console.print(_workers(status))
+    _print_end(status, console)
+
+
+def _print_end(status: Status, console: Console) -> None:
+    """Print what remains of interest when a run is over."""
     if metrics := _metrics(status):
         console.print(metrics)
     for event in status.events:

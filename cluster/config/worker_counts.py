@@ -1,8 +1,9 @@
-"""The number of workers of each kind that a job has."""
+"""The number of workers of each kind that a job has, or that a user asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from actors.config.scorers import RewardConfig
+from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
 
 ROLLOUT = "rollout"
@@ -55,3 +56,37 @@ def resized(config: RunConfig, wanted: Mapping[str, int]) -> RunConfig:
     named = reward_names(config.rewards)
     changes["rewards"] = tuple(source(name, reward) for name, reward in named.items())
     return config.model_copy(update=changes)
+
+
+def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
+    """Parse arguments such as rollout=8 to a number of workers by kind.
+
+    Raises:
+        InvalidInputError: naming the first argument that is not KIND=N.
+    """
+    sizes: dict[str, int] = {}
+    for argument in arguments:
+        kind, _, number = argument.rpartition("=")
+        if not kind or not number.removeprefix("-").isdecimal():
+            raise InvalidInputError(f"{argument!r} is not KIND=N, such as rollout=4")
+        if kind in sizes:
+            raise InvalidInputError(f"{kind} is given twice: {sizes[kind]} and {number}")
+        sizes[kind] = int(number)
+    return sizes
+
+
+def check_sizes(sizes: Mapping[str, int], kinds: Sequence[str]) -> None:
+    """Refuse unknown kinds and numbers of workers that no run can have."""
+    if not sizes:
+        raise InvalidInputError(f"nothing to scale; give KIND=N for one of {', '.join(kinds)}")
+    for kind, number in sizes.items():
+        if kind not in kinds:
+            raise InvalidInputError(
+                f"{kind}={number}: this run has no workers of that kind; it has {', '.join(kinds)}"
+            )
+        if number < 0:
+            raise InvalidInputError(f"{kind}={number}: the number of workers must be at least 0")
+        if number == 0 and kind != ROLLOUT:
+            raise InvalidInputError(
+                f"{kind}=0: every step needs at least 1 worker; {ROLLOUT}=0 pauses the run"
+            )

@@ -8,26 +8,24 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.errors import InvalidInputError
 from cluster.config.namespaces import DRIVER
-from cluster.config.worker_counts import ROLLOUT, job_sizes
+from cluster.config.worker_counts import check_sizes, job_sizes
+from cluster.jobs.ray_session import AUTH_MODE, use_auth_mode
 from cluster.run_state.directory import read_config, refuse_other_format
 from cluster.run_state.files import write_atomically
 from cluster.run_state.status import Status
 
 CLUSTER = "cluster.json"
 """File with the cluster's address, the driver's namespace and Ray's authentication mode."""
-AUTH_MODE = "RAY_AUTH_MODE"
-"""Environment variable by which Ray enables authentication with its token."""
 CONNECT_S = 3.0
 """Timeout of the connection, after which the run is considered inactive."""
 REPLY_S = 120.0
@@ -75,8 +73,7 @@ def attached(run_dir: Path) -> Iterator[Any]:
 
 
 def _connect(place: Mapping[str, str]) -> None:
-    os.environ[AUTH_MODE] = place["auth_mode"]
-    Config.initialize("")  # Ray read the variable when it was imported
+    use_auth_mode(place["auth_mode"])
     try:
         ray.init(
             address=place["address"],
@@ -96,40 +93,6 @@ def _driver(not_running: InvalidInputError) -> Any:  # noqa: ANN401  # Ray's han
         return ray.get_actor(DRIVER)
     except ValueError as error:
         raise not_running from error
-
-
-def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
-    """Parse arguments such as rollout=8 to a number of workers by kind.
-
-    Raises:
-        InvalidInputError: naming the first argument that is not KIND=N.
-    """
-    sizes: dict[str, int] = {}
-    for argument in arguments:
-        kind, _, number = argument.rpartition("=")
-        if not kind or not number.removeprefix("-").isdecimal():
-            raise InvalidInputError(f"{argument!r} is not KIND=N, such as rollout=4")
-        if kind in sizes:
-            raise InvalidInputError(f"{kind} is given twice: {sizes[kind]} and {number}")
-        sizes[kind] = int(number)
-    return sizes
-
-
-def check_sizes(sizes: Mapping[str, int], kinds: Sequence[str]) -> None:
-    """Refuse unknown kinds and numbers of workers that no run can have."""
-    if not sizes:
-        raise InvalidInputError(f"nothing to scale; give KIND=N for one of {', '.join(kinds)}")
-    for kind, number in sizes.items():
-        if kind not in kinds:
-            raise InvalidInputError(
-                f"{kind}={number}: this run has no workers of that kind; it has {', '.join(kinds)}"
-            )
-        if number < 0:
-            raise InvalidInputError(f"{kind}={number}: the number of workers must be at least 0")
-        if number == 0 and kind != ROLLOUT:
-            raise InvalidInputError(
-                f"{kind}=0: every step needs at least 1 worker; {ROLLOUT}=0 pauses the run"
-            )
 
 
 def call_driver(run_dir: Path, method: str, *args: Any) -> Any:  # noqa: ANN401

@@ -6,6 +6,7 @@ nodes of the cluster share, or a name on the Hub.
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from cluster.config.run_config import RunConfig, data_paths, import_paths
 
 PACKAGES = ("alignment", "actors", "cluster")
 JOB = "irlign.job"
+COMMAND = "irlign"
+"""Command in the package, which is the entrypoint of the job."""
 DATA = "data"
 MAX_DATA_MIB = 100
 """Larger data belong on storage that the cluster shares; Ray refuses packages above 500 MiB."""
@@ -45,6 +48,14 @@ def fill_package(config: RunConfig, job_path: Path, package_dir: Path) -> None:
         if path.is_file():
             settings[section]["path"] = str(_pack_data(section, path, package_dir))
     (package_dir / JOB).write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def write_command(package_dir: Path, interpreter: str) -> None:
+    """Write the command of the package, which runs run_package by this Python."""
+    command = package_dir / COMMAND
+    call = f'exec {shlex.quote(interpreter)} -m cluster.cli.run_package "$@"'
+    command.write_text(f"#!/bin/sh\n{call}\n")
+    command.chmod(0o755)
 
 
 def _pack_data(section: str, path: Path, package_dir: Path) -> Path:

@@ -75,6 +75,14 @@ def time_left(status: Status, step_s: float) -> str:
     return f"about {format_duration(float(round(steps_left * step_s)))} left"
 
 
+def status_line(status: Status) -> str:
+    """Return stage, step, phase and time left of a run in one line."""
+    step = f"step {status.iteration} of {status.num_iterations}" if status.num_iterations else ""
+    phase = f"{status.phase}, {format_duration(status.phase_s)}" if status.phase else ""
+    left = time_left(status, status.last_step.get("time/step_s", 0.0))
+    return " | ".join(part for part in (STAGES_IN_WORDS[status.stage], step, phase, left) if part)
+
+
 class StagePace:
     """Estimates the time left from the mean time of the steps of the current stage."""
 

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
 
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Environment variable by which Ray enables authentication with its token."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of a cluster started here: trajectories are small, and weights go through files."""
 
@@ -23,6 +26,8 @@ def is_embedded() -> bool:
 @contextmanager
 def connected(config: RunConfig) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS, or to one started here, which is ended afterwards."""
+    if is_embedded():
+        use_auth_mode(os.environ.get(AUTH_MODE, "token"))  # Ray's default, which it warns about
     ray.init(
         address=os.environ.get("RAY_ADDRESS", "local"),
         namespace=namespace(config.name),
@@ -35,6 +40,12 @@ def connected(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def use_auth_mode(mode: str) -> None:
+    """Set Ray's authentication mode, which Ray read from the environment when it was imported."""
+    os.environ[AUTH_MODE] = mode
+    Config.initialize("")
 
 
 def is_running() -> bool:

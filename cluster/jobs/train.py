@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,13 @@ from alignment.report.run.response_metric import metric_sentences
 from alignment.report.run_files import read_run
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
+from cluster.config.worker_counts import check_sizes, job_sizes
 from cluster.driver.actor import CONCURRENT_CALLS, DriverActor
 from cluster.jobs.control import leave_address, remove_address
+from cluster.jobs.job_record import JobRecord, own_record
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
+from cluster.jobs.remote_runs import END_NOW, SCALE
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.run_state.data_digests import write_digests
 from cluster.run_state.directory import read_config, write_config
@@ -37,10 +41,13 @@ from cluster.run_state.resume import changed_settings, resumed
 from cluster.run_state.status import Status
 from cluster.validation.preflight import PreflightReport, check_run, print_caveat
 
-POLL_S = 0.5
+POLL_S = 0.25
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
 """Resources of a cluster that adds nodes for the workers that wait."""
 REPLY_S = 20.0
+SLOW_S = 5.0
+DRIVER_STARTS, DRIVER_RESTARTS = "starting the driver", "waiting for the driver, which restarts"
+"""Phases of a run whose driver does not reply for SLOW_S."""
 MAX_SILENCE_S = 120.0
 """A run whose driver does not reply for longer than this, restarts included, has failed."""
 
@@ -73,7 +80,9 @@ def train_policy(
         console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
         driver = start_driver(config, run_dir)
         leave_address(run_dir, namespace(config.name))
-        status = follow(driver, console)
+        record = own_record(config.name, str(run_dir.resolve()))
+        on_status = partial(_show_and_obey, config, driver, record) if record else None
+        status = follow(driver, console, on_status)
         remove_address(run_dir)
     if status.error:
         raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
@@ -154,29 +163,56 @@ def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a 
     return actor_class.remote(config.model_dump_json(), str(run_dir.resolve()))
 
 
-def follow(driver: Any, console: Console) -> Status:  # noqa: ANN401
+def _show_and_obey(config: RunConfig, driver: Any, record: JobRecord, status: Status) -> None:  # noqa: ANN401
+    """Show the status in the record of this job, and pass the requests to it on to the driver."""
+
+    def start(request: Mapping[str, Any]) -> "Future[list[str]]":
+        if END_NOW in request:
+            ray.kill(driver)
+            future = Future[list[str]]()
+            future.set_result([])
+            return future
+        check_sizes(request[SCALE], list(job_sizes(config)))
+        scaled: Future[list[str]] = driver.scale.remote(request[SCALE]).future()
+        return scaled
+
+    record.serve(start)
+    record.show(status)
+
+
+def follow(
+    driver: Any,  # noqa: ANN401
+    console: Console,
+    on_status: Callable[[Status], None] | None = None,
+) -> Status:
     """Show the progress of a run until it is over, end its driver, and return the last status.
+
+    Args:
+        on_status: called with each status too.
 
     Raises:
         RunFailedError: if the driver does not reply for MAX_SILENCE_S, or was killed.
     """
     progress = display(console)
-    replied_at = time.monotonic()
+    status, replied_at, has_replied = Status.starting(DRIVER_STARTS), time.monotonic(), False
     try:
         with forwarded_signals(driver):
             while True:
                 try:
-                    status = Status(*ray.get(driver.status.remote(), timeout=MAX_SILENCE_S))
-                    replied_at = time.monotonic()
+                    status = Status(*ray.get(driver.status.remote(), timeout=SLOW_S))
+                    replied_at, has_replied = time.monotonic(), True
                 except (RayActorError, GetTimeoutError) as error:
                     _check_not_killed(error)
-                    if time.monotonic() - replied_at > MAX_SILENCE_S:
+                    silence_s = time.monotonic() - replied_at
+                    if silence_s > MAX_SILENCE_S:
                         raise RunFailedError(
                             f"the driver did not reply for {MAX_SILENCE_S:.0f} s: {error}"
                         ) from error
-                    time.sleep(POLL_S)
-                    continue
+                    phase = DRIVER_RESTARTS if has_replied else DRIVER_STARTS
+                    status = status._replace(phase=phase, phase_s=silence_s)
                 progress.update(status)
+                if on_status:
+                    on_status(status)
                 if status.is_over:
                     ray.kill(driver)
                     return status

@@ -1,9 +1,12 @@
 """The status of a run, as `irlign status` shows it."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from actors.errors import InvalidInputError
 
 
 class WorkerStatus(NamedTuple):
@@ -66,3 +69,30 @@ class Status(NamedTuple):
     """Metrics of the newest step; empty before the first."""
     events: Sequence[str]
     """The newest events of the run, each with its time, the newest last."""
+
+    @classmethod
+    def starting(cls, phase: str) -> "Status":
+        """Return the status of a run without workers."""
+        return cls("starting", phase, 0.0, 0, 0, [], False, None, {}, ())
+
+
+def status_to_json(status: Status) -> str:
+    """Return a status as JSON, as status_from_json reads it."""
+    workers = [worker._asdict() for worker in status.workers]
+    return json.dumps({**status._asdict(), "workers": workers})
+
+
+def status_from_json(text: str) -> Status:
+    """Return the status that status_to_json wrote.
+
+    Raises:
+        InvalidInputError: if another version of irlign, with other fields, wrote it.
+    """
+    try:
+        fields = json.loads(text)
+        return Status(**{**fields, "workers": [WorkerStatus(**each) for each in fields["workers"]]})
+    except TypeError as error:
+        raise InvalidInputError(
+            "the run was submitted by another version of irlign; use that one to inspect it, or "
+            f"look at the Jobs page of Ray's dashboard ({error})"
+        ) from error

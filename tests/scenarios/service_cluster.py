@@ -30,10 +30,16 @@ def free_port():
 
 
 class ServiceSite:
-    """Owns the processes. Use it as a context manager."""
+    """Owns the processes. Use it as a context manager.
 
-    def __init__(self, place):
+    Args:
+        root: checkout whose code runs.
+        ray_dir: folder of Ray's sockets, which need a short path.
+    """
+
+    def __init__(self, place, *, root=ROOT, ray_dir=None):
         self.place = place
+        self.ray_dir = Path(ray_dir or f"/tmp/irlign-test-{os.getpid()}")
         self.address = f"http://127.0.0.1:{free_port()}"
         self.prometheus = f"http://127.0.0.1:{free_port()}"
         self.panels = f"http://127.0.0.1:{free_port()}"
@@ -43,7 +49,7 @@ class ServiceSite:
             **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "HOME": str(place),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(root),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(place / "token"),
             "RAY_API_SERVER_ADDRESS": self.address,
@@ -55,8 +61,6 @@ class ServiceSite:
         self._processes = []
 
     def __enter__(self):
-        # Ray's sockets need a short path.
-        self.ray_dir = Path(f"/tmp/irlign-test-{os.getpid()}")
         _, _, dashboard_port = self.address.rpartition(":")
         self._start(
             *(BIN / "ray", "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2"),

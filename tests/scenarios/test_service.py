@@ -73,12 +73,21 @@ def test_a_run_is_submitted_and_paused(site):
     site.wait_until(lambda: [step for step in steps(site) if step > 5], "a step of stage 2")
     told = site.irlign("scale", "tiny", "rollout=0")  # which frees the CPUs for the tests
     assert told == "rollout scaled from 1 to 0: the run is paused\n"
-    assert "tiny-1  RUNNING" in site.irlign("list")
+    assert re.search(r"tiny-1 +running +\d+ of 100003 ", site.irlign("list"))
     status = site.irlign("status", "tiny")
     assert re.search(r"/irlign-runs/tiny \| 2/2 on-policy \| step \d+ of 100003 \| paused", status)
     assert re.search(r"discriminator-0 +serving +v\d+ +[1-9]", status)
     assert "step time, s" in status
     assert "step" in site.irlign("logs", "tiny")
+
+
+def test_the_jobs_page_has_the_run_alone_with_its_progress(site):
+    (job,) = site.get("/api/jobs/")
+    assert job["submission_id"] == "tiny-1"
+    assert job["entrypoint"] == "./irlign train tiny.yaml --run-dir ~/irlign-runs/tiny"
+    assert re.fullmatch(r"2/2 on-policy \| step \d+ of 100003 \| paused, .*", job["message"])
+    assert job["metadata"]["job_name"] == "irlign tiny"
+    assert job["metadata"]["irlign_stage"] == "2/2 on-policy"
 
 
 def test_logs_are_json_with_the_run_the_worker_and_the_step_of_each_line(site):
@@ -152,13 +161,18 @@ def test_rays_dashboard_shows_the_run(site):
 
 def test_the_paused_run_ends_gracefully_and_leaves_no_process(site):
     before = set(os.listdir("/dev/shm"))
-    assert "tiny-1: SUCCEEDED" in site.irlign("stop", "tiny")
+    told = site.irlign("stop", "tiny", "--wait")
+    assert re.fullmatch(r"tiny-1: stopped at step \d+ of 100003\n", told)
     site.wait_until(lambda: not site.living_actors(), "the end of all actors")
     site.wait_until(lambda: not processes_of_runs(site), "the end of all processes")
     assert set(os.listdir("/dev/shm")) <= before
     manifest = json.loads((run_dir(site) / "manifest.json").read_text())
     assert manifest["iteration"] == steps(site)[-1]
-    assert "Stopped at step" in site.irlign("logs", "tiny")
+    step = manifest["iteration"]
+    assert f"Stopped at step {step};" in site.irlign("logs", "tiny", "--follow")
+    assert f"tiny-1 | stopped | step {step} of 100003" in site.irlign("status", "tiny")
+    assert re.search(rf"tiny-1 +stopped +{step} of 100003 ", site.irlign("list"))
+    assert "tiny-1 is over: stopped" in site.irlign("scale", "tiny", "rollout=1", ok=False)
 
 
 def test_the_token_is_in_no_log_and_in_no_file_of_the_run(site):
@@ -173,6 +187,9 @@ def test_submitted_again_the_run_resumes_and_stops_when_its_lease_ends(site):
     done = steps(site)[-1]
     lease = ("--set", "placement.lease_s=5")
     assert "Submitted tiny-2, " in site.irlign("submit", "job.yaml", *lease)
+    assert re.search(r"tiny-2 \| (pending|starting)", site.irlign("status", "tiny"))
+    refused = site.irlign("scale", "tiny", "rollout=2", ok=False)
+    assert re.search(r"tiny-2 is (pending|starting); scale it once", refused)
     site.wait_until(lambda: "DriverActor driver" in site.living_actors(), "the driver")
     (job,) = [
         process
@@ -187,4 +204,5 @@ def test_submitted_again_the_run_resumes_and_stops_when_its_lease_ends(site):
     assert any(what.startswith("the run resumed at step") for what in told)
     assert manifest["num_starts"] == 2
     assert manifest["iteration"] >= done
-    assert "tiny-2 is over: FAILED" in site.irlign("status", "tiny", ok=False)
+    assert "tiny-2 | failed" in site.irlign("status", "tiny")
+    assert {job["submission_id"] for job in site.get("/api/jobs/")} == {"tiny-1", "tiny-2"}

@@ -22,7 +22,7 @@ HEAVY = ("torch", "vllm", "transformers", "ray.train", "pandas")
         ("cluster.cli.best_of", (*HEAVY, "ray")),
         ("cluster.cli.reward_model", (*HEAVY, "ray")),
         ("cluster.cli.plan", (*HEAVY, "ray")),
-        ("cluster.cli.remote", HEAVY),
+        ("cluster.cli.remote", (*HEAVY, "ray", "numpy", "pydantic", "aiohttp")),
         ("cluster.jobs.control", HEAVY),
         ("cluster.driver.actor", HEAVY),  # whoever asks the driver imports its class
     ],

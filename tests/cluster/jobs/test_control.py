@@ -6,7 +6,8 @@ import yaml
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.jobs.control import check_sizes, parse_sizes, remove_address, scale_run
+from cluster.config.worker_counts import check_sizes, parse_sizes
+from cluster.jobs.control import remove_address, scale_run
 
 KINDS = ["rollout", "discriminator", "sum"]
 

@@ -8,7 +8,13 @@ import yaml
 from actors.errors import InvalidInputError
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
-from cluster.jobs.package import MAX_DATA_MIB, fill_package, modules_next_to, unpack
+from cluster.jobs.package import (
+    MAX_DATA_MIB,
+    fill_package,
+    modules_next_to,
+    unpack,
+    write_command,
+)
 
 ROW = '{"prompt": "a", "response": "b"}\n'
 
@@ -34,6 +40,22 @@ def test_a_package_runs_by_itself(tmp_path):
         [sys.executable, "-c", code], cwd=package_dir, capture_output=True, text=True, check=True
     )
     assert told.stdout.strip() == str(package_dir / "cluster" / "__init__.py")
+
+
+def test_the_command_of_a_package_runs_this_python_from_a_path_with_spaces(tmp_path):
+    package_dir = package_of(tmp_path, job(tmp_path))
+    python = tmp_path / "my python"
+    python.symlink_to(sys.executable)
+    write_command(package_dir, str(python))
+    told = subprocess.run(
+        ["./irlign", "train", "run.yaml", "--run-dir", "runs/run", "--no-such-option"],
+        cwd=package_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "No such option: --no-such-option" in told.stderr
+    assert (package_dir / "runs" / "data").is_dir()
 
 
 def test_demonstrations_arrive_beside_the_run_directory_and_the_job_names_them_there(tmp_path):

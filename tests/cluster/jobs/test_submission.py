@@ -38,3 +38,12 @@ def test_another_error_is_not_repeated():
     with pytest.raises(RuntimeError, match="invalid"):
         submission._submit_job(client, entrypoint="true")
     assert len(client.submitted) == 1
+
+
+def test_the_entrypoint_reads_as_the_command_that_it_is():
+    assert submission.entrypoint("a", "~/irlign-runs/a") == (
+        "./irlign train a.yaml --run-dir ~/irlign-runs/a"
+    )
+    assert submission.entrypoint("a", "/my runs;/a", accept_changed_data=True) == (
+        "./irlign train a.yaml --run-dir '/my runs;/a' --accept-changed-data"
+    )
