@@ -26,6 +26,8 @@ from cluster.run_state.status import Status
 
 CLUSTER = "cluster.json"
 """File with the cluster's address, the driver's namespace and Ray's authentication mode."""
+HIDDEN = "_ray_internal_irlign"
+"""Namespace whose processes Ray's Jobs page does not list."""
 CONNECT_S = 3.0
 """Timeout of the connection, after which the run is considered inactive."""
 REPLY_S = 120.0
@@ -67,7 +69,7 @@ def attached(run_dir: Path) -> Iterator[Any]:
         raise not_running from error
     _connect(place)
     try:
-        yield _driver(not_running)
+        yield _driver(place["namespace"], not_running)
     finally:
         ray.shutdown()
 
@@ -77,7 +79,7 @@ def _connect(place: Mapping[str, str]) -> None:
     try:
         ray.init(
             address=place["address"],
-            namespace=place["namespace"],
+            namespace=HIDDEN,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -88,9 +90,9 @@ def _connect(place: Mapping[str, str]) -> None:
         ) from error
 
 
-def _driver(not_running: InvalidInputError) -> Any:  # noqa: ANN401  # Ray's handles are dynamic
+def _driver(namespace: str, not_running: InvalidInputError) -> Any:  # noqa: ANN401  # a Ray handle
     try:
-        return ray.get_actor(DRIVER)
+        return ray.get_actor(DRIVER, namespace=namespace)
     except ValueError as error:
         raise not_running from error
 

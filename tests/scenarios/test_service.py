@@ -82,6 +82,7 @@ def test_a_run_is_submitted_and_paused(site):
 
 
 def test_the_jobs_page_has_the_run_alone_with_its_progress(site):
+    assert "paused" in site.irlign("status", run_dir(site))
     (job,) = site.get("/api/jobs/")
     assert job["submission_id"] == "tiny-1"
     assert job["entrypoint"] == "./irlign train tiny.yaml --run-dir ~/irlign-runs/tiny"

@@ -45,7 +45,8 @@ def test_a_package_runs_by_itself(tmp_path):
 def test_the_command_of_a_package_runs_this_python_from_a_path_with_spaces(tmp_path):
     package_dir = package_of(tmp_path, job(tmp_path))
     python = tmp_path / "my python"
-    python.symlink_to(sys.executable)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     write_command(package_dir, str(python))
     told = subprocess.run(
         ["./irlign", "train", "run.yaml", "--run-dir", "runs/run", "--no-such-option"],
