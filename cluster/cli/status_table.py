@@ -58,6 +58,10 @@ def print_remote_status(run: Run, lines: Sequence[str], now: float, console: Con
     console.print(" | ".join(part for part in head if part), highlight=False, markup=False)
     if status:
         _print_end(status, console)
+        if run.state == "failed" and not status.is_over:
+            lines = [
+                f"{run.message.partition(',')[0]}: the run may continue without its job process"
+            ]
     elif run.ray_status == "PENDING":
         lines = [run.message]
     for line in lines:
@@ -65,7 +69,7 @@ def print_remote_status(run: Run, lines: Sequence[str], now: float, console: Con
     if run.state in ("stopped", "failed"):
         console.print(
             f"`irlign logs {run.job_id}` prints its output; `irlign submit` with the same job "
-            "resumes it from its newest checkpoint",
+            "resumes it from its newest checkpoint, or joins it if it continues",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -164,7 +164,7 @@ def refuse_if_over(run: Run) -> None:
         raise InvalidInputError(
             f"{run.job_id} is over: {run.state}{step}. `irlign logs {run.job_id}` prints its "
             "output; `irlign submit` with the same job resumes it from its newest checkpoint, or "
-            "joins it if only its job process was killed"
+            "joins it if it continues without its job process"
         )
 
 

@@ -115,6 +115,13 @@ def test_a_run_that_is_over_says_how_and_at_which_step():
     assert remedy.startswith(resumes)
     refused = printed_remote(a_run("FAILED"), ["the run needs 8 GPUs"])
     assert refused[:2] == ["/runs/a | a-2 | failed | 1 min 00 s", "the run needs 8 GPUs"]
+    killed = "Job entrypoint command failed with exit code 137, last available logs (truncated):\n"
+    *_, reason, remedy = printed_remote(a_run("FAILED", STATUS, message=killed))
+    assert reason == (
+        "Job entrypoint command failed with exit code 137: the run may continue without its job "
+        "process"
+    )
+    assert remedy.endswith("or joins it if it continues")
     stopped = printed_remote(a_run("STOPPED", STATUS))
     assert stopped[0].startswith("/runs/a | a-2 | stopped | step 20 of 50")
     assert stopped[-1].startswith(resumes)
