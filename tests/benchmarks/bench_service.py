@@ -31,7 +31,9 @@ COMMANDS = {
 def seconds_of(site, *command):
     began = time.monotonic()
     site.irlign(*command)
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    print(f"{site.environment['PYTHONPATH']}: {' '.join(command)}: {seconds:.2f}", file=sys.stderr)
+    return seconds
 
 
 def main():

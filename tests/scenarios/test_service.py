@@ -86,7 +86,7 @@ def test_the_jobs_page_has_the_run_alone_with_its_progress(site):
     (job,) = site.get("/api/jobs/")
     assert job["submission_id"] == "tiny-1"
     assert job["entrypoint"] == "./irlign train tiny.yaml --run-dir ~/irlign-runs/tiny"
-    assert re.fullmatch(r"2/2 on-policy \| step \d+ of 100003 \| paused, .*", job["message"])
+    assert re.fullmatch(r"2/2 on-policy \| step \d+ of 100003 \| paused.*", job["message"])
     assert job["metadata"]["job_name"] == "irlign tiny"
     assert job["metadata"]["irlign_stage"] == "2/2 on-policy"
 
