@@ -7,7 +7,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,10 @@ class Dashboard:
             while (message := loop.run_until_complete(anext(messages, None))) is not None:
                 yield message
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(messages.aclose())
             loop.close()
 
-    async def _messages(self, path: str) -> AsyncIterator[str]:
+    async def _messages(self, path: str) -> AsyncGenerator[str, None]:
         import aiohttp  # noqa: PLC0415 - as in follow
 
         try:
@@ -95,6 +95,10 @@ class Dashboard:
                 async for message in socket:
                     if message.type == aiohttp.WSMsgType.TEXT:
                         yield message.data
+        except aiohttp.WSServerHandshakeError as error:
+            raise InvalidInputError(self._refusal(path, error.status, error.message)) from error
+        except aiohttp.ClientConnectorError as error:
+            raise InvalidInputError(self._silence()) from error
         except aiohttp.ClientError as error:
             raise InvalidInputError(f"{self.url} ended the connection: {error}") from error
 
@@ -105,22 +109,26 @@ class Dashboard:
                 body: bytes = response.read()
                 return body
         except urllib.error.HTTPError as error:
-            raise InvalidInputError(self._refusal(path, error)) from error
+            text = error.read().decode(errors="replace")
+            raise InvalidInputError(self._refusal(path, error.code, text)) from error
         except OSError as error:
-            raise InvalidInputError(
-                f"no Ray dashboard responds at {self.url}; start a cluster with `ray start --head`,"
-                f" or give the address of its dashboard by --address or {ADDRESS}"
-            ) from error
+            raise InvalidInputError(self._silence()) from error
 
-    def _refusal(self, path: str, error: urllib.error.HTTPError) -> str:
-        if error.code in (UNAUTHORIZED, FORBIDDEN):
+    def _silence(self) -> str:
+        return (
+            f"no Ray dashboard responds at {self.url}; start a cluster with `ray start --head`, or "
+            f"give the address of its dashboard by --address or {ADDRESS}"
+        )
+
+    def _refusal(self, path: str, code: int, text: str) -> str:
+        if code in (UNAUTHORIZED, FORBIDDEN):
             problem = "refused the token" if self._token else "requires a token"
             return (
                 f"the cluster at {self.url} {problem}; set RAY_AUTH_TOKEN, or copy "
                 "~/.ray/auth_token from the head node"
             )
-        last_line = error.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return f"{self.url}{path}: error {error.code} of Ray's dashboard: {last_line}"
+        last_line = text.strip().rpartition("\n")[2]
+        return f"{self.url}{path}: error {code} of Ray's dashboard: {last_line}"
 
     def _json(self, path: str, body: bytes) -> Any:  # noqa: ANN401
         try:
