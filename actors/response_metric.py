@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.imported_functions import import_function
+from alignment.data.demonstrations import METRIC_NAME
 from alignment.intervals import wilson_interval, with_interval
 
 Value = str | float
@@ -77,10 +78,10 @@ class ResponseMetric:
 
 def _checked(value: object, place: str) -> Value:
     if isinstance(value, str):
-        if not value or "/" in value or "\n" in value:
+        if not METRIC_NAME.fullmatch(value):
             raise MetricError(
-                f"{place}: returned the category {value!r}; a category has at least one character, "
-                "no slash and no line break"
+                f"{place}: returned the category {value!r}; the name of a category has letters, "
+                "digits, spaces and .:_- only, since it is part of a metric's name"
             )
         return value
     try:

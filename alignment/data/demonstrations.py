@@ -1,5 +1,6 @@
 """Demonstrations: prompts and responses of the expert, read from data sets."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ from alignment.data.conversations import Turns
 from alignment.data.formats import Format, prompt_and_response, read_records
 from alignment.data.rows import Values
 
+METRIC_NAME = re.compile(r"[\w .:-]+")
+"""Part of the name of a metric, as all experiment trackers take it."""
 SETTING = "data.path"
 """The setting of the job file that names demonstrations."""
 
@@ -69,10 +72,10 @@ def _require_group(values: Values, column: str) -> None:
         raise ValueError(
             f'has no "{column}", which evaluation.group_by names; add it, or remove the row'
         )
-    if not str(values[column]) or "/" in str(values[column]):
+    if not METRIC_NAME.fullmatch(str(values[column])):
         raise ValueError(
-            f'"{column}", which evaluation.group_by names, is {values[column]!r}; a group has at '
-            "least one character and no slash"
+            f'"{column}", which evaluation.group_by names, is {values[column]!r}; the name of a '
+            "group has letters, digits, spaces and .:_- only, since it is part of a metric's name"
         )
 
 

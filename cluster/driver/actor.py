@@ -135,6 +135,7 @@ class DriverActor:
                 requested,
             )
             self._driver.on_step = self._end_step
+            self._driver.on_metric = self._log_metric
             self._trackers.open(
                 self._config.trackers, self._config, self._run_dir, self._record.manifest.iteration
             )
@@ -219,6 +220,11 @@ class DriverActor:
             self._trackers.log(self._driver.progress.iteration, metrics)
         if self._scaler and self._driver and self._driver.progress.stage == "on_policy":
             self._scaler.after_step(metrics)
+
+    def _log_metric(self, metrics: Mapping[str, float]) -> None:
+        """Give the trackers what evaluation.metric has measured; it belongs to no step."""
+        if metrics and self._driver:
+            self._trackers.log(self._driver.progress.iteration, metrics)
 
     # ---- called by the commands
 

@@ -65,6 +65,7 @@ class Driver:
         self._stop_requested = False
         self._num_skipped = 0
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
+        self.on_metric: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress()
         self._load_position()
 
@@ -298,7 +299,8 @@ class Driver:
         responses = await self._evaluator.responses()
         self._journal.samples(phase, responses, self._data)
         stage = "on_policy" if self._iteration > self._config.sft.steps else "sft"
-        await self._metric.record(phase, responses, step=self._iteration, stage=stage)
+        measured = await self._metric.record(phase, responses, step=self._iteration, stage=stage)
+        self.on_metric(measured)
         if phase == "after_sft":
             self.record.save(reward_scales=await self._scorer.measure_scales(responses))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])

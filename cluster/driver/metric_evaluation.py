@@ -45,16 +45,21 @@ class MetricEvaluation:
         self._timeout_s = config.placement.timeout_s
         self._journal, self._on_event = journal, on_event
 
-    async def record(self, phase: str, sampled: Trajectories, *, step: int, stage: str) -> None:
-        """Sample at each temperature, and write the metrics and the further responses.
+    async def record(
+        self, phase: str, sampled: Trajectories, *, step: int, stage: str
+    ) -> dict[str, float]:
+        """Sample at each temperature; write the metrics and the further responses.
 
         If the function has no value for a response, that is an event, and the phase has no metrics.
 
         Args:
             sampled: responses at the run's own temperature, which are not sampled again.
+
+        Returns:
+            The metrics; none without a metric, or if it failed.
         """
         if self._metric is None:
-            return
+            return {}
         metrics: dict[str, float] = {}
         try:
             if phase == "before":
@@ -69,8 +74,9 @@ class MetricEvaluation:
                     self._journal.samples(phase, batch, self._data, values=values, **further)
         except MetricError as error:
             self._on_event(f"{error}; phase {phase} has no metric")
-            return
+            return {}
         self._journal.metrics(metrics, step=step, stage=stage)
+        return metrics
 
     async def _of_expert(self) -> dict[str, float]:
         """Return the metrics of the demonstrations of the same prompts."""

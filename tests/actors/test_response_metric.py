@@ -53,7 +53,7 @@ def test_a_function_gives_categories_or_numbers():
         ("fails_on_rome", r"row 2, response 'in Oslo': raised KeyError: 'Rome'"),
         ("exits", r"row 1, .*raised SystemExit: 3"),
         ("returns_nothing", r"row 1, .*returned None; return a category \(text\) or a number"),
-        ("returns_a_path", r"row 1, .*returned the category 'a/b'; a category has"),
+        ("returns_a_path", r"row 1, .*returned the category 'a/b'; the name of"),
         ("returns_both_kinds", r"categories \(text\) for some responses and numbers for others"),
     ],
 )

@@ -41,9 +41,12 @@ def metrics_of(rows):
 
 async def test_every_phase_is_measured_at_every_temperature_by_group(tmp_path):
     config = with_metric("parity", evaluation={"temperatures": [0, 1], "group_by": "parity"})
+    tracked = {}
     async with World(config, tmp_path) as world:
+        world.driver.on_metric = tracked.update
         await world.driver.run()
         found = metrics_of(world.lines("metrics.jsonl"))
+        assert tracked == pytest.approx(found)
         samples = world.lines("samples.jsonl")
     assert world.driver.record.manifest.events == []
     assert {tuple(name.split("/")[1:4]) for name in found} == {
