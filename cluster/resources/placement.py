@@ -94,7 +94,8 @@ def plan_workers(
             f"the run is expected to take {made.memory_gib:.1f} GiB of memory ({parts}, Ray "
             f"{RAY_GIB}) and the cluster has {cluster.memory_gib:.1f} GiB; lower "
             "learner.max_tokens_per_microbatch, rollout.kv_cache_gib or discriminator.num_layers, "
-            "or use a smaller model"
+            "or use a smaller model; a Ray cluster counts its memory when it starts, so if more is "
+            "free now, start it again (ray start --memory sets the figure)"
         )
     return made
 

@@ -98,6 +98,29 @@ def test_a_template_that_ends_turns_in_plain_text_ends_with_eos(build_tokenizer)
         end_token_id(build_tokenizer(template))
 
 
+def test_a_template_that_writes_nothing_behind_a_response_ends_with_eos(build_tokenizer):
+    """GLM-4: the next role ends a turn."""
+    template = (
+        "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    tokenizer = build_tokenizer(template, eos_token="</s>")
+    rows = [Demonstration("a", "b"), Demonstration("a", "b", (Turn("user", "c"), *BEFORE[1:]))]
+    pairs = conversation_tokens(tokenizer, rows, None)
+    assert [pair.response.tolist() for pair in pairs] == [[B, EOS]] * 2
+    assert not any(EOS in pair.prompt for pair in pairs)
+
+
+def test_an_end_token_that_also_pads_is_in_every_response(build_tokenizer):
+    for template in (None, "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"):
+        tokenizer = build_tokenizer(template, eos_token="</s>", pad_token="</s>")
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id == end_token_id(tokenizer)
+        pairs = conversation_tokens(
+            tokenizer, [Demonstration("a", "b"), Demonstration("c", "")], None
+        )
+        assert [pair.response.tolist() for pair in pairs] == [[B, EOS], [EOS]]
+
+
 def test_a_model_without_a_chat_template_reads_plain_concatenation(build_tokenizer):
     plain = build_tokenizer(None, eos_token="</s>")
     [pair] = conversation_tokens(plain, [Demonstration("a", "b")], "c")

@@ -13,6 +13,9 @@ exchange = st.tuples(letters, letters)
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
 
 
+H, A = "\n\nHuman: ", "\n\nAssistant: "
+
+
 @st.composite
 def pairs(draw):
     """Comparisons of two responses after up to two exchanges. Either response may be empty."""
@@ -85,6 +88,21 @@ def test_a_prompt_that_opens_or_ends_the_shared_messages_is_not_doubled():
         of("d", u)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected"), [("Yes, I do.", "Yes, you do."), ("Yes", "Yes, I do."), ("a", "a")]
+)
+def test_words_that_both_responses_begin_with_are_no_prompt(chosen, rejected):
+    asked = [Turn("user", "Do you?")]
+    sides = {
+        key: messages([*asked, Turn("assistant", text)])
+        for key, text in (("chosen", chosen), ("rejected", rejected))
+    }
+    expected = [Comparison("Do you?", (chosen, rejected), (0, 1))]
+    assert read_back(read_comparisons, [sides]) == expected
+    of_transcripts = {"chosen": f"{H}Do you?{A}{chosen}", "rejected": f"{H}Do you?{A}{rejected}"}
+    assert read_back(read_comparisons, [of_transcripts]) == expected
+
+
 def test_a_transcript_keeps_what_only_looks_like_a_mark():
     text = "\n\nHuman:Hi Human: there\nAssistant: no\n\nAssistant:  b \n"
     row = {"chosen": text, "rejected": text.replace("b", "c")}
@@ -95,9 +113,6 @@ def test_a_transcript_keeps_what_only_looks_like_a_mark():
 def test_the_first_mark_of_a_transcript_may_open_the_text():
     row = {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a\n\nAssistant: c"}
     assert read_back(read_comparisons, [row]) == [Comparison("a", ("b", "c"), (0, 1))]
-
-
-H, A = "\n\nHuman: ", "\n\nAssistant: "
 
 
 @pytest.mark.parametrize(
