@@ -42,7 +42,7 @@ from actors.messages import (
     Stop,
 )
 from actors.model_files import load_output_head
-from actors.weights.canary import canary_length, score_canary
+from actors.weights.canary import random_texts, score_canary, texts_of
 from actors.weights.store import WeightStore
 from alignment.divergences.full_vocabulary import Teacher
 from alignment.mdp.packing import PackedBatch
@@ -87,10 +87,9 @@ class Learner:
         self._teacher_head: Tensor | None = None
         self._device, self._rank, self._world_size = device, rank, world_size
         self._store = WeightStore(settings.weights) if rank == 0 else None
-        # Before the first batch, the canary's tokens are spread over the vocabulary.
-        self._num_canary_tokens = canary_length(settings.context_tokens)
-        stride = self.policy.model.config.vocab_size // self._num_canary_tokens
-        self._canary_ids = [i * stride for i in range(self._num_canary_tokens)]
+        vocab_size = self.policy.model.config.vocab_size
+        self._canary_texts = random_texts(vocab_size, settings.context_tokens)
+        self._has_own_texts = False
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, which any number of ranks may have written."""
@@ -123,7 +122,7 @@ class Learner:
         require_finite(self.policy, self._device, self._world_size)
         version = self._snapshots.current = PolicyVersion(attempt, self.step)
         canary = score_canary(
-            self.policy, self._canary_ids, self._device, self.settings.published_dtype
+            self.policy, self._canary_texts, self._device, self.settings.published_dtype
         )
         tensors: dict[str, Tensor] = {}
         for name, tensor in full_tensors(
@@ -168,17 +167,22 @@ class Learner:
             )
 
     def _microbatches(self, task: OptimizerStep | Evaluate) -> list[Microbatch]:
-        """Cut a task into microbatches; its first tokens are those of the next canary."""
+        """Cut a task into microbatches; the first task's texts are those of the canary."""
         self._require_step(task)
-        made = task_microbatches(
+        if not (self._has_own_texts or isinstance(task, PreferenceStep)):
+            # They stay the same, so that a worker sees what changed between two versions.
+            self._canary_texts = texts_of(
+                task.trajectories,
+                self.policy.model.config.vocab_size,
+                self.settings.context_tokens,
+            )
+            self._has_own_texts = True
+        return task_microbatches(
             task,
             self.settings.config.max_tokens_per_microbatch,
             device=self._device,
             world_size=self._world_size,
         )
-        if not isinstance(task, PreferenceStep) and len(task.trajectories):
-            self._canary_ids = made[0].batch.token_ids[: self._num_canary_tokens].tolist()
-        return made
 
     def _update(self, task: OptimizerStep) -> dict[str, float]:
         """Take one optimizer step."""

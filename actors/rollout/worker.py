@@ -4,30 +4,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
 from actors.config.rollout import RolloutConfig
 from actors.errors import WeightMismatchError
-from actors.messages import Published, RolloutRequest, RolloutResult
+from actors.messages import Canary, Published, RolloutRequest, RolloutResult, Synced
+from actors.rollout.canary_check import Scores, read_canary
 from actors.rollout.engine import InferenceEngine
 from actors.weights.store import WeightStore
-from alignment.mdp.trajectories import PolicyVersion, concatenate, pack
+from alignment.mdp.trajectories import concatenate, pack
 
 logger = logging.getLogger(__name__)
-CANARY_BOUND_NATS = {"float32": 1e-3, "bfloat16": 0.2}
-"""Largest mean difference in nats between engine and learner on the canary, by precision.
-
-On SmolLM2-135M the same weights differ by 8e-6 in float32 and by 0.04 to 0.09 in bfloat16,
-which is rounding; 5 % of noise on all weights is 0.7, one projection of one layer set to zero 1.6.
-"""
-ROUNDING_FACTOR = 3.0
-"""Multiple of the learner's own bfloat16 rounding that is accepted where it is more than that.
-
-A text can be hard for bfloat16: on one, healthy weights differed by 0.26 nats in vLLM, by 0.18 in
-the learner under autocast and by 0.39 in transformers.
-"""
+REMEDIES = {
+    "bfloat16": "set rollout.dtype to float32",
+    "float32": "vLLM cannot update this model: choose another",
+}
+"""What a user can do if weights fail in every engine, by its precision."""
 
 
 class RolloutWorker:
@@ -51,9 +44,10 @@ class RolloutWorker:
         self._dtype = config.dtype
         self._store = store
         self._engine = make_engine()
+        self._before: tuple[Canary, Scores] | None = None
         self._one_sync_at_a_time = asyncio.Lock()
 
-    async def sync_weights(self, published: Published) -> PolicyVersion:
+    async def sync_weights(self, published: Published) -> Synced:
         """Load these weights, check their canary, and return the version now served.
 
         A version that is not newer than the one served is ignored.
@@ -69,25 +63,27 @@ class RolloutWorker:
             served = self._engine.policy_version
             if served is not None and published.version <= served:
                 logger.info("ignore weights %s: %s is served", published.version, served)
-                return served
+                return Synced(served)
             tensors = await asyncio.to_thread(self._store.fetch, published)
             await self._engine.update_weights(tensors, published.version)
-            await self._check_canary(published)
-            return published.version
+            note = await self._check_canary(published)
+            return Synced(published.version, note)
 
-    async def _check_canary(self, published: Published) -> None:
-        """Compare the engine with the learner on the canary; reject the weights if they differ."""
-        token_ids, expected, rounding = published.canary
-        logprobs = await self._engine.prompt_logprobs(token_ids)
-        difference = float(np.abs(np.subtract(logprobs, expected)).mean())
-        limit = canary_limit(self._dtype, rounding)
-        if not difference <= limit:  # this way round for NaN
+    async def _check_canary(self, published: Published) -> str | None:
+        """Reject the weights if the engine does not compute with them; or return a note."""
+        texts = published.canary.texts
+        # One at a time: equal batches have equal rounding, so an unchanged engine shows.
+        scores = [await self._engine.prompt_logprobs(text) for text in texts]
+        reading = read_canary(published.canary, scores, self._dtype, self._before)
+        if reading.problem:
             message = (
-                f"weights {published.version} failed their canary: engine and learner differ by "
-                f"{difference:.3g} nats a token, more than {limit:.3g}"
+                f"weights {published.version} failed their canary: {reading.problem}; if new "
+                f"workers fail too, {REMEDIES[self._dtype]}"
             )
             await self._engine.reject_weights(message)
             raise WeightMismatchError(message)
+        self._before = (published.canary, scores)
+        return reading.note
 
     async def rollout(self, request: RolloutRequest) -> RolloutResult:
         """Sample all responses of a request, with log-probabilities at the sampling temperature.
@@ -121,15 +117,6 @@ class RolloutWorker:
             for (prompt_id, prompt), response in zip(rows, responses, strict=True)
         ]
         return RolloutResult(concatenate(trajectories), time.perf_counter() - start_s)
-
-
-def canary_limit(dtype: Literal["bfloat16", "float32"], rounding_nats: float) -> float:
-    """Return the largest mean difference of healthy weights, in nats per token.
-
-    Args:
-        rounding_nats: what the engine's precision makes in the learner, from the canary.
-    """
-    return max(CANARY_BOUND_NATS[dtype], ROUNDING_FACTOR * rounding_nats)
 
 
 def response_seeds(request_seed: int, num_responses: int) -> list[int]:

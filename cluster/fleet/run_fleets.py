@@ -67,7 +67,7 @@ def start_fleets(
             config.rollout.cpus_per_worker, config.rollout.gpus_per_worker, labels.get("rollout")
         ),
         environment=engine_environment(config.rollout),
-        sync=functools.partial(sync_weights, on_damage),
+        sync=WeightSync(on_damage, on_event),
         syncs_while_serving=config.rollout.interrupt == "keep",
     )
     discriminator, teacher = None, None
@@ -108,19 +108,30 @@ def start_fleets(
     return fleets
 
 
-async def sync_weights(
-    on_damage: Callable[[Exception], Awaitable[None]], handle: Handle, published: Published
-) -> None:
-    """Sync published weights to a rollout worker; damaged ones are published and synced once more.
+class WeightSync:
+    """Syncs published weights to rollout workers; its first note is an event of the run."""
 
-    Raises:
-        WeightMismatchError: if they are damaged again.
-    """
-    try:
-        await handle.call("sync_weights", published)
-    except WeightMismatchError as damage:
-        await on_damage(damage)
-        await handle.call("sync_weights", published)
+    def __init__(
+        self, on_damage: Callable[[Exception], Awaitable[None]], on_event: Callable[[str], None]
+    ) -> None:
+        """Take what publishes damaged weights again, and what tells the user of a note."""
+        self._on_damage, self._on_event = on_damage, on_event
+        self._has_told = False
+
+    async def __call__(self, handle: Handle, published: Published) -> None:
+        """Sync weights to a worker; damaged ones are published and synced once more.
+
+        Raises:
+            WeightMismatchError: if they are damaged again.
+        """
+        try:
+            synced = await handle.call("sync_weights", published)
+        except WeightMismatchError as damage:
+            await self._on_damage(damage)
+            synced = await handle.call("sync_weights", published)
+        if synced.note and not self._has_told:
+            self._has_told = True
+            self._on_event(f"weights {published.version}: {synced.note}")
 
 
 def _fleet(

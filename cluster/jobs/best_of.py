@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from actors.distributed import full_tensors
 from actors.errors import InvalidInputError, RewardError, RunFailedError
 from actors.messages import Published, RolloutRequest
-from actors.weights.canary import canary_length, score_canary
+from actors.weights.canary import score_canary, texts_of
 from actors.weights.store import WeightStore
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, Trajectories
@@ -130,12 +130,13 @@ def publish(request: BestOfRequest, weights: Path) -> Published:
             f"{request.policy} cannot be loaded ({error}); try again"
         ) from error
     limits = request.config.data
-    length = canary_length(limits.max_prompt_tokens + limits.max_response_tokens)
-    token_ids = request.data.trajectories.token_ids[:length].tolist()
+    context_tokens = limits.max_prompt_tokens + limits.max_response_tokens
+    vocab_size = policy.model.config.vocab_size
+    texts = texts_of(request.data.trajectories, vocab_size, context_tokens)
     return WeightStore(weights).publish(
         PolicyVersion(0, 0),
         dict(full_tensors(policy, getattr(torch, request.config.rollout.dtype))),
-        score_canary(policy, token_ids, torch.device("cpu"), request.config.rollout.dtype),
+        score_canary(policy, texts, torch.device("cpu"), request.config.rollout.dtype),
     )
 
 

@@ -62,7 +62,7 @@ async def synced_worker(config, model, options, folder):
     published = store.publish(
         PolicyVersion(0, 1),
         dict(learner.named_parameters()),
-        Canary(tuple(ids.tolist()), tuple(logprobs.tolist())),
+        Canary((tuple(ids.tolist()),), (tuple(logprobs.tolist()),), 0.05),
     )
     worker = RolloutWorker(
         config,

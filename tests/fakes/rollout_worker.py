@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from actors.messages import Published, RolloutRequest, RolloutResult
+from actors.messages import Published, RolloutRequest, RolloutResult, Synced
 from actors.rollout.engine import EngineFailedError, check_prompt
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import FinishReason, PolicyVersion, concatenate, pack
@@ -74,14 +74,14 @@ class FakeRolloutWorker:
         logits = np.random.default_rng(version).normal(size=self.num_tokens)
         return logits - np.log(np.exp(logits).sum())
 
-    async def sync_weights(self, published: Published) -> PolicyVersion:
+    async def sync_weights(self, published: Published) -> Synced:
         await self._begin()
         if self.version is not None and published.version <= self.version:
-            return self.version
+            return Synced(self.version)
         if self._store is not None:
             self._store.fetch(published)
         self.version = published.version
-        return published.version
+        return Synced(published.version)
 
     async def rollout(self, request: RolloutRequest) -> RolloutResult:
         await self._begin()

@@ -9,7 +9,7 @@ from actors.errors import WeightMismatchError
 from actors.messages import Canary, Publish
 from actors.weights.store import WeightStore
 from alignment.mdp.trajectories import PolicyVersion
-from cluster.fleet.run_fleets import sync_weights
+from cluster.fleet.run_fleets import WeightSync
 from cluster.learner.task_queue import LearnerTaskQueue
 from tests.fakes.handle import LocalHandle
 from tests.fakes.rollout_worker import FakeRolloutWorker
@@ -18,7 +18,7 @@ VERSION = PolicyVersion(1, 7)
 
 
 def publish(store):
-    return store.publish(VERSION, {"w": torch.arange(64.0)}, Canary((0, 1), (-0.5,)))
+    return store.publish(VERSION, {"w": torch.arange(64.0)}, Canary(((0, 1),), ((-0.5,),)))
 
 
 def flip_a_bit(published):
@@ -39,7 +39,7 @@ async def test_damaged_weights_are_published_again_and_then_served(tmp_path):
         assert publish(store) == published
 
     worker = FakeRolloutWorker(store=store)
-    await sync_weights(repair, LocalHandle(worker), published)
+    await WeightSync(repair, told.append)(LocalHandle(worker), published)
     assert worker.version == VERSION
     assert len(told) == 1
     assert "the file is damaged" in told[0]
@@ -55,7 +55,7 @@ async def test_weights_that_stay_damaged_are_not_served(tmp_path):
 
     worker = FakeRolloutWorker(store=store)
     with pytest.raises(WeightMismatchError, match="the file is damaged"):
-        await sync_weights(leave_as_it_is, LocalHandle(worker), published)
+        await WeightSync(leave_as_it_is, print)(LocalHandle(worker), published)
     assert worker.version is None
 
 

@@ -29,7 +29,7 @@ NUM_TOKENS = 64
 END_TOKEN_IDS = [2, 3]
 MAX_PROMPT_TOKENS = 40
 MAX_RESPONSE_TOKENS = 24
-CANARY = (1, 5, 7, 9, 30, 11, 63)
+CANARY = ((1, 5, 7, 9, 30, 11, 63), (8, 40, 2), (33, 34, 35, 36, 37))
 
 STATE: dict[str, Any] = {}
 """What the engine's process holds."""
@@ -104,11 +104,11 @@ class EngineProcess:
         """Publish a next version, by default the model's weights with its canary."""
         from actors.weights.store import WeightStore
 
-        logprobs = token_logprobs(canary_of or model, CANARY)
+        logprobs = [token_logprobs(canary_of or model, text) for text in CANARY]
         return WeightStore(self._folder / "weights", keep=100).publish(
             PolicyVersion(0, next(self._steps)),
             dict(model.named_parameters()) if tensors is None else tensors,
-            Canary(CANARY, tuple(logprobs)),
+            Canary(CANARY, tuple(map(tuple, logprobs))),
         )
 
 

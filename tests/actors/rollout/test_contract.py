@@ -47,7 +47,9 @@ class FakeProcess:
         self._step += 1
         version = PolicyVersion(0, self._step)
         return self._store.publish(
-            version, {"seed": torch.tensor([seed])}, Canary(CANARY, (0.0,) * (len(CANARY) - 1))
+            version,
+            {"seed": torch.tensor([seed])},
+            Canary(CANARY, tuple((0.0,) * (len(text) - 1) for text in CANARY)),
         )
 
 
@@ -65,7 +67,7 @@ def process(request):
 def synced(process):
     """A worker with weights that no earlier test has published, and their version."""
     published = process.publish(process.model(1))
-    assert process.run(sync, published) == published.version
+    assert process.run(sync, published).version == published.version
     return process, published.version
 
 
@@ -146,10 +148,10 @@ def test_older_weights_are_ignored(synced):
     process, version = synced
     newer = process.publish(process.model(2))
     old = process.publish(process.model(3))._replace(version=PolicyVersion(0, version.step))
-    assert process.run(sync, newer) == newer.version
+    assert process.run(sync, newer).version == newer.version
     before = process.run(sample, request_of())
-    assert process.run(sync, newer) == newer.version
-    assert process.run(sync, old) == newer.version
+    assert process.run(sync, newer).version == newer.version
+    assert process.run(sync, old).version == newer.version
     assert equal(process.run(sample, request_of()), before)
 
 
