@@ -15,6 +15,7 @@ from alignment.data.unread_keys import unread_keys
 from cluster.cli.options import JobPath, Overrides
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
+from cluster.jobs.package import make_importable
 from cluster.resources.placement import RAY_GIB, Plan
 from cluster.validation.preflight import PreflightReport, check_run, print_caveat
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # it imports torch
 def check(job: JobPath, overrides: Overrides = None) -> None:
     """Check a job on this machine and print its workers and data. Starts and writes nothing."""
     config = load_job(job, overrides or ())
+    make_importable(config, job.resolve().parent)
     from cluster.resources.availability import this_machine  # noqa: PLC0415 - Ray takes seconds
 
     print_report(config, check_run(config, None, this_machine()), Console())

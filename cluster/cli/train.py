@@ -65,15 +65,27 @@ def report(run: RunPath) -> None:
 def sample(
     run: PolicyPath,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text of the user.")],
-    num: Annotated[int, typer.Option(min=1, help="Number of responses.")] = 1,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, help="Number of responses.")] = 1,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 samples the most likely token at each step.")
     ] = 1.0,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum length of a response. Default: data.max_response_tokens of the run.",
+        ),
+    ] = None,
 ) -> None:
-    """Print responses of a run's newest policy to a prompt."""
+    """Print responses of a run's newest policy to a prompt.
+
+    RUN may be a checkpoint's policy: irlign sample runs/NAME/checkpoints/step-000050/policy "..."
+    """
     if not run.is_dir():
         raise InvalidInputError(f"there is no run directory or model folder {run}")
     from cluster.jobs.sample import sample_responses  # noqa: PLC0415 - torch takes seconds
 
-    for response in sample_responses(run, prompt, num=num, temperature=temperature):
+    for response in sample_responses(
+        run, prompt, num=num, temperature=temperature, max_tokens=max_tokens
+    ):
         line_console().print(response)

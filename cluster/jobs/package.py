@@ -8,7 +8,9 @@ nodes of the cluster share, or a name on the Hub.
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import xxhash
@@ -82,6 +84,27 @@ def modules_next_to(config: RunConfig, folder: Path) -> Iterator[Path]:
         for path in (folder / f"{name}.py", folder / name):
             if path.exists():
                 yield path
+
+
+def make_importable(config: RunConfig, folder: Path) -> list[Path]:
+    """Let this process import the modules next to the job file that the job names.
+
+    An installed module of the same name is preferred.
+
+    Returns:
+        The modules that are taken from there, which the workers need too.
+    """
+    there = list(modules_next_to(config, folder))
+    if there and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return [path for path in there if _is_taken_from(path)]
+
+
+def _is_taken_from(path: Path) -> bool:
+    """Whether importing a module's name imports it from this file or folder."""
+    spec = find_spec(path.stem)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return any(Path(place).resolve().is_relative_to(path) for place in places if place)
 
 
 def unpack(package_dir: Path, run_dir: Path) -> Path:

@@ -3,8 +3,9 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]  # compiled
@@ -14,6 +15,8 @@ from cluster.config.run_config import RunConfig
 
 AUTH_MODE = "RAY_AUTH_MODE"
 """Environment variable by which Ray enables authentication with its token."""
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable of Ray that the entrypoint of a submitted job has."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """Object store of a cluster started here: trajectories are small, and weights go through files."""
 
@@ -24,8 +27,14 @@ def is_embedded() -> bool:
 
 
 @contextmanager
-def connected(config: RunConfig) -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS, or to one started here, which is ended afterwards."""
+def connected(config: RunConfig, modules: Sequence[Path] = ()) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS, or to one started here, which is ended afterwards.
+
+    Args:
+        modules: files and folders of code that the workers can import. The workers of a submitted
+            job have them already, in its working directory.
+    """
+    paths = [] if SUBMITTED in os.environ else [str(module) for module in modules]
     if is_embedded():
         use_auth_mode(os.environ.get(AUTH_MODE, "token"))  # Ray's default, which it warns about
     ray.init(
@@ -34,6 +43,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         logging_config=ray.LoggingConfig(encoding="JSON", log_level="WARNING"),
+        runtime_env={"py_modules": paths} if paths else None,
         object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
     )
     try:

@@ -29,6 +29,7 @@ from cluster.config.worker_counts import check_sizes, job_sizes
 from cluster.driver.actor import CONCURRENT_CALLS, DriverActor
 from cluster.jobs.control import leave_address, remove_address
 from cluster.jobs.job_record import JobRecord, own_record
+from cluster.jobs.package import make_importable
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
 from cluster.jobs.remote_runs import END_NOW, SCALE
@@ -69,11 +70,12 @@ def train_policy(
     """
     console = Console()
     config = config.model_copy(update={"reward_model": None})  # of another command's runs
+    modules = make_importable(config, job_path.resolve().parent)
     check = partial(check_run, config, run_dir, accept_changed_data=accept_changed_data)
     report = check(this_machine()) if is_embedded() else None
     if report:
         print_caveat(config, report, console)
-    with connected(config):
+    with connected(config, modules):
         report = report or _check_on_cluster(config, check, console)
         run_dir.mkdir(parents=True, exist_ok=True)
         _write_job(config, run_dir, report, console)

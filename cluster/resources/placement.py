@@ -24,6 +24,18 @@ class Resources(NamedTuple):
     cpus: float
     gpus: float
     memory_gib: float
+    is_measured_now: bool = True
+    """Whether the memory is what is free now; Ray takes it once, when a node starts."""
+
+    @property
+    def memory_remedy(self) -> str:
+        """What gives a run more memory, as a clause that ends a list."""
+        if self.is_measured_now:
+            return ", or free memory on this machine"
+        return (
+            "; Ray fixed this figure when its nodes started, so if they have more by now, restart "
+            "them with `ray start --memory=BYTES`"
+        )
 
 
 class WorkerPlan(NamedTuple):
@@ -94,8 +106,7 @@ def plan_workers(
             f"the run is expected to take {made.memory_gib:.1f} GiB of memory ({parts}, Ray "
             f"{RAY_GIB}) and the cluster has {cluster.memory_gib:.1f} GiB; lower "
             "learner.max_tokens_per_microbatch, rollout.kv_cache_gib or discriminator.num_layers, "
-            "or use a smaller model; a Ray cluster counts its memory when it starts, so if more is "
-            "free now, start it again (ray start --memory sets the figure)"
+            f"or use a smaller model{cluster.memory_remedy}"
         )
     return made
 

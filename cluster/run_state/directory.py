@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from actors.errors import InvalidInputError
+from actors.weights.checksums import CHECKSUMS, damage_of
 from cluster.config.job_file import RENAMED
 from cluster.config.run_config import RunConfig
 from cluster.run_state.files import CONFIG, write_atomically
@@ -133,21 +134,40 @@ def newest_policy(place: Path) -> Path:
     """Return the model folder of a run's newest checkpoint, or the folder itself if it is a model.
 
     Raises:
-        InvalidInputError: if it is neither a model nor a run with a checkpoint.
+        InvalidInputError: if it is neither a model nor a run with a checkpoint, or if the policy
+            does not agree with the checksums of its checkpoint.
     """
     if (place / "config.json").is_file():
+        if (place.parent / CHECKSUMS).is_file() and (damage := _damage_of_policy(place)):
+            raise InvalidInputError(f"{damage}; use another checkpoint, or restore the file")
         return place
     refuse_other_format(place)
-    complete = [
-        policy
-        for policy in place.glob(POLICY)
-        if policy.parent.name.removeprefix("step-").isdecimal()
-        and (policy / "config.json").is_file()
-        and any(policy.glob("*.safetensors"))
-    ]
+    complete = sorted(
+        (
+            policy
+            for policy in place.glob(POLICY)
+            if policy.parent.name.removeprefix("step-").isdecimal()
+            and (policy.parent / CHECKSUMS).is_file()
+        ),
+        key=lambda policy: int(policy.parent.name.removeprefix("step-")),
+    )
     if not complete:
         raise InvalidInputError(
             f"{place} is neither a model nor a run with a complete checkpoint; choose another "
             "folder, or wait for the run's first checkpoint"
         )
-    return max(complete, key=lambda policy: int(policy.parent.name.removeprefix("step-")))
+    if damage := _damage_of_policy(complete[-1]):
+        earlier = [policy for policy in complete[:-1] if not _damage_of_policy(policy)]
+        remedy = f"give {earlier[-1]} instead, which is undamaged, or " if earlier else ""
+        raise InvalidInputError(f"{damage}; {remedy}restore the file")
+    return complete[-1]
+
+
+def run_of(policy: Path) -> Path | None:
+    """Return the run directory whose checkpoint holds a policy; None if it is in none."""
+    run_dir = policy.absolute().parents[2] if len(policy.absolute().parents) > 2 else None
+    return run_dir if run_dir and (run_dir / CONFIG).is_file() else None
+
+
+def _damage_of_policy(policy: Path) -> str | None:
+    return damage_of(policy.parent, f"{policy.name}/")

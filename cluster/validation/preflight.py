@@ -29,6 +29,8 @@ from cluster.validation.allowlist import check_allowlist
 if TYPE_CHECKING:
     from alignment.data.tokenized import TokenizedComparisons, TokenizedDemonstrations
 
+OF_RAY_ALONE = "object_store_memory"
+"""A resource that a Ray cluster has, and this machine without Ray has not."""
 CHECKPOINT_BYTES = 16
 """Bytes of a policy parameter in a checkpoint: exported, and its weight and two moments."""
 DISCRIMINATOR_BYTES = 12
@@ -98,7 +100,8 @@ def check_run(
 def resources(cluster: Mapping[str, float]) -> Resources:
     """Return the resources of a cluster from Ray's amounts, which lack GPU where there is none."""
     memory_gib = cluster.get("memory", float("inf")) / GIB
-    return Resources(cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), memory_gib)
+    is_measured_now = OF_RAY_ALONE not in cluster
+    return Resources(cluster.get("CPU", 0.0), cluster.get("GPU", 0.0), memory_gib, is_measured_now)
 
 
 def check_windows(config: RunConfig, model: ModelFiles) -> None:

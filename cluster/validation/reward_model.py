@@ -61,11 +61,13 @@ def check_reward_model(
             f"the reward model needs {missing}; lower learner.num_ranks, learner.cpus_per_rank or "
             "learner.gpus_per_rank"
         )
-    if plan.memory_gib > (there := resources(cluster).memory_gib):
+    there = resources(cluster)
+    if plan.memory_gib > there.memory_gib:
         raise InvalidInputError(
             f"the reward model is expected to take {plan.memory_gib:.1f} GiB of memory, Ray "
-            f"included, and the cluster has {there:.1f} GiB; lower discriminator.num_layers or "
-            "learner.max_tokens_per_microbatch, or use a smaller model"
+            f"included, and the cluster has {there.memory_gib:.1f} GiB; lower "
+            f"discriminator.num_layers or learner.max_tokens_per_microbatch, or use a smaller "
+            f"model{there.memory_remedy}"
         )
     check_disk(
         run_dir, 4 * model.shape.num_parameters * reward_model_section(config).num_members / GIB

@@ -15,6 +15,7 @@ from rich.console import Console
 from transformers import AutoConfig, LlamaForSequenceClassification
 from typer.testing import CliRunner
 
+from actors.weights.checksums import write_checksums
 from alignment.data.comparisons import read_comparisons
 from alignment.data.conversations import Turn
 from alignment.data.demonstrations import Demonstration, read_demonstrations
@@ -56,6 +57,8 @@ def write_run(place, **settings):
     (run / "config.yaml").write_text(load_job(place / "job.yaml").model_dump_json())
     save_tiny_model(run / "checkpoints" / "step-000002" / "policy", seed=1, hidden_size=64)
     save_tiny_model(run / "checkpoints" / "step-000010" / "policy", seed=2, hidden_size=64)
+    for name in ("step-000002", "step-000010"):
+        write_checksums(run / "checkpoints" / name)
     return run
 
 

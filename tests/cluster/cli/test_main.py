@@ -2,12 +2,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from actors.weights.checksums import write_checksums
 from cluster.cli.main import app
 from cluster.run_state.directory import newest_policy
 from tests.fakes.tiny_job import WORDS, save_tiny_job, save_tiny_model
@@ -119,6 +121,7 @@ def start_run(place):
     run_dir = place / "run"
     for seed, name in enumerate(["step-000009", "step-000010", "step-000011.partial"]):
         save_tiny_model(run_dir / "checkpoints" / name / "policy", seed)
+        write_checksums(run_dir / "checkpoints" / name)
     (run_dir / "checkpoints" / "step-000012" / "policy").mkdir(parents=True)  # no weights in it
     settings = json.loads((place / "job.yaml").read_text())
     settings["data"]["system_prompt"] = "d"
@@ -144,6 +147,35 @@ def test_sample_also_takes_a_plain_model(place):
     result = irlign("sample", place / "model", "a", "--num", 3)
     assert result.exit_code == 0, result.stderr
     assert len(result.stdout.splitlines()) == 3
+
+
+def test_sample_takes_a_number_of_responses_and_their_length(place):
+    result = irlign("sample", place / "model", "a", "-n", 2, "--max-tokens", 1, "--temperature", 0)
+    assert result.exit_code == 0, result.stderr
+    prompt = [WORDS.index(word) for word in ("user", "a", "assistant")]
+    assert result.stdout.splitlines() == [greedy(place / "model", prompt, 1)] * 2
+    refused = irlign("sample", place / "model", "a", "--max-tokens", 62)
+    assert refused.exit_code == 2
+    assert "the prompt has 3 tokens, and the model's context 64; shorten" in refused.stderr
+    assert "lower --max-tokens" in refused.stderr
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), Path.unlink])
+def test_sample_refuses_a_damaged_policy_and_names_the_one_before(place, damage):
+    run_dir = start_run(place)
+    older, newest = (run_dir / "checkpoints" / f"step-0000{n}" / "policy" for n in ("09", "10"))
+    damage(newest / "model.safetensors")
+    for given in (run_dir, newest):
+        result = irlign("sample", given, "a")
+        assert result.exit_code == 2
+        assert f"{newest}/model.safetensors is " in result.stderr
+    assert f"give {older} instead, which is undamaged" in irlign("sample", run_dir, "a").stderr
+    # The one before has the system prompt of its run.
+    result = irlign("sample", older, "a b", "--temperature", 0)
+    prompt = [WORDS.index(word) for word in ("<unk>", "d", "user", "a", "b", "assistant")]
+    assert result.stdout.splitlines() == [greedy(older, prompt, 4)]
+    damage(older / "model.safetensors")
+    assert "; restore the file" in irlign("sample", run_dir, "a").stderr
 
 
 def test_the_installed_command_says_what_is_wrong_without_a_traceback(tmp_path):

@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from actors.errors import InvalidInputError
+from actors.rewards.function_worker import load_reward_function
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
 from cluster.jobs.package import (
     MAX_DATA_MIB,
     fill_package,
+    make_importable,
     modules_next_to,
     unpack,
     write_command,
@@ -106,3 +108,25 @@ def test_modules_that_the_job_names_come_along_and_no_others(tmp_path):
     assert (package_dir / "mine.py").is_file()
     assert (package_dir / "package" / "deep.py").is_file()
     assert not (package_dir / "other.py").exists()
+
+
+def test_code_beside_the_job_file_can_be_imported_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "rw_beside.py").write_text("def f(prompt, response, expert): return 1.0")
+    (tmp_path / "json.py").write_text("")
+    rewards = [{"function": "rw_beside:f"}, {"function": "json:dumps"}]
+    config = job(tmp_path, rewards=rewards)
+    assert make_importable(config, tmp_path) == [tmp_path / "rw_beside.py"]  # json is Python's own
+    assert sys.path[-1] == str(tmp_path)
+    assert load_reward_function("rw_beside:f")("", "", "") == 1.0
+    assert make_importable(config, tmp_path) == [tmp_path / "rw_beside.py"]
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_a_package_beside_the_job_file_is_importable_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "rw_package").mkdir()
+    (tmp_path / "rw_package" / "__init__.py").write_text("def f(a, b, c): return 1.0")
+    config = job(tmp_path, rewards=[{"function": "rw_package:f"}])
+    assert make_importable(config, tmp_path) == [tmp_path / "rw_package"]
+    assert make_importable(job(tmp_path), tmp_path) == []
