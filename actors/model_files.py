@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
@@ -16,22 +16,6 @@ from alignment.models.policy import PolicyModel
 
 MAX_NAMES_SHOWN = 3
 """Maximum number of wrong names that an error shows; a wrong model has hundreds."""
-
-
-def end_token_ids(model: str) -> list[int]:
-    """Return the ids that end a response: of the generation config, else of the model config.
-
-    Without any, only its length ends a response.
-    """
-    try:
-        ids = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # there is no generation_config.json
-        ids = None
-    if ids is None:
-        ids = AutoConfig.from_pretrained(model).eos_token_id
-    if ids is None:
-        return []
-    return [ids] if isinstance(ids, int) else list(ids)
 
 
 def parameter_shapes(model: str) -> dict[str, tuple[int, ...]]:

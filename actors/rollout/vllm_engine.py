@@ -23,9 +23,10 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.config.rollout import RolloutConfig
-from actors.model_files import check_shapes, end_token_ids, parameter_shapes
+from actors.model_files import check_shapes, parameter_shapes
 from actors.rollout.engine import EngineFailedError, SampledResponse, check_prompt
 from actors.rollout.vllm_patches import leave_out_token_ranks, repack_heads, undo_unfinished_reload
+from alignment.data.chat_template import end_token_ids
 from alignment.mdp.trajectories import FinishReason, PolicyVersion
 
 logger = logging.getLogger(__name__)

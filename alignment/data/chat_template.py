@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from alignment.data.conversations import PromptAndResponses, Turn, Turns
 from alignment.data.special_tokens import SpecialTokens, special_tokens
@@ -61,6 +61,22 @@ def prompt_token_ids(
     special = special_tokens(tokenizer)
     turns = _turns(prompt, system_prompt, ())
     return special.encode([_rendered(tokenizer, special, turns, is_prompt=True)])[0]
+
+
+def end_token_ids(model: str) -> list[int]:
+    """Return the ids that end a response: of the generation config, else of the model config.
+
+    Without any, only its length ends a response.
+    """
+    try:
+        ids = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # there is no generation_config.json
+        ids = None
+    if ids is None:
+        ids = AutoConfig.from_pretrained(model).eos_token_id
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else list(ids)
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,6 +1,6 @@
 """Checks of `irlign check` and `irlign train` before the first worker starts. Writes nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,6 +61,7 @@ def check_run(
     cluster: Mapping[str, float],
     *,
     accept_changed_data: bool = False,
+    begin_learning_check: Callable[[RunConfig], Callable[[], str | None]] | None = None,
 ) -> PreflightReport:
     """Check a job against its files, its run directory and a cluster; the cheap checks come first.
 
@@ -68,6 +69,8 @@ def check_run(
         run_dir: the run's directory, existing or not; None checks no directory.
         cluster: amounts by Ray's names: CPU, GPU, and memory in bytes.
         accept_changed_data: whether a run may resume on other data than it was trained on.
+        begin_learning_check: begins learning.check_learning elsewhere and returns what waits for
+            its result; None does it here.
 
     Raises:
         InvalidInputError: at the first thing that would fail.
@@ -83,11 +86,12 @@ def check_run(
     if run_dir:
         check_disk(run_dir, _disk_gib(config, model.shape, is_old=is_old))
     rows = read_rows(config)
-    # Imports torch, which takes seconds; everything above answers at once.
-    from cluster.validation.learning import check_learning, tokenize_and_check  # noqa: PLC0415
+    # These imports take seconds; everything above answers at once.
+    end_learning_check = (begin_learning_check or _check_learning)(config)
+    from cluster.validation.tokens import tokenize_and_check  # noqa: PLC0415
 
-    caveat = check_learning(config)
     data = tokenize_and_check(config, rows)
+    caveat = end_learning_check()
     digests = data_digests(config, data)
     changes = changed_data(read_digests(run_dir), digests) if run_dir else []
     if run_dir and not accept_changed_data:
@@ -95,6 +99,13 @@ def check_run(
     return PreflightReport(
         model, data.demonstrations, made, caveat, data.comparisons, digests, changes
     )
+
+
+def _check_learning(config: RunConfig) -> Callable[[], str | None]:
+    from cluster.validation.learning import check_learning  # noqa: PLC0415 - imports torch
+
+    caveat = check_learning(config)
+    return lambda: caveat
 
 
 def resources(cluster: Mapping[str, float]) -> Resources:

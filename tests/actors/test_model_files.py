@@ -1,10 +1,8 @@
-import json
-
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.errors import WeightMismatchError
-from actors.model_files import check_shapes, end_token_ids, parameter_shapes
+from actors.model_files import check_shapes, parameter_shapes
 
 
 def saved_llama(folder, **settings):
@@ -28,20 +26,6 @@ def test_shapes_are_those_of_the_loaded_model(tmp_path, tied):
     shapes = parameter_shapes(model)
     assert shapes == {name: tuple(value.shape) for name, value in loaded.named_parameters()}
     assert ("lm_head.weight" in shapes) is not tied
-
-
-@pytest.mark.parametrize(("ids", "expected"), [(3, [3]), ([3, 5], [3, 5])])
-def test_end_tokens_are_the_generation_configs_before_the_models(tmp_path, ids, expected):
-    model = saved_llama(tmp_path, eos_token_id=2)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    assert end_token_ids(model) == expected
-
-
-@pytest.mark.parametrize(("ids", "expected"), [(2, [2]), ([2, 4], [2, 4]), (None, [])])
-def test_without_a_generation_config_the_models_own_count(tmp_path, ids, expected):
-    model = saved_llama(tmp_path, eos_token_id=ids)
-    (tmp_path / "generation_config.json").unlink()
-    assert end_token_ids(model) == expected
 
 
 def test_the_same_shapes_pass_and_every_fault_is_named():

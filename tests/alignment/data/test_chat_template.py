@@ -3,11 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from alignment.data.chat_template import (
     conversation_tokens,
     end_token_id,
+    end_token_ids,
     prompt_text,
     prompt_token_ids,
 )
@@ -276,3 +277,16 @@ def test_a_character_that_marks_placeholders_is_refused_by_row():
     rows = [Demonstration("a", "b"), Demonstration("a", "b \ue0f0")]
     with pytest.raises(ValueError, match=r"^row 2 of the data: contains .* U\+E0F0; remove it$"):
         conversation_tokens(byte_tokenizer(CHATML), rows, None)
+
+
+@pytest.mark.parametrize(("ids", "expected"), [(3, [3]), ([3, 5], [3, 5])])
+def test_end_tokens_are_the_generation_configs_before_the_models(tmp_path, ids, expected):
+    LlamaConfig(eos_token_id=2).save_pretrained(tmp_path)
+    GenerationConfig(eos_token_id=ids).save_pretrained(tmp_path)
+    assert end_token_ids(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(("ids", "expected"), [(2, [2]), ([2, 4], [2, 4]), (None, [])])
+def test_without_a_generation_config_the_models_own_count(tmp_path, ids, expected):
+    LlamaConfig(eos_token_id=ids).save_pretrained(tmp_path)
+    assert end_token_ids(str(tmp_path)) == expected

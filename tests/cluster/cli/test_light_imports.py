@@ -1,5 +1,6 @@
 """Commands import torch, Ray Train and engines only after they have read their arguments."""
 
+import os
 import subprocess
 import sys
 
@@ -59,3 +60,25 @@ def test_a_missing_file_is_refused_before_torch_is_imported(tmp_path, override):
     assert printed.returncode == 2, printed.stderr
     assert "gone" in printed.stderr
     assert printed.stdout.strip() == "False"
+
+
+def test_a_check_imports_no_torch_and_says_nothing_of_it(tmp_path):
+    save_tiny_job(tmp_path)
+    code = (
+        "import sys; from cluster.cli.main import main\n"
+        "sys.argv = ['irlign', 'check', 'job.yaml', '--set', 'placement.phases_share_cpus=true']\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert printed.returncode == 0, printed.stderr
+    assert "is ready" in printed.stdout
+    assert printed.stdout.splitlines()[-1] == "False"
+    assert printed.stderr == ""
