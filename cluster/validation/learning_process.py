@@ -97,7 +97,7 @@ def _cache_file(config: RunConfig) -> Path | None:
     digest = xxh3_128(json.dumps(counted, sort_keys=True).encode())
     for package in PACKAGES:
         digest.update(version(package).encode())
-    for name in filter(None, (config.model.name, config.teacher and config.teacher.model)):
+    for name in [config.model.name, *([config.teacher.model] if config.teacher else [])]:
         for file in sorted(policy_files(name).folder.glob("*.json")):
             digest.update(file.read_bytes())
     for source in sorted(Path(__file__).parents[2].glob("a*/**/*.py")):  # alignment and actors
