@@ -99,8 +99,9 @@ class RewardConfig(FrozenConfig):
     """Import path module:name of a function of (prompt, response, expert_response) to a number."""
     weight: float = 1.0
     """Weight of this source in the total reward. Together with a divergence, the source is first
-    divided by its standard deviation on the policy's responses to evaluation prompts, measured once
-    before stage 2."""
+    divided by the standard deviation of its rewards of responses to one prompt, pooled over
+    evaluation prompts and measured once before stage 2: only such differences matter to the
+    gradient."""
     num_workers: int = Field(1, gt=0)
     """Number of workers, each with a copy of this source."""
     on_error: Literal["stop", "drop"] = "stop"

@@ -301,8 +301,9 @@ class Driver:
         stage = "on_policy" if self._iteration > self._config.sft.steps else "sft"
         measured = await self._metric.record(phase, responses, step=self._iteration, stage=stage)
         self.on_metric(measured)
-        if phase == "after_sft":
-            self.record.save(reward_scales=await self._scorer.measure_scales(responses))
+        if phase == "after_sft" and self._scorer.has_scales:
+            groups = await self._evaluator.groups(self._config.objective.group_size)
+            self.record.save(reward_scales=await self._scorer.measure_scales(groups))
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
 
     async def _checkpoint(self) -> None:

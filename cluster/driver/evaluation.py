@@ -31,17 +31,25 @@ class Evaluator:
         """Return the demonstrations of the sample."""
         return self._data.demonstrations(self._rows)
 
+    async def groups(self, group_size: int) -> Trajectories:
+        """Sample group_size responses to every group_size-th prompt."""
+        return await self._sampled(self._rows[::group_size].tolist(), group_size, None)
+
     async def responses(self, temperature: float | None = None) -> Trajectories:
         """Sample one response to every prompt, at the run's temperature if none is given."""
-        rows = self._rows.tolist()
+        return await self._sampled(self._rows.tolist(), 1, temperature)
+
+    async def _sampled(
+        self, rows: list[int], group_size: int, temperature: float | None
+    ) -> Trajectories:
         size = prompts_per_request(
-            len(rows), group_size=1, max_sequences=self._max_sequences, num_workers=1
+            len(rows), group_size=group_size, max_sequences=self._max_sequences, num_workers=1
         )
         requests = [
             rollout_request(
                 self._data,
                 rows[first : first + size],
-                group_size=1,
+                group_size=group_size,
                 run_seed=0,
                 number=EVALUATION_SEED,
                 temperature=temperature,

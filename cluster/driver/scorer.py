@@ -63,6 +63,31 @@ def exact_logits(
     return np.concatenate(kept).astype(np.float32)
 
 
+def within_prompt_deviation(rewards: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> float:
+    """Return the standard deviation of rewards of responses to one prompt, pooled over the prompts.
+
+    Prompts differ in how well they can be answered, which advantages do not see: these compare the
+    responses to one prompt. Rewards that failed (NaN) are left out.
+
+    Args:
+        rewards: [trajectory]
+        prompt_ids: [trajectory] equal ids share a prompt.
+
+    Returns:
+        The root of the sum of squared distances from the prompt's mean, over the number of rewards
+        less the number of prompts. If no prompt has two rewards, the standard deviation of all.
+    """
+    is_known = np.isfinite(rewards)
+    known = rewards[is_known].astype(np.float64)
+    _, groups = np.unique(prompt_ids[is_known], return_inverse=True)
+    sizes = np.bincount(groups)
+    if len(known) == len(sizes):
+        return float(known.std()) if len(known) else 0.0
+    means = np.bincount(groups, weights=known) / sizes
+    squares = np.square(known - means[groups]).sum()
+    return float(np.sqrt(squares / (len(known) - len(sizes))))
+
+
 class Scorer:
     """Scores each step with every source, and trains the discriminator on it."""
 
@@ -79,21 +104,29 @@ class Scorer:
         self.scales: dict[str, float] = {}
         """The divisor of each reward source by name; 1 if it is not here."""
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether reward sources are combined with a divergence, so that their units matter."""
+        has_divergence = self.discriminator is not None or self._teacher is not None
+        return has_divergence and len(self._rewards) > 0
+
     async def measure_scales(self, responses: Trajectories) -> dict[str, float]:
         """Measure and set the scale of each reward source that is combined with a divergence.
 
-        The scale is the standard deviation of the source's rewards of the policy's responses to
-        held-out prompts, before the on-policy stage; 1 if all rewards are equal. It is measured
-        once, not per batch: a scale that changes with the batch would change the objective at every
-        step. Without a divergence there are no scales.
+        The scale is the within_prompt_deviation of the source's rewards of the policy's responses
+        to held-out prompts, before the on-policy stage; 1 if the rewards of each prompt are equal.
+        It is measured once, not per batch: a scale that changes with the batch would change the
+        objective at every step. Without a divergence there are no scales.
+
+        Args:
+            responses: of the policy, a group for each prompt.
         """
-        has_divergence = self.discriminator is not None or self._teacher is not None
         expert = [self._data.texts(int(row))[1] for row in responses.prompt_ids]
         responses = self._data.with_context(responses)
         self.scales = {}
-        for name, source in self._rewards.items() if has_divergence else ():
+        for name, source in self._rewards.items() if self.has_scales else ():
             values, _ = await request_rewards(source, responses, expert)
-            deviation = float(np.nanstd(values.astype(np.float64)))
+            deviation = within_prompt_deviation(values, responses.prompt_ids)
             self.scales[name] = deviation if deviation > 0.0 else 1.0
         return self.scales
 

@@ -1,5 +1,7 @@
 import numpy as np
 
+from actors.messages import Canary, Published
+from alignment.mdp.trajectories import PolicyVersion
 from cluster.driver.evaluation import Evaluator
 from cluster.fleet.fleet import Fleet
 from tests.fakes.demonstrations import FakeData
@@ -8,7 +10,11 @@ from tests.fakes.rollout_worker import FakeRolloutWorker
 
 
 def make_evaluator(num_prompts, num_held_out=100):
-    fleet = Fleet("rollout", WorkerFactory(lambda _: FakeRolloutWorker()), timeout_s=5.0)
+    async def sync(handle, published):
+        await handle.call("sync_weights", published)
+
+    workers = WorkerFactory(lambda _: FakeRolloutWorker())
+    fleet = Fleet("rollout", workers, timeout_s=5.0, sync=sync)
     data = FakeData(num_held_out=num_held_out)
     return Evaluator(fleet, data, num_prompts, max_sequences=8), data
 
@@ -20,6 +26,17 @@ def test_the_sample_is_always_the_same_and_random_over_the_held_out_rows():
     assert len(set(rows.tolist())) == 20
     assert set(rows.tolist()) <= set(data.held_out_rows.tolist())
     assert rows.max() > data.held_out_rows[50] > rows.min()
+
+
+async def test_groups_are_as_many_responses_to_fewer_prompts_of_the_sample():
+    evaluator, _ = make_evaluator(20)
+    evaluator._rollout.announce(Published(PolicyVersion(0, 0), "", "", Canary((), ())))
+    evaluator._rollout.scale(1)
+    groups = await evaluator.groups(4)
+    rows = evaluator.demonstrations().prompt_ids[::4]
+    np.testing.assert_array_equal(groups.prompt_ids, np.repeat(rows, 4))
+    np.testing.assert_array_equal((await evaluator.responses()).prompt_ids, evaluator._rows)
+    await evaluator._rollout.close()
 
 
 def test_a_held_out_set_smaller_than_num_prompts_is_taken_whole():

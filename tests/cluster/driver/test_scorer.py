@@ -10,7 +10,7 @@ from actors.errors import RewardError
 from actors.rewards.function_worker import RewardFunctionWorker
 from alignment.mdp.trajectories import concatenate, pack
 from cluster.config.worker_counts import reward_names
-from cluster.driver.scorer import Scorer, exact_logits
+from cluster.driver.scorer import Scorer, exact_logits, within_prompt_deviation
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.score_requests import RewardFleet, Scorers, split_by_group
 from tests.fakes.demonstrations import FakeData
@@ -109,14 +109,26 @@ async def test_with_a_divergence_a_reward_is_divided_by_its_measured_scale(tmp_p
     discriminators = WorkerFactory(lambda _: Discriminator())
     source = RewardFleet(make_fleet(WorkerFactory(lambda _: PromptReward()), 1), 0.5)
     scorer = make_scorer(tmp_path, discriminators, 1, prompt=source)
-    assert await scorer.measure_scales(batch_of([2, 4])) == {"prompt": 1.0}  # std of 2 and 4
+    # one response a prompt: the deviation of all
+    assert await scorer.measure_scales(batch_of([2, 4])) == {"prompt": 1.0}
     assert await scorer.measure_scales(batch_of([1, 5, 9, 13])) == {"prompt": 20**0.5}
     scores = await scorer.score(batch_of([2, 20]))
     assert scores.rewards == pytest.approx([1.0 / 20**0.5, 10.0 / 20**0.5])
     assert scores.metrics["reward/prompt"] == 11.0  # without the scale
-    assert await scorer.measure_scales(batch_of([7, 7])) == {"prompt": 1.0}
+    # equal within a prompt, so the gradient sees no difference
+    assert await scorer.measure_scales(batch_of([7, 7, 900, 900])) == {"prompt": 1.0}
     for fleet in (source.fleet, scorer.discriminator):
         await fleet.close()
+
+
+def test_the_unit_of_a_reward_is_its_deviation_within_prompts():
+    prompts = np.asarray([3, 3, 3, 5, 5, 8, 9, 9])
+    rewards = np.asarray([1, 2, 3, 100, 104, 7, np.nan, 50], np.float32)
+    # squares about the means 2, 102, 7 and 50: 2 + 8 + 0 + 0, over 7 rewards less 4 prompts
+    assert within_prompt_deviation(rewards, prompts) == pytest.approx((10 / 3) ** 0.5)
+    offsets = np.asarray([0, 0, 0, 40, 40, -9, 6, 6], np.float32)  # a prompt's own level
+    assert within_prompt_deviation(rewards + offsets, prompts) == pytest.approx((10 / 3) ** 0.5)
+    assert within_prompt_deviation(np.full(2, np.nan, np.float32), np.asarray([1, 1])) == 0.0
 
 
 async def test_without_a_divergence_a_reward_has_no_scale(tmp_path):
