@@ -40,6 +40,19 @@ class DataConfig(FrozenConfig):
     demonstration is an error."""
 
 
+class BestConfig(FrozenConfig):
+    """The best policy by evaluation.metric at rollout.temperature, kept in RUN/best.
+
+    It is measured after SFT and at each evaluation of the on-policy stage.
+    """
+
+    metric: str = Field(pattern=r"^[^/]+/[^/]+$")
+    """Group and category, such as closed/false. The group is "all" without evaluation.group_by, and
+    "value" stands for the category of a metric of numbers."""
+    goal: Literal["min", "max"]
+    """Whether the smallest or the largest value is the best."""
+
+
 class EvaluationConfig(FrozenConfig):
     """Measurements on the evaluation set before, during and after the training."""
 
@@ -58,13 +71,14 @@ class EvaluationConfig(FrozenConfig):
     rollout.temperature."""
     group_by: str | None = None
     """Column of data.path by whose values the metric is split."""
+    best: BestConfig | None = None
 
     @model_validator(mode="after")
     def _a_metric_is_measured(self) -> Self:
-        if self.metric is None and (self.temperatures or self.group_by):
+        if self.metric is None and (self.temperatures or self.group_by or self.best):
             raise ValueError(
-                "evaluation.temperatures and evaluation.group_by belong to evaluation.metric, "
-                "which is missing; set it, or leave them out"
+                "evaluation.temperatures, group_by and best belong to evaluation.metric, which is "
+                "missing; set it, or leave them out"
             )
         return self
 

@@ -47,13 +47,13 @@ class RunRecord:
     def __init__(self, run_dir: Path, manifest: Manifest) -> None:
         """Continue the record of a run; a new manifest is the start of one."""
         self.manifest, self.journal = manifest, Journal(run_dir, manifest.newest_s)
-        self._run_dir = run_dir
+        self.run_dir = run_dir
         self._failed_checkpoints = 0
 
     @property
     def folder(self) -> Path | None:
         """Folder of the newest checkpoint; None before the first."""
-        return checkpoint_folder(self._run_dir, self.manifest)
+        return checkpoint_folder(self.run_dir, self.manifest)
 
     def is_at(self, iteration: int) -> bool:
         """Whether the newest checkpoint is of this iteration."""
@@ -66,7 +66,7 @@ class RunRecord:
     def save(self, **changes: object) -> None:
         """Change fields of the manifest, in memory and on disk."""
         self.manifest = self.manifest.model_copy(update=changes)
-        save_manifest(self._run_dir, self.manifest)
+        save_manifest(self.run_dir, self.manifest)
 
     def event(self, what: str, **changes: object) -> None:
         """Add an event to the manifest, and change fields of the manifest with it."""
@@ -111,8 +111,8 @@ class RunRecord:
         def is_kept(row: dict[str, Any]) -> bool:
             return bool(row["step"] <= end and (row["step"] or "before" in phases))
 
-        keep_lines(self._run_dir / METRICS, is_kept)
-        keep_lines(self._run_dir / SAMPLES, lambda row: row["phase"] in phases)
+        keep_lines(self.run_dir / METRICS, is_kept)
+        keep_lines(self.run_dir / SAMPLES, lambda row: row["phase"] in phases)
         return self.folder
 
     async def checkpoint(
@@ -134,11 +134,11 @@ class RunRecord:
             CheckpointFailedError: if MAX_FAILED_CHECKPOINTS in a row could not be written. Other
                 errors of the learner and of the discriminator's fleet are passed on.
         """
-        partial = partial_folder(self._run_dir, position.iteration)
+        partial = partial_folder(self.run_dir, position.iteration)
         try:
             partial.mkdir(parents=True)
             await _fill(partial, learner_saves, discriminator)
-            self.manifest = commit_checkpoint(self._run_dir, partial, self.manifest, position)
+            self.manifest = commit_checkpoint(self.run_dir, partial, self.manifest, position)
         except (CheckpointFailedError, OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             self._note_failure(position, error)

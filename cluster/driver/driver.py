@@ -18,6 +18,7 @@ from actors.messages import SKIPPED, Evaluate, Publish, Published, SaveCheckpoin
 from alignment.data.dataset_protocols import Data
 from alignment.learning_rate import cosine_rate
 from cluster.config.run_config import RunConfig
+from cluster.driver.best_policy import BestPolicy
 from cluster.driver.checkpoints import RunRecord
 from cluster.driver.evaluation import Evaluator
 from cluster.driver.metric_evaluation import MetricEvaluation
@@ -33,6 +34,7 @@ from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedErr
 from cluster.run_state.manifest import Position
 from cluster.run_state.status import Progress, Stage
 
+BEST_METRIC = "eval/best_metric"
 MAX_SKIPPED_STEPS = 3
 """Steps in a row that may leave the weights as they are before the run ends."""
 
@@ -62,6 +64,8 @@ class Driver:
         self._metric = MetricEvaluation(
             config, data, self._evaluator, self._journal, self.record.event
         )
+        best = config.evaluation.best
+        self._best = BestPolicy(best, record) if best else None
         self._stop_requested = False
         self._num_skipped = 0
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
@@ -258,12 +262,16 @@ class Driver:
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
             self.progress.show("evaluating")
             metrics |= await self._evaluate()
+            if self._best and stage == "on_policy":
+                value = self._best.value(await self._metric.of(await self._evaluator.responses()))
+                metrics |= {} if value is None else {BEST_METRIC: value}
         self._journal.metrics(metrics, step=self._iteration, stage=stage)
         self.on_step(metrics)
         self._count_skipped(metrics)
         every = self._config.learner.checkpoint_every_steps
         if ends_stage or self._iteration % every == 0:
             await self._checkpoint()
+        await self._keep_best(metrics.get(BEST_METRIC))
         self._iteration_began = time.monotonic()
 
     def _count_skipped(self, metrics: dict[str, float]) -> None:
@@ -287,6 +295,14 @@ class Driver:
         num_tokens = int(batch.response_lengths.sum())
         return await self._task_queue.submit(Evaluate(self._step, batch, num_tokens))
 
+    async def _keep_best(self, value: float | None) -> None:
+        """Keep the policy of this iteration if its metric is the best so far."""
+        if self._best is None or value is None or not self._best.is_best(value):
+            return
+        if not self.record.is_at(self._iteration):
+            await self._checkpoint()
+        await self._best.keep(self._iteration, value)
+
     async def _sample_phase(self, phase: str) -> None:
         """Sample responses to the held-out prompts for the report, unless this phase has them."""
         if phase in self.record.manifest.phases_sampled:
@@ -301,6 +317,8 @@ class Driver:
         stage = "on_policy" if self._iteration > self._config.sft.steps else "sft"
         measured = await self._metric.record(phase, responses, step=self._iteration, stage=stage)
         self.on_metric(measured)
+        if phase == "after_sft" and self._best:
+            await self._keep_best(self._best.value(await self._metric.of(responses)))
         if phase == "after_sft" and self._scorer.has_scales:
             groups = await self._evaluator.groups(self._config.objective.group_size)
             self.record.save(reward_scales=await self._scorer.measure_scales(groups))

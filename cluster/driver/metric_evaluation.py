@@ -78,6 +78,15 @@ class MetricEvaluation:
         self._journal.metrics(metrics, step=step, stage=stage)
         return metrics
 
+    async def of(self, responses: Trajectories) -> dict[str, float]:
+        """Return the summary of responses; none if the function failed, which is an event."""
+        try:
+            _, measured = await self._of_responses(self._texts(responses))
+        except MetricError as error:
+            self._on_event(f"{error}; the best policy is not updated")
+            return {}
+        return measured
+
     async def _of_expert(self) -> dict[str, float]:
         """Return the metrics of the demonstrations of the same prompts."""
         rows = self._evaluator.demonstrations().prompt_ids.tolist()

@@ -1,7 +1,6 @@
 """The job of irlign reward-model contrast: preferences between two policies, or their log-ratio."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from alignment.report.run_files import Run, read_run
 from alignment.rewards.contrasts import ESTIMATES, Contrast, Pair, contrast, phases_of, rows_of
 from cluster.config.run_config import RunConfig
 from cluster.run_state.directory import read_config
-from cluster.run_state.files import write_atomically
+from cluster.run_state.files import link_or_copy, write_atomically
 from cluster.run_state.manifest import KEEP_CHECKPOINTS, Position, checkpoint_folder, load_manifest
 
 MIN_COMPARISONS = 20
@@ -51,7 +50,7 @@ def write_log_ratio(run_dir: Path, config: RunConfig, pair: Pair, folder: Path) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInputError(f"{folder} exists and is not empty; choose another folder")
     try:
-        shutil.copytree(policy, folder / NUMERATOR, copy_function=_link_or_copy)
+        shutil.copytree(policy, folder / NUMERATOR, copy_function=link_or_copy)
         files = LogRatio(
             numerator=NUMERATOR,
             denominator=config.model.name,
@@ -90,14 +89,6 @@ def policy_after_sft(run_dir: Path, config: RunConfig) -> Path:
         f"{KEEP_CHECKPOINTS} checkpoints, here of step {kept}; run the job in another --run-dir "
         "with --set objective.steps=0, which ends with that policy"
     )
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    """Link a file, which a checkpoint never changes; copy it if the file systems differ."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def write_contrast(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CONFIG = "config.yaml"
 REPORT = "report/index.html"
+BEST = "best"
+"""Folder of the best policy by evaluation.best."""
 WEIGHTS = "weights"
 """Folder of a run's weight store."""
 
@@ -23,6 +26,14 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file, which a checkpoint never changes; copy it if the file systems differ."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def append_lines(path: Path, rows: list[dict[str, object]]) -> None:

@@ -72,6 +72,13 @@ class Position(BaseModel):
     is_finished: bool = False
 
 
+class Best(BaseModel):
+    """The best policy of a run by evaluation.best."""
+
+    iteration: int
+    value: float
+
+
 class Manifest(Position):
     """The durable state of a run at its newest checkpoint, with what belongs to the whole run."""
 
@@ -90,6 +97,8 @@ class Manifest(Position):
     events: list[Event] = []
     ending: Ending | None = None
     """None while a driver has the run, and after a crash of that driver."""
+    best: Best | None = None
+    """The best policy so far; None without evaluation.best."""
     reward_scales: dict[str, float] = {}
     """Scales of reward sources that are combined with a divergence; see Scorer.measure_scales."""
     target_workers: dict[str, int] = {}

@@ -34,6 +34,7 @@ MAY_CHANGE = frozenset(
         *("learner.max_tokens_per_microbatch", "learner.checkpoint_every_steps"),
         *("evaluation.every_steps", "evaluation.num_prompts", "evaluation.patterns"),
         *("evaluation.metric", "evaluation.temperatures", "evaluation.group_by"),
+        *("evaluation.best.metric", "evaluation.best.goal"),
         *("placement.phases_share_cpus", "placement.timeout_s", "placement.when_full"),
         *("placement.lease_s", "placement.node_labels"),
         *("autoscale.min_workers", "autoscale.max_workers"),

@@ -44,6 +44,7 @@ STEP_METRICS = {
     "discriminator/replayed": "Responses of earlier steps in the newest update.",
     "discriminator/reverse_kl_estimate": "Estimated KL(policy, expert), nats per response.",
     "discriminator/skipped": "1 if no update was taken, since max_accuracy was exceeded.",
+    "eval/best_metric": "The metric of evaluation.best, of responses to held-out prompts.",
     "eval/held_out_nll": "Negative log-likelihood of held-out demonstrations, nats per token.",
     "learner/behavior_kl": "k3 estimate of KL(sampler, learner), same weights, nats per token.",
     "learner/clip_fraction": "Share of tokens whose ratio was clipped.",

@@ -80,11 +80,22 @@ def _check_metric(config: RunConfig, data: TokenizedDemonstrations) -> None:
     except MetricError as error:
         raise InvalidInputError(f"{error}; it was called with the demonstration") from error
     if evaluation.group_by is None:
+        _check_best(config, {"all"})
         return
     groups = {str(each[evaluation.group_by]) for each in columns}
+    _check_best(config, groups)
     if len(groups) > MAX_GROUPS:
         raise InvalidInputError(
             f"evaluation.group_by: the column {evaluation.group_by} has {len(groups)} different "
             f"values in the evaluation set, and a report shows at most {MAX_GROUPS} groups; name a "
             "column with fewer"
+        )
+
+
+def _check_best(config: RunConfig, groups: set[str]) -> None:
+    best = config.evaluation.best
+    if best and best.metric.rpartition("/")[0] not in groups:
+        raise InvalidInputError(
+            f"evaluation.best.metric: {best.metric} is of a group that the evaluation set does not "
+            f"have; its groups are {', '.join(sorted(groups))}; write GROUP/CATEGORY"
         )

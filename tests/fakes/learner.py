@@ -88,6 +88,8 @@ class FakeWorkerGroup:
                 self._step(task, task.auxiliary.comparisons.trajectories.token_ids.tolist(), 0)
             case SaveCheckpoint():
                 Path(task.folder, "learner.json").write_text(json.dumps(self.history))
+                Path(task.folder, "policy").mkdir(exist_ok=True)
+                Path(task.folder, "policy", "steps").write_text(str(len(self.history)))
         if getattr(task, "auxiliary", None):
             self.auxiliary.append(task.auxiliary)
         if isinstance(task, OnPolicyStep):

@@ -50,6 +50,12 @@ CURVE_PLOTS = (
         {"eval/held_out_nll": "negative log-likelihood"},
     ),
     CurvePlot(
+        "best_metric",
+        "Metric by which the best policy is kept",
+        "share or mean",
+        {"eval/best_metric": "evaluation.best"},
+    ),
+    CurvePlot(
         "divergences",
         "Estimated divergence from the expert: should fall to 0",
         "nats per response",

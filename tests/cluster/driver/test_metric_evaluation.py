@@ -95,3 +95,45 @@ async def test_a_function_that_fails_is_an_event_and_the_run_goes_on(
         f"phase {phase} has no metric" for phase in PHASES
     ]
     assert all(message in event for event in events)
+
+
+class Script:
+    """A metric that gives all responses of an evaluation the next number."""
+
+    def __init__(self, *values):
+        self._values, self._calls = values, 0
+
+    def __call__(self, _prompt, response, _row):
+        if response.startswith("expert"):
+            return 0.0
+        self._calls += 1
+        return self._values[(self._calls - 1) // NUM_PROMPTS]
+
+
+with_fall = Script(9.0, 5.0, 5.0, 6.0, 1.0, 1.0, 4.0, 4.0)
+with_rise = Script(9.0, 5.0, 5.0, 4.0, 3.0, 2.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("name", "step", "value"), [("with_fall", 5, 1.0), ("with_rise", 3, 5.0)])
+async def test_the_best_policy_is_kept_whatever_comes_after(tmp_path, name, step, value):
+    """Measured before, twice after SFT (3 steps), in steps 4 to 7, and in the end."""
+    goal = {"with_fall": "min", "with_rise": "max"}[name]
+    best = {"metric": "all/value", "goal": goal}
+    config = with_metric(name, evaluation={"every_steps": 1, "best": best})
+    async with World(config, tmp_path) as world:
+        await world.driver.run()
+        rows, manifest = world.lines("metrics.jsonl"), world.manifest()
+    assert [row["eval/best_metric"] for row in rows if "eval/best_metric" in row] == (
+        [6.0, 1.0, 1.0, 4.0] if name == "with_fall" else [4.0, 3.0, 2.0, 1.0]
+    )
+    assert (manifest.best.iteration, manifest.best.value) == (step, value)
+    assert (tmp_path / "best" / "steps").read_text() == str(step)
+    assert f"step {step} has the best all/value so far" in manifest.events[-1].what
+    assert not (tmp_path / "best.partial").exists()
+
+
+async def test_a_category_that_no_response_has_is_a_share_of_0(tmp_path):
+    best = {"metric": "all/never", "goal": "max"}
+    async with World(with_metric("parity", evaluation={"best": best}), tmp_path) as world:
+        await world.driver.run()
+        assert (world.manifest().best.iteration, world.manifest().best.value) == (3, 0.0)

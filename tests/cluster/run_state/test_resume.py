@@ -69,6 +69,7 @@ def with_everything(**sections):
             "preferences": {"path": "pairs.jsonl"},
             "reward_model": {"num_members": 1},
             "autoscale": {"max_workers": 3},
+            "evaluation": {"metric": "m:f", "best": {"metric": "all/value", "goal": "min"}},
         }
         | sections
     )

@@ -309,6 +309,11 @@ def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, m
     rows = [{"prompt": f"a {i}", "response": "d", "weight": 1} for i in range(90)]
     write_rows(place, rows)
     preflight.check_run(config, None, CLUSTER)
+    best = {"best": {"metric": "all/value", "goal": "min"}}
+    error = error_of(job(place, evaluation=evaluation | best), place=place)
+    assert (
+        "all/value is of a group that the evaluation set does not have; its groups are 1" in error
+    )
     write_rows(place, [{**row, "weight": 0} for row in rows])
     error = error_of(config, place=place)
     assert "raised ZeroDivisionError: division by zero; it was called with the demonstr" in error
@@ -320,5 +325,5 @@ def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, m
 
 
 def test_groups_without_a_metric_are_refused(place):
-    with pytest.raises(ValueError, match=r"belong to evaluation\.metric, which is missing"):
+    with pytest.raises(ValueError, match=r"belong to evaluation\.metric, which is"):
         job(place, evaluation={"group_by": "weight"})
