@@ -335,6 +335,8 @@ class Driver:
         folder = await self.record.checkpoint(self._position(), learner_saves, discriminator)
         if folder:
             self._task_queue.set_checkpoint(str(folder))
+            if self._iteration == self._config.sft.steps > 0:
+                self.record.save(sft_checkpoint=folder.name)
         if folder and discriminator:
             discriminator.announce_from_lead(
                 (self._step, self._task_queue.attempt, folder / "discriminator")

@@ -18,7 +18,13 @@ from alignment.rewards.contrasts import ESTIMATES, Contrast, Pair, contrast, pha
 from cluster.config.run_config import RunConfig
 from cluster.run_state.directory import read_config
 from cluster.run_state.files import link_or_copy, write_atomically
-from cluster.run_state.manifest import KEEP_CHECKPOINTS, Position, checkpoint_folder, load_manifest
+from cluster.run_state.manifest import (
+    CHECKPOINTS,
+    KEEP_CHECKPOINTS,
+    Position,
+    checkpoint_folder,
+    load_manifest,
+)
 
 MIN_COMPARISONS = 20
 """Minimum: at the default data.held_out_fraction of 0.05, fewer leave none to evaluate on."""
@@ -78,6 +84,10 @@ def policy_after_sft(run_dir: Path, config: RunConfig) -> Path:
         checkpoint = checkpoint_folder(run_dir, position)
         if checkpoint and position.step == steps and (checkpoint / "policy").is_dir():
             return checkpoint / "policy"
+    if manifest.sft_checkpoint:
+        policy = run_dir / CHECKPOINTS / manifest.sft_checkpoint / "policy"
+        if policy.is_dir():
+            return policy
     if manifest.step < steps:
         raise InvalidInputError(
             f"{run_dir} has no pi_SFT yet: its newest checkpoint is of step {manifest.step} and "

@@ -11,10 +11,13 @@ from actors.errors import DamagedCheckpointError, InvalidInputError
 from cluster.run_state.files import write_atomically
 
 KEEP_CHECKPOINTS = 2
-"""Number of checkpoints kept: the newest, and the one before in case the newest is damaged."""
+"""Number of checkpoints kept: the newest, and the one before in case the newest is damaged. The
+policy at the end of SFT is kept besides."""
 
 
 CHECKPOINTS = "checkpoints"
+POLICY = "policy"
+"""Folder in a checkpoint with the policy in Hugging Face format."""
 MANIFEST = "manifest.json"
 
 
@@ -92,6 +95,8 @@ class Manifest(Position):
     """Number of the learner's newest worker group; -1 before the first."""
     previous: Position | None = None
     """Position at the checkpoint before the newest, which replaces a damaged newest one."""
+    sft_checkpoint: str | None = None
+    """Checkpoint of the end of SFT, whose policy is kept; None before that."""
     phases_sampled: list[str] = []
     """Phases that are complete in samples.jsonl."""
     events: list[Event] = []
@@ -204,8 +209,17 @@ def commit_checkpoint(
         raise
     kept = {final.name, previous.checkpoint if previous else None}
     for old in [path for path in final.parent.iterdir() if path.name not in kept]:
-        shutil.rmtree(old, ignore_errors=True)
+        _delete(old, keeps_policy=old.name == manifest.sft_checkpoint)
     return saved
+
+
+def _delete(checkpoint: Path, *, keeps_policy: bool) -> None:
+    """Delete a checkpoint, or all of it but the policy and the checksums that it is read with."""
+    if not keeps_policy:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return
+    for part in [path for path in checkpoint.iterdir() if path.is_dir() and path.name != POLICY]:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def at_previous_checkpoint(manifest: Manifest, damage: str) -> Manifest:

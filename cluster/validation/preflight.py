@@ -33,6 +33,8 @@ OF_RAY_ALONE = "object_store_memory"
 """A resource that a Ray cluster has, and this machine without Ray has not."""
 CHECKPOINT_BYTES = 16
 """Bytes of a policy parameter in a checkpoint: exported, and its weight and two moments."""
+POLICY_BYTES = 4
+"""Bytes of a parameter of the exported policy at the end of SFT, which is kept."""
 DISCRIMINATOR_BYTES = 12
 """Bytes of a discriminator parameter in a checkpoint."""
 PUBLISHED_BYTES = 3 * 4
@@ -160,7 +162,9 @@ def _disk_gib(config: RunConfig, shape: ModelShape, *, is_old: bool) -> float:
     """Return the maximum disk space of a run: checkpoints, one being written, and weights."""
     bytes_a_parameter = CHECKPOINT_BYTES + (DISCRIMINATOR_BYTES if config.has_discriminator else 0)
     num_checkpoints = 1 if is_old else KEEP_CHECKPOINTS + 1
-    in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES
+    has_both_stages = config.sft.steps > 0 and config.objective.steps > 0
+    kept_policy = POLICY_BYTES if has_both_stages else 0
+    in_all = num_checkpoints * bytes_a_parameter + PUBLISHED_BYTES + kept_policy
     return in_all * shape.num_parameters / GIB
 
 

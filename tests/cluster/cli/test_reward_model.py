@@ -24,7 +24,7 @@ from alignment.mdp.trajectories import pack
 from cluster.cli.main import app
 from cluster.config.run_config import RunConfig
 from cluster.resources.model_files import reward_model_files
-from cluster.run_state.manifest import Manifest, Position, save_manifest
+from cluster.run_state.manifest import Manifest, Position, load_manifest, save_manifest
 from tests.cluster.validation.test_reward_model import write_rankings
 from tests.fakes.tiny_comparisons import tiny_comparisons, tokenized
 from tests.fakes.tiny_job import save_tiny_job, save_tiny_model, write_rows
@@ -238,6 +238,20 @@ def test_the_log_ratio_is_of_the_policy_after_sft_and_outlives_its_checkpoint(tm
     assert copied.equal(expected)
     worker = LogRatioWorker(str(folder), str(tmp_path / "init"))
     assert worker.score(pack([4], [5, 1], prompt_id=0), [""])[0] != 0.0
+
+
+def test_the_policy_after_sft_is_also_found_when_it_is_all_that_is_left_of_its_checkpoint(tmp_path):
+    save_tiny_model(tmp_path / "init", seed=9)
+    run_dir, folder = write_run(tmp_path), tmp_path / "reward"
+    write_checkpoints(run_dir, (5, 7))
+    sft = run_dir / "checkpoints" / "step-000003" / "policy"
+    save_tiny_model(sft, seed=4)
+    manifest = load_manifest(run_dir, "tiny")
+    save_manifest(run_dir, manifest.model_copy(update={"sft_checkpoint": "step-000003"}))
+    told(run_dir, "--pair", "init-sft", "--log-ratio", folder)
+    expected = AutoModelForCausalLM.from_pretrained(sft).lm_head.weight
+    numerator = read_log_ratio(str(folder)).numerator
+    assert AutoModelForCausalLM.from_pretrained(numerator).lm_head.weight.equal(expected)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def test_a_run_leaves_its_metrics_samples_checkpoint_and_manifest(tmp_path
         assert (manifest.ending.how, manifest.ending.iteration) == ("finished", 7)
         assert (tmp_path / "checkpoints" / manifest.checkpoint / "learner.json").exists()
         kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-        assert kept == ["step-000005", "step-000007"]
+        assert kept == ["step-000003", "step-000005", "step-000007"]
 
 
 @pytest.mark.parametrize("stop_at", [None, 5])
@@ -203,6 +203,17 @@ async def test_a_longer_sft_on_resume_continues_from_the_rate_that_it_had(tmp_pa
         assert len(world.worker_group.history) == 12
     assert [row["phase"] for row in world.lines("samples.jsonl")][-4:] == ["after"] * 4
     assert any("sft.steps from 6 to 12" in event.what for event in world.manifest().events)
+
+
+async def test_the_checkpoint_at_the_end_of_sft_is_named_also_after_a_resume(tmp_path):
+    async with World(make_config(), tmp_path) as world:
+        world.at(2, do=world.driver.request_stop)
+        assert not await world.driver.run()
+        assert world.manifest().sft_checkpoint is None
+    async with World(make_config(), tmp_path) as world:
+        assert await world.driver.run()
+    assert world.manifest().sft_checkpoint == "step-000003"
+    assert (tmp_path / "checkpoints" / "step-000003").is_dir()
 
 
 async def test_when_the_learner_restarts_the_run_returns_to_its_checkpoint(tmp_path):
@@ -352,7 +363,7 @@ async def test_a_checkpoint_that_fails_on_a_full_disk_does_not_end_the_run(tmp_p
             for step in (5, 10, 20)
         ]
         folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-        assert folders == ["step-000015", "step-000021"]
+        assert folders == ["step-000003", "step-000015", "step-000021"]  # the first is of SFT
 
 
 async def test_a_disk_that_stays_full_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):

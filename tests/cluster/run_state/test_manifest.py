@@ -86,6 +86,28 @@ def test_the_newest_checkpoint_and_the_one_before_are_kept_with_their_positions(
     )
 
 
+def test_the_policy_at_the_end_of_sft_outlives_its_checkpoint(tmp_path):
+    manifest = Manifest(name="run")
+    for iteration in (5, 10, 15, 20):
+        folder = partial_folder(tmp_path, iteration)
+        for part in ("policy", "learner"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "weights").write_text(f"{part} {iteration}")
+        write_checksums(folder)
+        position = Position(step=iteration, iteration=iteration)
+        manifest = commit_checkpoint(tmp_path, folder, manifest, position)
+        if iteration == 5:
+            manifest = manifest.model_copy(update={"sft_checkpoint": manifest.checkpoint})
+    checkpoints = tmp_path / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        *("step-000005", "step-000015", "step-000020")
+    ]
+    kept = checkpoints / "step-000005"
+    assert sorted(path.name for path in kept.iterdir()) == ["checksums.json", "policy"]
+    assert damage_of(kept, "policy/") is None
+    assert damage_of(kept).startswith(f"{kept}/learner/weights is missing")
+
+
 def test_returning_to_the_previous_checkpoint_keeps_what_belongs_to_the_run(tmp_path):
     manifest = write_checkpoint(tmp_path, Manifest(name="run", attempt=4), 5)
     manifest = write_checkpoint(tmp_path, manifest, 10)
