@@ -95,6 +95,10 @@ class ObjectiveConfig(FrozenConfig):
     peak, along a half cosine or a line; if a run resumes with other objective.steps, it falls from
     where it is. On-policy training often gains in its first steps and loses in later ones, which
     smaller steps prevent."""
+    demonstrations_weight: float = Field(0.0, ge=0.0)
+    """Weight of the negative log-likelihood of prompts_per_step demonstrations in the loss of every
+    step, reduced as sft.reduction says: it holds the policy near the demonstrations. 0 adds none.
+    In a job with preferences, preferences.parameters.sft_weight is the same; set one of them."""
     max_staleness_steps: int = Field(0, ge=0)
     """Maximum age of a trajectory, in optimizer steps of the policy; 0 is strictly on-policy. With
     a discriminator each step of age costs the learner a copy of the policy's weights, by which it

@@ -308,13 +308,15 @@ class Learner:
         ):
             return policy_loss(task, scored, self.settings.objective, self.settings.sft)
         assert task.auxiliary
-        assert self.settings.preferences
+        preferences = self.settings.preferences
+        sft_weight = preferences.parameters.sft_weight if preferences else 0.0
         return auxiliary_loss(
             task.auxiliary,
             scored,
             microbatch.part,
-            self.settings.preferences,
+            preferences,
             sft=self.settings.sft,
+            demonstrations_weight=self.settings.objective.demonstrations_weight or sft_weight,
             reference_distance=distance,
         )
 

@@ -21,14 +21,17 @@ def auxiliary_loss(
     auxiliary: AuxiliaryBatch,
     scored: Scored,
     part: Part,
-    config: PreferencesConfig,
+    config: PreferencesConfig | None,
     *,
     sft: SftConfig,
+    demonstrations_weight: float,
     reference_distance: float,
 ) -> ObjectiveOutput:
     """Return a microbatch's part of the loss of an auxiliary batch, weighted, and diagnostics.
 
     Args:
+        config: None in a job without preferences, which has no comparisons.
+        demonstrations_weight: of the demonstrations' loss.
         reference_distance: estimate of KL(policy, reference) in nats; for kahneman_tversky.
     """
     if part == "demonstrations":
@@ -38,7 +41,8 @@ def auxiliary_loss(
             num_sequences=auxiliary.num_demonstrations,
             num_action_tokens=auxiliary.num_demonstration_tokens,
         )
-        return output._replace(loss=config.parameters.sft_weight * output.loss)
+        return output._replace(loss=demonstrations_weight * output.loss)
+    assert config
     output = _preference_loss(scored, config, auxiliary, reference_distance)
     return output._replace(loss=config.parameters.weight * output.loss)
 

@@ -188,6 +188,13 @@ class RunConfig(FrozenConfig):
                 "preferences.path is missing, and there are no rewards to compare the policy's own "
                 "responses by; give one of them, or choose preferences.objective: self_play (SPIN)"
             )
+        sft_weight = self.preferences.parameters.sft_weight if self.preferences else 0.0
+        if sft_weight and self.objective.demonstrations_weight:
+            raise ValueError(
+                f"preferences.parameters.sft_weight = {sft_weight:g} and "
+                f"objective.demonstrations_weight = {self.objective.demonstrations_weight:g} weigh "
+                "the same loss; set one of them"
+            )
         teaches = self.preferences.teaches if self.preferences else "policy"
         if teaches == "discriminator" and self.objective.steps and not self.has_discriminator:
             raise ValueError(
@@ -243,6 +250,12 @@ class RunConfig(FrozenConfig):
         """Whether stage 2 samples responses."""
         compares_rollouts = self.preferences is not None and self.preferences.compares_rollouts
         return self.has_policy_gradient or (compares_rollouts and self.objective.steps > 0)
+
+    @property
+    def demonstrations_weight(self) -> float:
+        """Weight of the likelihood of demonstrations in the loss of stage 2."""
+        sft_weight = self.preferences.parameters.sft_weight if self.preferences else 0.0
+        return self.objective.demonstrations_weight or sft_weight
 
     @property
     def has_reference(self) -> bool:

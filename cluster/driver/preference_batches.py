@@ -24,6 +24,7 @@ class PreferenceBatches:
     def __init__(self, config: RunConfig, data: Data, comparisons: ComparisonData | None) -> None:
         """Bind the demonstrations, and the comparisons if the job has some."""
         self._config = config.preferences
+        self._has_demonstrations = config.demonstrations_weight > 0.0
         self._rows_per_step = config.objective.prompts_per_step
         self._data, self._comparisons = data, comparisons
 
@@ -41,7 +42,7 @@ class PreferenceBatches:
             rewards: [trajectory] of the rollouts.
         """
         if self._config is None:
-            return None
+            return self._only_demonstrations(index) if self._has_demonstrations else None
         for_policy = self._config.teaches == "policy"
         if self._config.is_self_play:
             ranked = self._self_play(rollouts)
@@ -52,9 +53,7 @@ class PreferenceBatches:
             ranked = self._comparisons_of_step(index) if for_policy else NO_COMPARISONS
         has_baseline = for_policy and self._config.objective == "kahneman_tversky"
         others = mismatched(ranked.trajectories) if has_baseline and len(ranked) > 1 else EMPTY
-        demonstrations = EMPTY
-        if self._config.parameters.sft_weight:
-            demonstrations = self._data.demonstrations(self._rows(self._data.row_of_draw, index))
+        demonstrations = self._demonstrations(index)
         return AuxiliaryBatch(
             comparisons=ranked,
             num_comparisons=len(ranked),
@@ -66,6 +65,26 @@ class PreferenceBatches:
             num_mismatched=len(others),
             renews_reference=self._config.is_self_play and self._begins_epoch(index),
         )
+
+    def _only_demonstrations(self, index: int) -> AuxiliaryBatch:
+        """Return the auxiliary batch of a job without preferences."""
+        demonstrations = self._demonstrations(index)
+        return AuxiliaryBatch(
+            comparisons=NO_COMPARISONS,
+            num_comparisons=0,
+            num_compared=0,
+            demonstrations=demonstrations,
+            num_demonstrations=len(demonstrations),
+            num_demonstration_tokens=int(demonstrations.response_lengths.sum()),
+            mismatched=EMPTY,
+            num_mismatched=0,
+        )
+
+    def _demonstrations(self, index: int) -> Trajectories:
+        """Return the demonstrations of a step, none if they have no weight in the loss."""
+        if not self._has_demonstrations:
+            return EMPTY
+        return self._data.demonstrations(self._rows(self._data.row_of_draw, index))
 
     def for_discriminator(self, index: int) -> RankedResponses | None:
         """Return the comparisons of a discriminator update, if it is trained on preferences.

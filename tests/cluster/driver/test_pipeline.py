@@ -97,3 +97,20 @@ async def test_a_correction_by_the_samplers_log_probabilities_is_an_event(tmp_pa
         told = [event.what for event in world.manifest().events]
     assert [what.partition(" steps")[0] for what in told] == ["in 1", "in 10"]
     assert "some tokens (25.0% of the newest step)" in told[0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+async def test_each_step_brings_demonstrations_if_they_have_a_weight(tmp_path, weight):
+    config = make_config(objective={"demonstrations_weight": weight})
+    async with World(config, tmp_path) as world:
+        assert await world.driver.run()
+        found = [each.demonstrations.prompt_ids.tolist() for each in world.worker_group.auxiliary]
+    # the rows of the data in the order of an epoch: 12 of them, 4 a step
+    expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2, 3]]
+    assert found == (expected if weight else [])
+
+
+def test_two_weights_of_the_same_demonstrations_are_refused():
+    preferences = {"path": "pairs.jsonl", "parameters": {"sft_weight": 1.0}}
+    with pytest.raises(ValueError, match=r"sft_weight = 1 and objective\.demonstrations_weight"):
+        make_config(objective={"demonstrations_weight": 0.3}, preferences=preferences)

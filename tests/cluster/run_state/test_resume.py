@@ -20,7 +20,7 @@ FIXED = {
     *("data.system_prompt", "data.held_out_fraction", "data.max_response_tokens"),
     *("sft.prompts_per_step", "sft.reduction", "sft.td_weight"),
     *("objective.divergence", "objective.level", "objective.divergence_weight"),
-    "objective.learning_rate_schedule",
+    *("objective.learning_rate_schedule", "objective.demonstrations_weight"),
     *("objective.prompts_per_step", "objective.group_size", "objective.on_policy_fraction"),
     *("objective.advantage", "objective.importance"),
     *("objective.reference.coefficient", "objective.reference.estimator"),
