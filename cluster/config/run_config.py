@@ -14,6 +14,8 @@ from actors.config.reward_model import RewardModelConfig
 from actors.config.rollout import RolloutConfig
 from actors.config.scorers import DiscriminatorConfig, RewardConfig, TeacherConfig
 
+MIN_TEMPERATURE = 0.01
+"""Smallest temperature above 0; vLLM raises smaller ones to it."""
 MAX_RESPONSE_TOKENS = 256
 """Maximum length of a sampled response if the model is not from a run."""
 
@@ -72,6 +74,19 @@ class EvaluationConfig(FrozenConfig):
     group_by: str | None = None
     """Column of data.path by whose values the metric is split."""
     best: BestConfig | None = None
+
+    @field_validator("temperatures")
+    @classmethod
+    def _temperatures_differ_and_are_sampled_at(cls, given: tuple[float, ...]) -> tuple[float, ...]:
+        for each in given:
+            if 0.0 < each < MIN_TEMPERATURE:
+                raise ValueError(
+                    f"{each} is too small to sample at; give 0 for the likeliest tokens, or at "
+                    f"least {MIN_TEMPERATURE}"
+                )
+        if len({f"{each:g}" for each in given}) < len(given):
+            raise ValueError("has a temperature twice; give each once")
+        return given
 
     @model_validator(mode="after")
     def _a_metric_is_measured(self) -> Self:

@@ -324,6 +324,15 @@ def test_a_metric_that_fails_on_a_demonstration_is_refused_with_its_row(place, m
     assert 'line 91: has no "weight", which evaluation.group_by names' in error
 
 
+@pytest.mark.parametrize(
+    ("temperatures", "message"),
+    [([0, 0.001], "too small to sample at"), ([1, 1.0], "twice"), ([-1], "greater than or equal")],
+)
+def test_temperatures_that_are_not_sampled_at_are_refused(place, temperatures, message):
+    with pytest.raises(ValueError, match=message):
+        job(place, evaluation={"metric": "m:f", "temperatures": temperatures})
+
+
 def test_groups_without_a_metric_are_refused(place):
     with pytest.raises(ValueError, match=r"belong to evaluation\.metric, which is"):
         job(place, evaluation={"group_by": "weight"})
