@@ -82,6 +82,7 @@ def require_finite(policy: PolicyModel, device: torch.device, world_size: int) -
     Raises:
         TrainingDivergedError: if some are not; on all ranks, each of which checks its shards.
     """
+    release_gathered(policy)  # each rank counts its own shards alone
     names, counts = [], []
     for name, parameter in policy.model.named_parameters():
         tensor = parameter.detach()

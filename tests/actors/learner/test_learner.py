@@ -517,6 +517,18 @@ def test_sft_trains_the_policy_at_its_temperature(model_folder):
     assert losses(port) == pytest.approx([float(nll)], abs=1e-5)
 
 
+def test_the_texts_of_the_canary_are_those_of_the_first_task_from_then_on(model_folder):
+    """A worker compares two versions on the same texts."""
+    tasks = [Publish(), sft(0, publish=True), sft(1, publish=True)]
+    port = run(ListPort(tasks), settings_for(model_folder)._replace(context_tokens=6))
+    before, first, second = (each.canary for each in port.publications)
+    assert first.texts == second.texts != before.texts
+    assert first.logprobs != second.logprobs
+    trajectories = tasks[1].trajectories
+    end = trajectories.starts[0] + trajectories.lengths[0]
+    assert first.texts[0] == tuple(trajectories.token_ids[end - 5 : end].tolist())
+
+
 def test_published_precision_is_the_engines(model_folder):
     settings = settings_for(model_folder, published_dtype="bfloat16")
     port = run(ListPort([Publish()]), settings)
