@@ -75,6 +75,8 @@ def _preferences(run: Run) -> str:
 def _on_policy_stage(run: Run) -> str:
     size = f"{_get(run, 'objective.steps')} steps of {_get(run, 'objective.prompts_per_step')}"
     rate = f"learning rate {_get(run, 'objective.learning_rate')}"
+    schedule = run.setting("objective.learning_rate_schedule", "constant")
+    rate += "" if schedule == "constant" else f" ({schedule} schedule)"
     is_offline = run.setting("preferences.path") is not None
     if is_offline and not _has_divergence(run) and not run.setting("rewards"):
         return f"{size} comparisons, {rate}, no sampling"

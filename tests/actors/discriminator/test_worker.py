@@ -146,7 +146,8 @@ def test_a_worker_that_was_saved_and_loaded_continues_bit_for_bit(folder, tmp_pa
     resumed.update(*batch(50), EMPTY)  # what it knew before is forgotten
     resumed.load(tmp_path / "state")
     for step in range(2, 4):
-        assert resumed.update(*batch(step), EMPTY) == worker.update(*batch(step), EMPTY)
+        expected = worker.update(*batch(step), EMPTY, num_epochs=step)
+        assert resumed.update(*batch(step), EMPTY, num_epochs=step) == expected
     for name, value in weights(resumed).items():
         assert torch.equal(value, weights(worker)[name]), name
     assert not list((tmp_path / "state").glob("*.p*"))  # no pickle, no .pt

@@ -19,6 +19,11 @@ def test_a_divergence_has_a_discriminator(write_run):
     assert "2 prompts with 4 responses each" in result["On-policy stage"]
 
 
+def test_a_learning_rate_that_falls_has_its_schedule(write_run):
+    result = rows(write_run, objective={"learning_rate_schedule": "cosine"})
+    assert "learning rate 1e-06 (cosine schedule), strictly on-policy" in result["On-policy stage"]
+
+
 def test_a_teacher_replaces_the_discriminator(write_run):
     result = rows(write_run, teacher={"model": "large", "num_workers": 3})
     assert result["Workers"].startswith("2 rollout, 3 teacher")
