@@ -2,6 +2,23 @@
 
 from collections.abc import Iterable
 
+MAX_CHARS = 400
+"""Length of an error's text in an event."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: its type, its text up to MAX_CHARS, and its direct cause."""
+    line = _with_type(error)
+    if error.__cause__ is not None and not hasattr(error.__cause__, "cause"):  # not Ray's wrapper
+        line += f" (caused by {_with_type(error.__cause__)})"
+    return line
+
+
+def _with_type(error: BaseException) -> str:
+    text = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + " ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
 
 class RetryableError(RuntimeError):
     """The worker works and the request is valid; another attempt may succeed."""
@@ -40,6 +57,10 @@ class TrainingDivergedError(RuntimeError):
 
 class DiscriminatorNotReadyError(RuntimeError):
     """The discriminator's warm-up ended without discriminator.ready_auc; the message says more."""
+
+
+class RunAbandonedError(RuntimeError):
+    """A signal ended the command; the message says what is left of the run."""
 
 
 class RunFailedError(RuntimeError):

@@ -13,12 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from actors.errors import InvalidInputError, RunFailedError
+from actors.errors import InvalidInputError, RunAbandonedError, RunFailedError
 
-RUN_FAILED = 1
-"""Exit code of a run that started and ended with an error."""
-BAD_INPUT = 2
-"""Exit code of invalid input; nothing was started."""
+EXIT_CODES: dict[type[BaseException], int] = {
+    RunFailedError: 1,
+    InvalidInputError: 2,
+    RunAbandonedError: 130,
+    KeyboardInterrupt: 130,
+}
+"""Exit code by error: 1 for a run that started and failed, 2 for invalid input, before anything was
+started, 130 for a command that a signal ended. A run that finished or stopped ends with 0."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 """Environment that keeps progress bars and hints of libraries out of a command's output."""
 
@@ -72,9 +76,8 @@ class LazyGroup(TyperGroup):
             os.environ.setdefault(name, value)
         try:
             return super().invoke(ctx)
-        except (InvalidInputError, RunFailedError) as error:
-            Console(stderr=True).print(
-                f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True
-            )
-            code = BAD_INPUT if isinstance(error, InvalidInputError) else RUN_FAILED
-            raise typer.Exit(code) from None
+        except tuple(EXIT_CODES) as error:
+            text = str(error) or "interrupted"
+            Console(stderr=True).print(f"[red]{escape(text)}[/]", highlight=False, soft_wrap=True)
+            codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+            raise typer.Exit(next(codes)) from None

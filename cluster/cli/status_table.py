@@ -22,6 +22,7 @@ METRICS = {
     "time/step_s": "step time, s",
 }
 """Metrics of the newest step that are printed, where the step has them."""
+EVENTS_SHOWN = 5
 DAY_AND_TIME = "%d %b %H:%M"
 
 
@@ -87,7 +88,10 @@ def _print_end(status: Status, console: Console) -> None:
     """Print what remains of interest when a run is over."""
     if metrics := _metrics(status):
         console.print(metrics)
-    for event in status.events:
+    if status.start_s:
+        parts = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in status.start_s.items())
+        console.print(f"  the start took: {parts}", markup=False, highlight=False)
+    for event in status.events[-EVENTS_SHOWN:]:
         console.print(f"  {event}", markup=False, highlight=False)
     if status.error:
         console.print(f"[red]{escape(status.error)}[/]", highlight=False)

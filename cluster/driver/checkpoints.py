@@ -61,7 +61,7 @@ class RunRecord:
 
     def claim(self) -> None:
         """Claim the run for this driver, on disk; an earlier driver can then no longer write."""
-        self.save(num_starts=self.manifest.num_starts + 1, ending=None)
+        self.save(num_starts=self.manifest.num_starts + 1, ending=None, start_s={})
 
     def save(self, **changes: object) -> None:
         """Change fields of the manifest, in memory and on disk."""
@@ -71,17 +71,36 @@ class RunRecord:
     def event(self, what: str, **changes: object) -> None:
         """Add an event to the manifest, and change fields of the manifest with it."""
         event = Event(time_s=round(self.journal.elapsed_s, 1), what=what)
-        try:
-            self.save(events=[*self.manifest.events, event], **changes)
-        except OSError as error:  # a full disk; the event is saved with the next change
-            logger.warning("%s; not saved yet: %s", what, error)
+        self._save_if_possible(events=[*self.manifest.events, event], **changes)
 
-    def end(self, how: How, iteration: int, *, error: str | None = None) -> None:
-        """Write how this start of the run ended."""
+    def started(self, what: str, seconds: float) -> None:
+        """Note how long a part of this start took; the longest of several of one name."""
+        longest = max(seconds, self.manifest.start_s.get(what, 0.0))
+        self._save_if_possible(start_s=self.manifest.start_s | {what: round(longest, 1)})
+
+    def end(
+        self,
+        how: How,
+        iteration: int,
+        *,
+        error: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write how this start of the run ended.
+
+        Args:
+            metrics: what was measured of the step in which a run failed.
+        """
+        measured = dict(metrics or {})
+        ending = Ending(how=how, iteration=iteration, error=error, metrics=measured)
+        self._save_if_possible(ending=ending)
+
+    def _save_if_possible(self, **changes: object) -> None:
+        """Change fields of the manifest; on a full disk they are saved with the next change."""
         try:
-            self.save(ending=Ending(how=how, iteration=iteration, error=error))
-        except OSError as failure:  # a full disk
-            logger.warning("%s at step %d; not saved: %s", how, iteration, failure)
+            self.save(**changes)
+        except OSError as error:
+            logger.warning("%s: not saved yet: %s", ", ".join(changes), error)
 
     async def restore(self, phase_ends: Mapping[str, int]) -> Path | None:
         """Return to the newest undamaged checkpoint, and remove the records of later steps.

@@ -6,6 +6,7 @@ the samples, trains the discriminator on them, and updates the policy. An iterat
 any stage, so iterations count the discriminator's warm-up as well as optimizer steps.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,11 +29,12 @@ from cluster.driver.prompt_ledger import DrawTotals
 from cluster.driver.rollout_metrics import with_step_time
 from cluster.driver.sampler import Draws, Sampler
 from cluster.driver.scorer import Scorer
+from cluster.driver.stopping import StopRequestedError, unless_a_fleet_fails, unless_stopped
 from cluster.driver.warm_up import WarmUp
 from cluster.fleet.fleet import Fleet
 from cluster.learner.task_queue import LearnerTaskQueue, WorkerGroupRestartedError
-from cluster.run_state.manifest import Position
-from cluster.run_state.status import Progress, Stage
+from cluster.run_state.manifest import Position, RunTakenOverError
+from cluster.run_state.status import STARTING, Progress, Stage
 
 BEST_METRIC = "eval/best_metric"
 MAX_SKIPPED_STEPS = 3
@@ -66,8 +68,9 @@ class Driver:
         )
         best = config.evaluation.best
         self._best = BestPolicy(best, record) if best else None
-        self._stop_requested = False
+        self._stop, self._has_started = asyncio.Event(), False
         self._num_skipped = 0
+        self._measured: dict[str, float] = {}
         self.on_step: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.on_metric: Callable[[Mapping[str, float]], None] = lambda _metrics: None
         self.progress = Progress()
@@ -78,8 +81,12 @@ class Driver:
         return self._warm_up.latest_end + self._config.objective.steps
 
     def request_stop(self) -> None:
-        """Finish the current step, write a checkpoint, and return from run."""
-        self._stop_requested = True
+        """Finish the current step, write a checkpoint, and return from run.
+
+        What has changed no weights is abandoned: the start, the sampling and scoring of a step, the
+        responses to held-out prompts.
+        """
+        self._stop.set()
 
     def event(self, what: str, **changes: object) -> None:
         """Add an event to the manifest, and change fields of the manifest with it."""
@@ -99,18 +106,29 @@ class Driver:
         When the learner restarts, the run returns to the newest checkpoint. A checkpoint of the
         last step is written in either case.
         """
+        fleets = [self._rollout, *self._scorer.fleets()]
+        try:
+            is_finished = await unless_a_fleet_fails(fleets, self._run_to_end())
+        except RunTakenOverError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.record.end("failed", self._iteration, error=text, metrics=self._measured)
+            raise
+        how: Literal["finished", "stopped"] = "finished" if is_finished else "stopped"
+        self.record.end(how, self._iteration)
+        self.progress.enter(how, "")
+        return is_finished
+
+    async def _run_to_end(self) -> bool:
         await self._restore()
         if self.record.folder:
             self.event(f"the run resumed at step {self._step}")
         while True:
             try:
-                is_finished = await self._run()
-                how: Literal["finished", "stopped"] = "finished" if is_finished else "stopped"
-                self.record.end(how, self._iteration)
-                self.progress.enter(how, "")
-                return is_finished
-            except WorkerGroupRestartedError:
-                lost = f"the learner was restarted at step {self._step}"
+                return await self._run()
+            except WorkerGroupRestartedError as restart:
+                lost = f"the learner was restarted at step {self._step} ({restart})"
                 await self._restore()
                 self.event(f"{lost}; the run continues from step {self._step}")
 
@@ -137,27 +155,44 @@ class Driver:
             discriminator.announce((self._step, self._task_queue.attempt, folder / "discriminator"))
 
     async def _run(self) -> bool:
-        self.progress.enter("starting", "starting workers")
-        self.record.save(attempt=await self._task_queue.wait_for_worker_group())
-        await self._task_queue.submit(Publish())
-        await self._sample_phase("before")
-        await self._run_sft()
-        if not self._stop_requested:
-            await self._sample_phase("after_sft")
-            await self._run_on_policy()
-        while not self.record.is_at(self._iteration):
+        try:
+            await self._start()
+            await self._sample_phase("before")
+            await self._run_sft()
+            if not self._stop.is_set():
+                await self._sample_phase("after_sft")
+                await self._run_on_policy()
+        except StopRequestedError:
+            pass
+        has_steps = self._iteration > 0 or not self._stop.is_set()
+        while has_steps and not self.record.is_at(self._iteration):
             await self._checkpoint()
-        if self._stop_requested:
+        try:
+            await self._sample_phase("after")
+        except StopRequestedError:
             return False
-        await self._sample_phase("after")
         self.record.save(is_finished=True)
         return True
+
+    async def _start(self) -> None:
+        """Wait for the learner and its first publication."""
+        began = time.monotonic()
+        self.progress.enter("starting", STARTING)
+        group = self._task_queue.wait_for_worker_group()
+        self.record.save(attempt=await unless_stopped(self._stop, group))
+        started = time.monotonic()
+        self.progress.show("loading the model and publishing the first weights")
+        await unless_stopped(self._stop, self._task_queue.submit(Publish()))
+        if not self._has_started:  # later starts are restarts of the learner, which are events
+            self.record.started("learner processes", started - began)
+            self.record.started("learner model and first weights", time.monotonic() - started)
+        self._has_started = True
 
     async def _run_sft(self) -> None:
         stage = self._config.sft
         if self._iteration < stage.steps:
             self.progress.enter("sft", "learning")
-        while self._iteration < stage.steps and not self._stop_requested:
+        while self._iteration < stage.steps and not self._stop.is_set():
             self.progress.show("learning")
             self._iteration_began = time.monotonic()
             draws = self._draws.take(stage.prompts_per_step)
@@ -197,12 +232,13 @@ class Driver:
             self._batches,
             self.progress.show,
             self.event,
+            self._stop,
         )
         first = self._iteration
         try:
             self._iteration_began = time.monotonic()
             await self._warm_up_discriminator(pipeline)
-            if self._warm_up.end is not None and not self._stop_requested:
+            if self._warm_up.end is not None and not self._stop.is_set():
                 self._sampler.ledger.set_num_steps(self._num_iterations - first)
                 self.progress.enter("on_policy", "sampling")
                 await pipeline.steps(
@@ -215,6 +251,7 @@ class Driver:
                 )
         finally:
             pipeline.close()
+            self._measured = pipeline.measured
 
     async def _warm_up_discriminator(self, pipeline: OnPolicyPipeline) -> None:
         """Train the discriminator alone until its warm-up ends or a stop is requested.
@@ -223,7 +260,7 @@ class Driver:
             DiscriminatorNotReadyError: if it is not ready then, and not_ready is stop.
         """
         warm_up = self._warm_up
-        while warm_up.end is None and not self._stop_requested:
+        while warm_up.end is None and not self._stop.is_set():
             verdict = warm_up.verdict(self._iteration)
             if verdict is None:
                 self.progress.enter("discriminator_warm_up", "sampling")
@@ -251,7 +288,7 @@ class Driver:
         self._step += 1
         ends_stage = self._iteration + 1 == self._num_iterations
         await self._end_iteration("on_policy", metrics, ends_stage=ends_stage)
-        return not self._stop_requested
+        return not self._stop.is_set()
 
     async def _end_iteration(
         self, stage: Stage, metrics: dict[str, float], *, ends_stage: bool
@@ -262,9 +299,8 @@ class Driver:
         if ends_stage or self._iteration % self._config.evaluation.every_steps == 0:
             self.progress.show("evaluating")
             metrics |= await self._evaluate()
-            if self._best and stage == "on_policy":
-                value = self._best.value(await self._metric.of(await self._evaluator.responses()))
-                metrics |= {} if value is None else {BEST_METRIC: value}
+            if stage == "on_policy":
+                metrics |= await self._best_metric()
         self._journal.metrics(metrics, step=self._iteration, stage=stage)
         self.on_step(metrics)
         self._count_skipped(metrics)
@@ -295,6 +331,17 @@ class Driver:
         num_tokens = int(batch.response_lengths.sum())
         return await self._task_queue.submit(Evaluate(self._step, batch, num_tokens))
 
+    async def _best_metric(self) -> dict[str, float]:
+        """Measure what evaluation.best compares; a stop abandons it, as it needs many responses."""
+        if self._best is None:
+            return {}
+        try:
+            responses = await unless_stopped(self._stop, self._evaluator.responses())
+        except StopRequestedError:
+            return {}
+        value = self._best.value(await self._metric.of(responses))
+        return {} if value is None else {BEST_METRIC: value}
+
     async def _keep_best(self, value: float | None) -> None:
         """Keep the policy of this iteration if its metric is the best so far."""
         if self._best is None or value is None or not self._best.is_best(value):
@@ -304,24 +351,30 @@ class Driver:
         await self._best.keep(self._iteration, value)
 
     async def _sample_phase(self, phase: str) -> None:
-        """Sample responses to the held-out prompts for the report, unless this phase has them."""
+        """Sample responses to the held-out prompts for the report, unless this phase has them.
+
+        Raises:
+            StopRequestedError: if a stop is requested; the phase is sampled when the run resumes.
+        """
         if phase in self.record.manifest.phases_sampled:
             return
         if phase == "before":
             self.progress.show("evaluating")
-            metrics = await self._evaluate()
+            metrics = await unless_stopped(self._stop, self._evaluate())
             self._journal.metrics(metrics, step=0, stage="sft")
         self.progress.show("sampling responses to held-out prompts")
-        responses = await self._evaluator.responses()
+        responses = await unless_stopped(self._stop, self._evaluator.responses())
         self._journal.samples(phase, responses, self._data)
         stage = "on_policy" if self._iteration > self._config.sft.steps else "sft"
-        measured = await self._metric.record(phase, responses, step=self._iteration, stage=stage)
-        self.on_metric(measured)
+        measuring = self._metric.record(phase, responses, step=self._iteration, stage=stage)
+        self.on_metric(await unless_stopped(self._stop, measuring))
         if phase == "after_sft" and self._best:
             await self._keep_best(self._best.value(await self._metric.of(responses)))
         if phase == "after_sft" and self._scorer.has_scales:
-            groups = await self._evaluator.groups(self._config.objective.group_size)
-            self.record.save(reward_scales=await self._scorer.measure_scales(groups))
+            sampling = self._evaluator.groups(self._config.objective.group_size)
+            groups = await unless_stopped(self._stop, sampling)
+            scales = await unless_stopped(self._stop, self._scorer.measure_scales(groups))
+            self.record.save(reward_scales=scales)
         self.record.save(phases_sampled=[*self.record.manifest.phases_sampled, phase])
 
     async def _checkpoint(self) -> None:

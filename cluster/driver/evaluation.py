@@ -36,14 +36,21 @@ class Evaluator:
         return await self._sampled(self._rows[::group_size].tolist(), group_size, None)
 
     async def responses(self, temperature: float | None = None) -> Trajectories:
-        """Sample one response to every prompt, at the run's temperature if none is given."""
+        """Sample one response to every prompt on all workers.
+
+        Args:
+            temperature: None is the run's.
+        """
         return await self._sampled(self._rows.tolist(), 1, temperature)
 
     async def _sampled(
         self, rows: list[int], group_size: int, temperature: float | None
     ) -> Trajectories:
         size = prompts_per_request(
-            len(rows), group_size=group_size, max_sequences=self._max_sequences, num_workers=1
+            len(rows),
+            group_size=group_size,
+            max_sequences=self._max_sequences,
+            num_workers=self._rollout.target_size,
         )
         requests = [
             rollout_request(

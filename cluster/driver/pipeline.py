@@ -21,6 +21,7 @@ from cluster.driver.prompt_ledger import DrawState
 from cluster.driver.rollout_metrics import rollout_metrics
 from cluster.driver.sampler import SampledStep, Sampler
 from cluster.driver.scorer import Scorer, Scores
+from cluster.driver.stopping import unless_stopped
 from cluster.fleet.failure_policy import reaches_power_of_ten
 from cluster.learner.task_queue import LearnerTaskQueue
 
@@ -38,7 +39,8 @@ class ScoredStep(NamedTuple):
 class OnPolicyPipeline:
     """Runs the discriminator's warm-up and the policy steps of the on-policy stage.
 
-    pipeline = OnPolicyPipeline(config, (sampler, scorer, queue), batches, show_phase, on_event)
+    workers = (sampler, scorer, queue)
+    pipeline = OnPolicyPipeline(config, workers, batches, show_phase, on_event, stop)
     metrics = await pipeline.warm_up_step(0)
     await pipeline.steps(first_version=60, first=0, count=100, end_step=end_step)
     pipeline.close()
@@ -51,7 +53,13 @@ class OnPolicyPipeline:
         batches: PreferenceBatches,
         show_phase: Callable[[str], None],
         on_event: Callable[[str], None],
+        stop: asyncio.Event,
     ) -> None:
+        """Bind the workers of a run.
+
+        Args:
+            stop: once it is set, a step that has changed no weights yet is abandoned.
+        """
         self._objective, self._batches = config.objective, batches
         self._warm_up_epochs = config.discriminator.warm_up_epochs
         self._has_rollouts = config.has_rollouts
@@ -59,7 +67,9 @@ class OnPolicyPipeline:
         self._ranks_rollouts = config.ranks_rollouts
         self._sampler, self._scorer, self._task_queue = workers
         self._show_phase, self._on_event = show_phase, on_event
-        self._steps_done = self._num_unknown = 0
+        self._stop, self._steps_done, self._num_unknown = stop, 0, 0
+        self.measured: dict[str, float] = {}
+        """Metrics of a step that failed, as far as they were measured."""
         self._step_changes: Changes = ()
         self._may_update = asyncio.Event()
         self._may_update.set()
@@ -85,7 +95,7 @@ class OnPolicyPipeline:
         self._show_preparation("sampling")
         self._sampler.advance(self._steps_done)
         began = time.monotonic()
-        sampled = await self._sampler.step()
+        sampled = await unless_stopped(self._stop, self._sampler.step())
         waited_s = time.monotonic() - max(began, self._sampler.advanced_at)
         return sampled, rollout_metrics(sampled, waited_s, step)
 
@@ -95,17 +105,21 @@ class OnPolicyPipeline:
         metrics.pop("rollout/staleness")
         self._show_phase("training the discriminator")
         ranked = self._batches.for_discriminator(index)
+        self.measured = metrics
         metrics |= await self._scorer.update(
             sampled.trajectories, ranked, num_epochs=self._warm_up_epochs
         )
+        self.measured = {}
         self._finish_step(sampled)
         return metrics
 
     async def _prepare(
         self, first: int, count: int, update: int, out: "asyncio.Queue[ScoredStep | Exception]"
     ) -> None:
+        metrics: dict[str, float] = {}
         try:
             for step in range(first, first + count):
+                metrics = {}
                 ranked = self._batches.for_discriminator(update + step - first)
                 sampled, metrics = await self._sample(step)
                 # A checkpoint must not hold a discriminator of the next step.
@@ -113,12 +127,15 @@ class OnPolicyPipeline:
                 # Scored first: a discriminator that has trained on responses has memorized part of
                 # what sets them apart, and would reward that.
                 self._show_preparation("scoring")
-                scores = await self._scorer.score(sampled.trajectories)
+                scoring = self._scorer.score(sampled.trajectories)
+                scores = await unless_stopped(self._stop, scoring)
+                metrics |= scores.metrics
                 self._show_preparation("training the discriminator")
                 metrics |= await self._scorer.update(sampled.trajectories, ranked)
-                scores = scores._replace(metrics=metrics | scores.metrics)
+                scores = scores._replace(metrics=metrics)
                 await out.put(self._drop_failures(ScoredStep(sampled, scores)))
         except Exception as error:  # raised by steps()
+            self.measured = metrics
             await out.put(error)
 
     def _note_unknown_weights(self, metrics: Mapping[str, float]) -> None:
@@ -224,10 +241,14 @@ class OnPolicyPipeline:
             task = PreferenceStep(version, learning_rate, auxiliary, begins_stage=index == 0)
         self._show_phase("learning")
         began = time.monotonic()
-        metrics = await self._task_queue.submit(task)
+        sampled = scored.scores.metrics if scored else {}
+        try:
+            metrics = await self._task_queue.submit(task)
+        except Exception:
+            self.measured = sampled
+            raise
         learning_s = time.monotonic() - began
         self._note_unknown_weights(metrics)
-        sampled = scored.scores.metrics if scored else {}
         if auxiliary and self._ranks_rollouts:
             num_prompts = len(group_starts(rollouts))
             num_decided = len(auxiliary.comparisons)

@@ -17,6 +17,7 @@ from actors.errors import RewardError
 from alignment.data.dataset_protocols import Data
 from alignment.mdp.ranked_responses import RankedResponses
 from alignment.mdp.trajectories import EMPTY, Trajectories, group_starts
+from cluster.fleet.fleet import Fleet
 from cluster.fleet.score_requests import Scorers, request_rewards, request_scores
 
 
@@ -109,6 +110,11 @@ class Scorer:
         """Whether reward sources are combined with a divergence, so that their units matter."""
         has_divergence = self.discriminator is not None or self._teacher is not None
         return has_divergence and len(self._rewards) > 0
+
+    def fleets(self) -> list[Fleet]:
+        """Return the fleets that score."""
+        scorers = [fleet for fleet in (self.discriminator, self._teacher) if fleet]
+        return [*scorers, *(source.fleet for source in self._rewards.values())]
 
     async def measure_scales(self, responses: Trajectories) -> dict[str, float]:
         """Measure and set the scale of each reward source that is combined with a divergence.

@@ -1,5 +1,6 @@
-"""Whether to restart, retry, drop or stop after a failure: pure functions of what happened."""
+"""Whether to restart, retry, drop or stop after a failure: functions of what happened."""
 
+import re
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -39,6 +40,52 @@ def after_lost_worker(consecutive_losses: int) -> Restart:
         return Restart(Decision.STOP, 0.0)
     pause_s = FIRST_PAUSE_S * 2 ** (consecutive_losses - 1)
     return Restart(Decision.RETRY, min(pause_s, LONGEST_PAUSE_S))
+
+
+VARIABLE_PARTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"0x[0-9a-fA-F]+",  # addresses
+        r"\b[0-9a-f]{12,}\b",  # ids of Ray
+        r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)?",
+        r"\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?",
+        r"\d{1,3}(?:\.\d{1,3}){3}(?:\]?:\d+)?",  # network addresses and ports
+        r"(?i)\b(?:pid|process|thread|port)[ =:]+\d+",
+        r"/tmp/\S+",
+    )
+)
+"""What differs between two occurrences of one error."""
+
+
+def same_text(error: str) -> str:
+    """Return an error's text without addresses, ids, times and process numbers."""
+    for pattern in VARIABLE_PARTS:
+        error = pattern.sub("#", error)
+    return error
+
+
+class RepeatedErrors:
+    """Recognizes an error that a replacement repeats word for word: a further one would too.
+
+    Workers that were started before the first occurrence was known count as one with it: a file
+    system that fails for a moment fails for all workers at once.
+    """
+
+    def __init__(self) -> None:
+        self._next_start: dict[str, int] = {}
+
+    def is_repeated(self, error: str, start: int, num_starts: int) -> bool:
+        """Note an error, and return whether a worker started after its first occurrence raised it.
+
+        Args:
+            start: number of the worker that raised it, in the order of their starts.
+            num_starts: number of workers started so far.
+        """
+        return start >= self._next_start.setdefault(same_text(error), num_starts)
+
+    def clear(self) -> None:
+        """Forget all errors, since a worker finished a request."""
+        self._next_start.clear()
 
 
 def after_failed_request(attempts: int) -> Decision:

@@ -14,22 +14,37 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
-from actors.errors import RetryableError
+from actors.errors import RetryableError, one_line
 from cluster.fleet import failure_policy
 from cluster.fleet.failure_policy import Decision
-from cluster.fleet.members import READY, Handle, Member, Members, WorkerLostError
+from cluster.fleet.members import READY, Handle, Member, Members, WorkerExitedError, WorkerLostError
 from cluster.fleet.requests import Request, RequestQueue
 from cluster.run_state.status import WorkerStatus
 
 logger = logging.getLogger(__name__)
-LONG_WAIT = 0.2
-"""A worker that waits for resources longer than this part of timeout_s is reported, once."""
+NOTICE_S = 10.0
+"""Time between two looks at what a worker waits for that has no process yet."""
 
 
 class FleetFailedError(RuntimeError):
     """The fleet stopped replacing its workers, or was closed; the message holds the last error."""
+
+
+class Reports(NamedTuple):
+    """Functions by which a fleet tells what happens to its workers."""
+
+    event: Callable[[str], None] = logger.warning
+    """Called with a sentence for each lost worker, replacement and long wait."""
+    started: Callable[[str, float], None] = lambda _name, _seconds: None
+    """Called with the name of a worker that has started, and the seconds it took."""
+    notice_s: float = NOTICE_S
+    """Time between two looks at what a worker without a process waits for."""
+
+
+LOGGED = Reports()
+"""Events go to the log."""
 
 
 class Fleet:
@@ -54,7 +69,7 @@ class Fleet:
         timeout_s: float,
         sync: Callable[[Handle, Any], Awaitable[Any]] | None = None,
         syncs_while_serving: bool = False,
-        on_event: Callable[[str], None] = logger.warning,
+        reports: Reports = LOGGED,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Make a fleet without workers.
@@ -68,7 +83,8 @@ class Fleet:
             pause: waits this many seconds before a lost worker is replaced.
         """
         self.kind = kind
-        self._start, self._sync, self._on_event, self._pause = start, sync, on_event, pause
+        self._start, self._sync, self._reports, self._pause = start, sync, reports, pause
+        self._reported: Member | None = None
         self._timeout_s, self._syncs_while_serving = timeout_s, syncs_while_serving
         self._tasks: set[asyncio.Task[None]] = set()
         self._queue, self._members = RequestQueue(), Members()
@@ -76,6 +92,14 @@ class Fleet:
         self._target_size, self._num_started, self._consecutive_losses = 0, 0, 0
         self._newest: object = None
         self._failure: FleetFailedError | None = None
+        self._failed = asyncio.Event()
+        self._errors = failure_policy.RepeatedErrors()
+
+    async def failure(self) -> FleetFailedError:
+        """Wait until the fleet has failed or was closed, and return the error."""
+        await self._failed.wait()
+        assert self._failure
+        return self._failure
 
     @property
     def target_size(self) -> int:
@@ -108,6 +132,7 @@ class Fleet:
             raise self._failure
         if self._target_size == 0:
             self._consecutive_losses = 0  # losses before a pause say nothing about the new workers
+            self._errors.clear()
         self._target_size = target_size
         staying = self._members.staying()
         for member in staying[target_size:]:
@@ -168,8 +193,8 @@ class Fleet:
 
     def _add(self) -> None:
         name = f"{self.kind}-{self._num_started}"
+        member = self._members[name] = Member(name, self._start(name), self._num_started)
         self._num_started += 1
-        member = self._members[name] = Member(name, self._start(name))
         member.worker_loop = self._spawn(self._worker_loop(member))
 
     def _drain(self, member: Member) -> None:
@@ -184,7 +209,9 @@ class Fleet:
     async def _worker_loop(self, member: Member) -> None:
         try:
             await self._wait_for_resources(member)
+            began = time.monotonic()
             await asyncio.wait_for(member.handle.call(READY), self._timeout_s)
+            self._reports.started(member.name, time.monotonic() - began)
             while request := await self._next_request(member):
                 await self._serve(member, request)
             self._members.wake()  # another worker, for a request that woke this one
@@ -194,14 +221,22 @@ class Fleet:
             await self._replace(member, error)
 
     async def _wait_for_resources(self, member: Member) -> None:
+        """Wait until the worker has a process. One waiting worker at a time is an event."""
         placed = asyncio.ensure_future(member.handle.wait_until_placed())
+        began = time.monotonic()
         try:
-            done, _ = await asyncio.wait({placed}, timeout=LONG_WAIT * self._timeout_s)
-            if not done:
-                self._on_event(f"{member.name} is waiting for a node with enough free resources")
+            while not (await asyncio.wait({placed}, timeout=self._reports.notice_s))[0]:
+                if self._reported is None and (missing := member.handle.missing()):
+                    self._reported = member
+                    self._reports.event(f"{member.name} is waiting for {missing}")
             await placed
+            if self._reported is member:
+                waited_s = time.monotonic() - began
+                self._reports.event(f"{member.name} has its resources after {waited_s:.0f} s")
         finally:
             placed.cancel()
+            if self._reported is member:
+                self._reported = None
         member.state = "starting"
 
     async def _next_request(self, member: Member) -> Request | None:
@@ -233,7 +268,7 @@ class Fleet:
         try:
             await self._sync_to_newest(member)
         except Exception as error:  # killing the worker hands its request to another one
-            self._on_event(f"{member.name} could not load the newest weights: {error!r}")
+            self._reports.event(f"{member.name} could not load the newest weights: {error!r}")
             member.handle.kill()
 
     async def _serve(self, member: Member, request: Request) -> None:
@@ -242,7 +277,12 @@ class Fleet:
         try:
             call = member.handle.call(request.method, *request.args)
             result = await asyncio.wait_for(call, self._timeout_s)
-        except (WorkerLostError, TimeoutError, asyncio.CancelledError) as error:
+        except (
+            WorkerLostError,
+            WorkerExitedError,
+            TimeoutError,
+            asyncio.CancelledError,
+        ) as error:
             self._retry(request, error)
             raise
         except RetryableError as error:
@@ -255,6 +295,7 @@ class Fleet:
             member.serving_since = None
             self._busy_s += time.monotonic() - began
         self._consecutive_losses = 0
+        self._errors.clear()
         member.num_served += 1
         if not request.done.done():
             request.done.set_result(result)
@@ -269,24 +310,38 @@ class Fleet:
             reason = f"{request.method} failed on {request.attempts} {self.kind} workers: {error!r}"
             request.fail(FleetFailedError(reason))
 
+    def _reason(self, member: Member, error: Exception) -> str:
+        """Return the reason of a loss as a clause."""
+        if isinstance(error, TimeoutError) and not str(error):
+            return f"no response within {self._timeout_s:.0f} s while {member.state}"
+        if isinstance(error, WorkerLostError | WorkerExitedError):
+            return str(error)
+        return one_line(error)
+
     async def _replace(self, member: Member, error: Exception) -> None:
         member.handle.kill()
         self._members.pop(member.name, None)
         self._members.wake_all()  # another worker may lead now
-        reason = str(error) or f"no response within {self._timeout_s:.0f} s"
+        reason = self._reason(member, error)
         if member.state == "draining":
-            self._on_event(f"{member.name} was lost while draining ({reason})")
+            self._reports.event(f"{member.name} was lost while draining ({reason})")
             return
         if member.num_served:  # many workers lost at once after they had served: no crash loop
             self._consecutive_losses = 0
         self._consecutive_losses += 1
+        if not isinstance(error, WorkerLostError | TimeoutError) and self._errors.is_repeated(
+            reason, member.start, self._num_started
+        ):
+            text = f"a {self.kind} worker and its replacement failed with the same error: {reason}"
+            self._fail(FleetFailedError(text))
+            return
         restart = failure_policy.after_lost_worker(self._consecutive_losses)
         if restart.decision is Decision.STOP:
             count = self._consecutive_losses
             text = f"{count} {self.kind} workers in a row failed without finishing a request"
             self._fail(FleetFailedError(f"{text}; the last error: {reason}"))
             return
-        self._on_event(
+        self._reports.event(
             f"{member.name} was lost ({reason}); a replacement starts in {restart.pause_s:.1f} s"
         )
         await self._pause(restart.pause_s)
@@ -295,4 +350,5 @@ class Fleet:
 
     def _fail(self, failure: FleetFailedError) -> None:
         self._failure = self._failure or failure
+        self._failed.set()
         self._queue.fail_all(self._failure)

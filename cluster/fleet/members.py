@@ -13,7 +13,11 @@ READY = "ready"
 
 
 class WorkerLostError(RuntimeError):
-    """The worker's process has ended, or never started."""
+    """The worker's process was killed, hangs, or is on a lost node: no error of its program."""
+
+
+class WorkerExitedError(RuntimeError):
+    """The worker's program ended its own process; the message holds the exit code."""
 
 
 class Handle(Protocol):
@@ -23,8 +27,12 @@ class Handle(Protocol):
         """Wait until the worker has a process. Raises WorkerLostError if it cannot have one."""
         ...
 
+    def missing(self) -> str:
+        """Return which resources the worker waits for, as a clause; "" if it has them."""
+        ...
+
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
-        """Call a method. Raises WorkerLostError if the worker is lost, else what it raises."""
+        """Call a method. Raises WorkerLostError or WorkerExitedError, else what it raises."""
         ...
 
     async def exit(self) -> None:
@@ -42,6 +50,8 @@ class Member:
 
     name: str
     handle: Handle
+    start: int = 0
+    """Number of workers that the fleet had started before this one."""
     state: Literal["waiting", "starting", "syncing", "serving", "draining"] = "waiting"
     version: object = None
     """The version last synced to it."""

@@ -8,15 +8,18 @@ methods of a worker that are not coroutines run one at a time in a thread.
 import asyncio
 import inspect
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+from ray._private.state import actors
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.config.namespaces import run_of
-from cluster.fleet.members import READY, WorkerLostError
+from cluster.fleet.members import READY, WorkerExitedError, WorkerLostError
+from cluster.resources.availability import missing_for_worker, nodes
 from cluster.resources.placement import reserved_cpus
 from cluster.telemetry.log_labels import label_logs
 from cluster.telemetry.ray_metrics import WorkerExporter
@@ -74,8 +77,26 @@ class WorkerHost:
 class RayHandle:
     """The handle of a worker in a Ray actor."""
 
-    def __init__(self, actor: Any) -> None:  # noqa: ANN401  # Ray's handles are dynamic
-        self._actor = actor
+    def __init__(
+        self,
+        actor: Any,  # noqa: ANN401  # Ray's handles are dynamic
+        wanted: Mapping[str, float],
+        labels: Mapping[str, str],
+    ) -> None:
+        """Bind an actor.
+
+        Args:
+            wanted: resources that it reserves, by Ray's names.
+            labels: labels that its node must have.
+        """
+        self._actor, self._wanted, self._labels = actor, wanted, labels
+
+    def missing(self) -> str:
+        """Return which resources the worker waits for; "" once it has a node."""
+        actor = actors(self._actor._actor_id.hex())
+        if actor.get("Address", {}).get("NodeID"):
+            return ""
+        return missing_for_worker(self._wanted, self._labels, nodes())
 
     async def wait_until_placed(self) -> None:
         """Wait, without a deadline, until a node runs the worker's process.
@@ -86,13 +107,14 @@ class RayHandle:
         try:
             await self._actor.__ray_ready__.remote()
         except RayActorError as error:
-            raise WorkerLostError(cause_of(error)) from error
+            raise _lost(error) from error
 
     async def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401
         """Call a method of the worker.
 
         Raises:
-            WorkerLostError: if its process has ended, or hangs. An error that the method raises is
+            WorkerExitedError: if its program ended its process.
+            WorkerLostError: if its process was killed, or hangs. An error that the method raises is
                 passed on.
         """
         reply = asyncio.ensure_future(self._actor.call.remote(method, *args))
@@ -102,7 +124,7 @@ class RayHandle:
                     await asyncio.wait_for(self._actor.heartbeat.remote(), HEARTBEAT_TIMEOUT_S)
             return await reply
         except RayActorError as error:
-            raise WorkerLostError(cause_of(error)) from error
+            raise _lost(error) from error
         except RayTaskError as error:  # Ray's class for it is a TimeoutError too if its cause is
             raise error.cause from error
         except TimeoutError as error:
@@ -123,13 +145,28 @@ class RayHandle:
         ray.kill(self._actor)
 
 
+DETAIL = "Worker exit detail: "
+EXIT_CODE = re.compile(r"exits with an exit code [1-9]")
+
+
 def cause_of(error: Exception) -> str:
-    """Return the cause of a remote error: its last line, without what Ray adds to each of them."""
+    """Return the cause of a remote error, without what Ray adds to it.
+
+    It is the line of Ray's detail about the end of the process, or else the last line.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    cause, _, _advice = lines[-1].partition(" Some common causes include:")
-    return cause.rpartition("Worker exit detail: ")[-1].removesuffix(".")
+    line = next((line for line in lines if DETAIL in line), lines[-1])
+    cause = line.rpartition(DETAIL)[-1]
+    for advice in (" Some common causes include:", " There are some potential root causes"):
+        cause = cause.partition(advice)[0]
+    return cause.removesuffix(".")
+
+
+def _lost(error: RayActorError) -> WorkerLostError | WorkerExitedError:
+    cause = cause_of(error)
+    return WorkerExitedError(cause) if EXIT_CODE.search(cause) else WorkerLostError(cause)
 
 
 def start_worker(
@@ -150,9 +187,10 @@ def start_worker(
         environment: variables set before anything is imported in the actor's process.
         labels: labels that the node must have; the worker waits for such a node.
     """
+    reserved = reserved_cpus(cpus, shares_cpus=shares_cpus)
     actor_class = ray.remote(WorkerHost).options(
         name=name,
-        num_cpus=reserved_cpus(cpus, shares_cpus=shares_cpus),
+        num_cpus=reserved,
         num_gpus=gpus,
         max_restarts=0,
         max_task_retries=0,
@@ -160,4 +198,5 @@ def start_worker(
         runtime_env={"env_vars": environment},
         label_selector=labels or None,
     )
-    return RayHandle(actor_class.remote(name, build))
+    wanted = {"CPU": reserved, "GPU": gpus}
+    return RayHandle(actor_class.remote(name, build), wanted, labels or {})

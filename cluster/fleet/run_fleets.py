@@ -10,7 +10,7 @@ from actors.messages import Published
 from actors.rollout.engine import engine_environment
 from cluster.config.run_config import RunConfig
 from cluster.config.worker_counts import job_sizes, reward_names
-from cluster.fleet.fleet import Fleet
+from cluster.fleet.fleet import Fleet, Reports
 from cluster.fleet.members import Handle
 from cluster.fleet.ray_worker import start_worker
 from cluster.fleet.score_requests import RewardFleet, Scorers
@@ -48,17 +48,17 @@ class RunFleets(NamedTuple):
 def start_fleets(
     config: RunConfig,
     run_dir: Path,
-    on_event: Callable[[str], None],
+    reports: Reports,
     on_damage: Callable[[Exception], Awaitable[None]],
 ) -> RunFleets:
     """Make the fleets that a run needs, and return them while their workers start.
 
     Args:
-        on_event: called with a sentence for each lost worker and replacement.
+        reports: functions for events and started workers.
         on_damage: called when published weights fail their checksum or canary; publishes them
             again.
     """
-    make = functools.partial(_fleet, config, on_event)
+    make = functools.partial(_fleet, config, reports)
     labels = config.placement.node_labels
     rollout = make(
         "rollout",
@@ -67,7 +67,7 @@ def start_fleets(
             config.rollout.cpus_per_worker, config.rollout.gpus_per_worker, labels.get("rollout")
         ),
         environment=engine_environment(config.rollout),
-        sync=WeightSync(on_damage, on_event),
+        sync=WeightSync(on_damage, reports.event),
         syncs_while_serving=config.rollout.interrupt == "keep",
     )
     discriminator, teacher = None, None
@@ -136,7 +136,7 @@ class WeightSync:
 
 def _fleet(
     config: RunConfig,
-    on_event: Callable[[str], None],
+    reports: Reports,
     kind: str,
     build: Callable[[], Any],
     *,
@@ -162,5 +162,5 @@ def _fleet(
         timeout_s=config.placement.timeout_s,
         sync=sync,
         syncs_while_serving=syncs_while_serving,
-        on_event=on_event,
+        reports=reports,
     )

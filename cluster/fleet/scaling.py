@@ -54,15 +54,10 @@ class FleetScaler:
             await self._share_weights()
         return [self._resize(kind, size) for kind, size in target_sizes.items()]
 
-    def resume_to_stop(self) -> None:
-        """Start a worker for a paused run that is to stop, so that the current step can end.
-
-        The run resumes with the size in its job file.
-        """
-        if self.is_paused:
-            self._requested.pop(ROLLOUT, None)
-            self._fleets[ROLLOUT].scale(1)
-            text = "a rollout worker starts, so that the paused run can finish its step and stop"
+    def end_pause(self) -> None:
+        """Forget a pause, so that a paused run that stops resumes with the size in its job file."""
+        if self.is_paused and self._requested.pop(ROLLOUT, None) is not None:
+            text = "the paused run stops; it resumes with the rollout workers of its job file"
             self._on_change(text, dict(self._requested))
 
     def after_step(self, metrics: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ from alignment.mdp.trajectories import FinishReason, PolicyVersion, Trajectories
 from alignment.models.policy import load_policy
 from alignment.rewards.best_of_n import Response
 from cluster.config.run_config import RunConfig
-from cluster.fleet.fleet import FleetFailedError
+from cluster.fleet.fleet import FleetFailedError, Reports
 from cluster.fleet.rollout_requests import (
     prompts_per_request,
     request_rollouts,
@@ -105,7 +105,7 @@ async def _sample(
     def log(event: str) -> None:
         console.print(event, highlight=False, markup=False, soft_wrap=True)
 
-    fleets = start_fleets(request.config, scratch, log, fail)
+    fleets = start_fleets(request.config, scratch, Reports(log), fail)
     try:
         published = await asyncio.to_thread(publish, request, scratch / WEIGHTS)
         fleets.rollout.announce(published)

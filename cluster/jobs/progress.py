@@ -1,7 +1,7 @@
 """The progress of a command: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -58,7 +58,11 @@ class Display(Protocol):
     """Shows the progress of a run."""
 
     def update(self, status: Status) -> None:
-        """Show this status."""
+        """Show this status, and what is new in it."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print a line."""
         ...
 
     def close(self) -> None:
@@ -77,7 +81,8 @@ def time_left(status: Status, step_s: float) -> str:
 
 def status_line(status: Status) -> str:
     """Return stage, step, phase and time left of a run in one line."""
-    step = f"step {status.iteration} of {status.num_iterations}" if status.num_iterations else ""
+    is_start = status.stage == "starting"
+    step = "" if is_start else f"step {status.iteration} of {status.num_iterations}"
     phase = f"{status.phase}, {format_duration(status.phase_s)}" if status.phase else ""
     left = time_left(status, status.last_step.get("time/step_s", 0.0))
     return " | ".join(part for part in (STAGES_IN_WORDS[status.stage], step, phase, left) if part)
@@ -99,11 +104,41 @@ class StagePace:
         return time_left(status, (self._clock() - self._began) / done if done else 0.0)
 
 
+class News:
+    """Finds what a status tells for the first time: events, and how long parts of a start took."""
+
+    def __init__(self, num_events: int) -> None:
+        """Begin after this many events of the run."""
+        self._num_events = num_events
+        self._start_s: Mapping[str, float] = {}
+
+    def lines(self, status: Status) -> list[str]:
+        """Return a line for each."""
+        started = [
+            f"started: {what}, {seconds:.1f} s"
+            for what, seconds in status.start_s.items()
+            if self._start_s.get(what) != seconds
+        ]
+        num_new = max(status.num_events - self._num_events, 0)
+        events = list(status.events[-num_new:] if num_new else ())
+        if num_new > len(events):
+            events.insert(0, f"{num_new - len(events)} earlier events are in manifest.json")
+        self._start_s, self._num_events = status.start_s, max(status.num_events, self._num_events)
+        return [*started, *events]
+
+
+def position(status: Status) -> str:
+    """Return the steps of a status, or during a start the seconds of its phase."""
+    if status.stage == "starting":
+        return f"{status.phase} {status.phase_s:.0f} s"
+    return f"step {status.iteration} of {status.num_iterations}"
+
+
 class Bar:
     """A progress bar with stage, steps, phase and time."""
 
-    def __init__(self, console: Console) -> None:
-        self._pace = StagePace()
+    def __init__(self, console: Console, num_events: int = 0) -> None:
+        self._pace, self._news = StagePace(), News(num_events)
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]}"),
             BarColumn(bar_width=24),
@@ -117,7 +152,9 @@ class Bar:
         self._progress.start()
 
     def update(self, status: Status) -> None:
-        """Redraw the bar."""
+        """Redraw the bar, below the lines for what is new."""
+        for line in self._news.lines(status):
+            self.say(line)
         self._progress.update(
             self._task,
             completed=status.iteration,
@@ -127,40 +164,48 @@ class Bar:
             left=self._pace.time_left(status),
         )
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop redrawing the bar."""
         self._progress.stop()
 
 
 class Lines:
-    """A line when the stage changes and every SECONDS_BETWEEN_LINES: for logs."""
+    """A line for all that is new, when the stage changes, and every SECONDS_BETWEEN_LINES."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._pace = console, StagePace()
+    def __init__(self, console: Console, num_events: int = 0) -> None:
+        self._console, self._pace, self._news = console, StagePace(), News(num_events)
         self._shown_at, self._stage, self._began = 0.0, "", time.monotonic()
 
     def update(self, status: Status) -> None:
         """Print a line if one is due."""
         now = time.monotonic()
+        for line in self._news.lines(status):
+            self.say(line)
         left = self._pace.time_left(status)
         if status.stage == self._stage and now - self._shown_at < SECONDS_BETWEEN_LINES:
             return
         self._shown_at, self._stage = now, status.stage
-        steps = f"step {status.iteration} of {status.num_iterations}"
-        parts = [
-            f"{now - self._began:5.0f} s",
-            STAGES_IN_WORDS[status.stage],
-            steps,
-            status.phase,
-            left,
-        ]
-        line = " | ".join(part for part in parts if part)
-        self._console.print(line, highlight=False, soft_wrap=True)
+        phase = "" if status.stage == "starting" else status.phase
+        parts = (STAGES_IN_WORDS[status.stage], position(status), phase, left)
+        self.say(" | ".join(part for part in parts if part))
+
+    def say(self, line: str) -> None:
+        """Print a line after the seconds since the start."""
+        text = f"{time.monotonic() - self._began:5.0f} s | {line}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Do nothing: lines hold no terminal."""
 
 
-def display(console: Console) -> Display:
-    """Return a bar for a terminal, else lines."""
-    return Bar(console) if console.is_terminal else Lines(console)
+def display(console: Console, num_events: int = 0) -> Display:
+    """Return a bar for a terminal, else lines.
+
+    Args:
+        num_events: of the run so far; later ones are printed.
+    """
+    return Bar(console, num_events) if console.is_terminal else Lines(console, num_events)

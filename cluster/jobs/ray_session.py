@@ -37,16 +37,16 @@ def connected(config: RunConfig, modules: Sequence[Path] = ()) -> Iterator[None]
     paths = [] if SUBMITTED in os.environ else [str(module) for module in modules]
     if is_embedded():
         use_auth_mode(os.environ.get(AUTH_MODE, "token"))  # Ray's default, which it warns about
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS", "local"),
-        namespace=namespace(config.name),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        logging_config=ray.LoggingConfig(encoding="JSON", log_level="WARNING"),
-        runtime_env={"py_modules": paths} if paths else None,
-        object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
-    )
     try:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS", "local"),
+            namespace=namespace(config.name),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(encoding="JSON", log_level="WARNING"),
+            runtime_env={"py_modules": paths} if paths else None,
+            object_store_memory=OBJECT_STORE_BYTES if is_embedded() else None,
+        )
         yield
     finally:
         ray.shutdown()

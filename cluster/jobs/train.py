@@ -4,21 +4,19 @@ All state is in the driver's actor, so this process may die and be started again
 """
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from rich.console import Console
 
-from actors.errors import InvalidInputError, RunFailedError
+from actors.errors import InvalidInputError, RunAbandonedError, RunFailedError
 from alignment.report.run.metrics import headline, summarize
 from alignment.report.run.page import write_report
 from alignment.report.run.response_metric import metric_sentences
@@ -28,11 +26,13 @@ from cluster.config.run_config import RunConfig
 from cluster.config.worker_counts import check_sizes, job_sizes
 from cluster.driver.actor import CONCURRENT_CALLS, DriverActor
 from cluster.jobs.control import leave_address, remove_address
+from cluster.jobs.follow import follow
 from cluster.jobs.job_record import JobRecord, own_record
 from cluster.jobs.package import make_importable
 from cluster.jobs.progress import display
 from cluster.jobs.ray_session import connected, is_embedded, is_running
 from cluster.jobs.remote_runs import END_NOW, SCALE
+from cluster.jobs.stop_signals import StopSignals
 from cluster.resources.availability import missing_resources, this_machine, wait_for_resources
 from cluster.run_state.data_digests import write_digests
 from cluster.run_state.directory import read_config, write_config
@@ -42,15 +42,9 @@ from cluster.run_state.resume import changed_settings, resumed
 from cluster.run_state.status import Status
 from cluster.validation.preflight import PreflightReport, check_run, print_caveat
 
-POLL_S = 0.25
 BOUNDLESS = dict.fromkeys(("CPU", "GPU", "memory"), math.inf)
 """Resources of a cluster that adds nodes for the workers that wait."""
 REPLY_S = 20.0
-SLOW_S = 5.0
-DRIVER_STARTS, DRIVER_RESTARTS = "starting the driver", "waiting for the driver, which restarts"
-"""Phases of a run whose driver does not reply for SLOW_S."""
-MAX_SILENCE_S = 120.0
-"""A run whose driver does not reply for longer than this, restarts included, has failed."""
 
 
 def train_policy(
@@ -59,7 +53,7 @@ def train_policy(
     """Run a job to its end, on the cluster of RAY_ADDRESS or on one started for it.
 
     A run directory that exists is resumed. The first SIGINT or SIGTERM ends the run after the
-    current step, with a checkpoint.
+    current step, with a checkpoint; the second one ends it at once.
 
     Args:
         accept_changed_data: whether to resume on other data than the run was trained on.
@@ -67,28 +61,22 @@ def train_policy(
     Raises:
         InvalidInputError: if the job cannot run here; nothing was started or written then.
         RunFailedError: if the run failed.
+        RunAbandonedError: after a second signal, or a first one before the run began.
     """
     console = Console()
     config = config.model_copy(update={"reward_model": None})  # of another command's runs
-    modules = make_importable(config, job_path.resolve().parent)
     check = partial(check_run, config, run_dir, accept_changed_data=accept_changed_data)
-    report = check(this_machine()) if is_embedded() else None
-    if report:
-        print_caveat(config, report, console)
-    with connected(config, modules):
-        report = report or _check_on_cluster(config, check, console)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _write_job(config, run_dir, report, console)
-        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
-        driver = start_driver(config, run_dir)
-        leave_address(run_dir, namespace(config.name))
-        record = own_record(config.name, str(run_dir.resolve()))
-        on_status = partial(_show_and_obey, config, driver, record) if record else None
-        status = follow(driver, console, on_status)
-        remove_address(run_dir)
+    with StopSignals() as signals:
+        try:
+            status = _run(config, run_dir, job_path, check, (signals, console))
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: of Ray's handler while Ray starts
+            raise RunAbandonedError("interrupted before the run began; nothing runs") from None
+        signals.are_held = False
+        page = write_report(run_dir)
     if status.error:
-        raise RunFailedError(f"{status.error}\nThe run directory {run_dir} can be resumed.")
-    page = write_report(run_dir)
+        raise RunFailedError(
+            f"{status.error}\nThe run directory {run_dir} can be resumed. Report: {page}"
+        )
     run = read_run(run_dir)
     text = "\n".join([headline(summarize(run)), *metric_sentences(run)])
     console.print(text, highlight=False, soft_wrap=True, markup=False)
@@ -96,6 +84,48 @@ def train_policy(
         done = f"step {status.iteration} of {status.num_iterations}"
         console.print(f"Stopped at {done}; the same command resumes the run.", highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+Check = Callable[[Mapping[str, float]], PreflightReport]
+
+
+def _run(
+    config: RunConfig,
+    run_dir: Path,
+    job_path: Path,
+    check: Check,
+    terminal: tuple[StopSignals, Console],
+) -> Status:
+    """Connect, start the run or join it, and follow it; return its last status."""
+    signals, console = terminal
+    began = time.monotonic()
+    modules = make_importable(config, job_path.resolve().parent)
+    report = check(this_machine()) if is_embedded() else None
+    if report:
+        print_caveat(config, report, console)
+        _say_seconds("checked the job", began, console)
+    connecting = time.monotonic()
+    with connected(config, modules):
+        signals.install()
+        _say_seconds("connected to Ray" if report is None else "started Ray", connecting, console)
+        report = report or _check_on_cluster(config, check, console)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write_job(config, run_dir, report, console)
+        console.print(f"{job_path.name}: run directory {run_dir}", highlight=False, soft_wrap=True)
+        num_events = len(load_manifest(run_dir, config.name).events)
+        signals.are_held = True
+        driver = start_driver(config, run_dir)
+        leave_address(run_dir, namespace(config.name))
+        record = own_record(config.name, str(run_dir.resolve()))
+        on_status = partial(_show_and_obey, config, driver, record) if record else None
+        run = (config.name, run_dir)
+        status = follow(driver, run, signals, display(console, num_events), on_status)
+        remove_address(run_dir)
+    return status
+
+
+def _say_seconds(what: str, began: float, console: Console) -> None:
+    console.print(f"{what} in {time.monotonic() - began:.1f} s", highlight=False)
 
 
 def _write_job(config: RunConfig, run_dir: Path, report: PreflightReport, console: Console) -> None:
@@ -120,9 +150,7 @@ def _write_job(config: RunConfig, run_dir: Path, report: PreflightReport, consol
     write_config(run_dir, config)
 
 
-def _check_on_cluster(
-    config: RunConfig, check: Callable[[Mapping[str, float]], PreflightReport], console: Console
-) -> PreflightReport:
+def _check_on_cluster(config: RunConfig, check: Check, console: Console) -> PreflightReport:
     """Refuse a job that the cluster cannot run, or wait until it can, unless it runs already.
 
     A job with placement.when_full=wait may need nodes that are not there yet.
@@ -151,7 +179,6 @@ def end_finished_driver() -> None:
 
 def start_driver(config: RunConfig, run_dir: Path) -> Any:  # noqa: ANN401  # a Ray handle
     """Start the driver of a run, or return the one that exists."""
-    end_finished_driver()
     actor_class = ray.remote(DriverActor).options(
         name=DRIVER,
         namespace=namespace(config.name),
@@ -180,68 +207,3 @@ def _show_and_obey(config: RunConfig, driver: Any, record: JobRecord, status: St
 
     record.serve(start)
     record.show(status)
-
-
-def follow(
-    driver: Any,  # noqa: ANN401
-    console: Console,
-    on_status: Callable[[Status], None] | None = None,
-) -> Status:
-    """Show the progress of a run until it is over, end its driver, and return the last status.
-
-    Args:
-        on_status: called with each status too.
-
-    Raises:
-        RunFailedError: if the driver does not reply for MAX_SILENCE_S, or was killed.
-    """
-    progress = display(console)
-    status, replied_at, has_replied = Status.starting(DRIVER_STARTS), time.monotonic(), False
-    try:
-        with forwarded_signals(driver):
-            while True:
-                try:
-                    status = Status(*ray.get(driver.status.remote(), timeout=SLOW_S))
-                    replied_at, has_replied = time.monotonic(), True
-                except (RayActorError, GetTimeoutError) as error:
-                    _check_not_killed(error)
-                    silence_s = time.monotonic() - replied_at
-                    if silence_s > MAX_SILENCE_S:
-                        raise RunFailedError(
-                            f"the driver did not reply for {MAX_SILENCE_S:.0f} s: {error}"
-                        ) from error
-                    phase = DRIVER_RESTARTS if has_replied else DRIVER_STARTS
-                    status = status._replace(phase=phase, phase_s=silence_s)
-                progress.update(status)
-                if on_status:
-                    on_status(status)
-                if status.is_over:
-                    ray.kill(driver)
-                    return status
-                time.sleep(POLL_S)
-    finally:
-        progress.close()
-
-
-def _check_not_killed(error: Exception) -> None:
-    """Raise RunFailedError if there is no driver of that name any more: it will not restart."""
-    if not is_running():
-        raise RunFailedError("the run was ended by irlign stop --now") from error
-
-
-@contextmanager
-def forwarded_signals(driver: Any) -> Iterator[None]:  # noqa: ANN401
-    """Turn the first SIGINT or SIGTERM into a stop of the run; a second one ends this process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        driver.stop.remote()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,7 +7,6 @@ learner.min_ranks is set, Ray Train also replaces a worker group by a larger or 
 driver treats it as any other, and it does not count as a failure.
 """
 
-import logging
 import os
 import threading
 import time
@@ -26,12 +25,11 @@ from actors.messages import LearnerStart, LearnerTask, Published
 from cluster.config.run_config import RunConfig
 from cluster.fleet import failure_policy
 from cluster.fleet.failure_policy import Decision
-from cluster.fleet.ray_worker import cause_of
+from cluster.learner.rank_failures import rank_failure
 from cluster.learner.torch_trainer import RESIZE_EVERY_S, torch_trainer
 from cluster.run_state.files import WEIGHTS
 from cluster.telemetry.log_labels import label_logs
 
-logger = logging.getLogger(__name__)
 ELASTIC_START_S = "10"
 """Seconds that an elastic worker group waits for its resources before they are counted again: a
 lost node may still be counted at first. Ray Train's default, 60 s, suits a fixed number of ranks.
@@ -140,14 +138,14 @@ class RayTrainHost:
                 losses = 1 if finished > finished_before else losses + 1
                 finished_before = finished
                 restart = failure_policy.after_lost_worker(losses)
-                reason = cause_of(error)
+                failure = rank_failure(error)
                 if restart.decision is Decision.STOP:
-                    text = f"the learner failed {losses} times in a row; the last error: {reason}"
-                    ray.get(driver.learner_failed.remote(text), timeout=60.0)
+                    text = f"the learner failed {losses} times in a row; the last error: "
+                    ray.get(driver.learner_failed.remote(text + failure.reason), timeout=60.0)
                     return
-                logger.warning(
-                    "the learner was lost (%s); it restarts in %.1f s", reason, restart.pause_s
-                )
+                may_restart = driver.learner_lost.remote(failure, restart.pause_s)
+                if not ray.get(may_restart, timeout=60.0):
+                    return
                 time.sleep(restart.pause_s)
 
     def _trainer(self) -> TorchTrainer:

@@ -32,7 +32,7 @@ LONGEST_POLL_S = 20.0
 
 
 class WorkerGroupRestartedError(RuntimeError):
-    """The learner's worker group was replaced; tasks submitted to the old one are not done."""
+    """The worker group was replaced, for the reason given; its tasks are not done."""
 
 
 class LearnerFailedError(RuntimeError):
@@ -116,6 +116,9 @@ class LearnerTaskQueue:
         self._results: list[asyncio.Future[dict[str, float]]] = []
         self._changed = asyncio.Condition()
         self._num_worker_groups = 0
+        self._restart_reason = self._loss = ""
+        self._is_lost = False
+        """Why the worker group before the current one was lost; "" if it was not."""
         self._num_steps = 0
         self._is_complete, self._stop_requested = False, False
         self._driver_attempt: int | None = None
@@ -141,10 +144,13 @@ class LearnerTaskQueue:
                 or rank in self._present
                 or is_other
             ):
-                self._begin_worker_group()
+                self._begin_worker_group(
+                    f"{self._world_size} ranks were replaced by {world_size}" if is_other else ""
+                )
                 self._world_size = world_size
             attempt = self.attempt
             self._present.add(rank)
+            self._is_lost = False
             if len(self._present) == world_size:
                 self._is_complete, self._started_from = True, self._checkpoint
             self._changed.notify_all()
@@ -156,11 +162,21 @@ class LearnerTaskQueue:
         self._check(attempt)
         return LearnerStart(attempt, self._started_from)
 
-    def _begin_worker_group(self) -> None:
+    @property
+    def has_ranks(self) -> bool:
+        """Whether ranks of the current worker group have a process, as far as is known."""
+        return bool(self._present) and not self._is_lost
+
+    def lost(self, reason: str) -> None:
+        """Note why the worker group was lost, before the next one starts."""
+        self._loss, self._is_lost = reason, True
+
+    def _begin_worker_group(self, reason: str) -> None:
         self._num_worker_groups += 1
         self.attempt += 1
         self._present, self._tasks, self._is_complete = set(), [], False
-        self._fail_all(WorkerGroupRestartedError("the learner was restarted"))
+        self._restart_reason, self._loss = self._loss or reason or "the ranks started again", ""
+        self._fail_all(WorkerGroupRestartedError(self._restart_reason))
 
     def _fail_all(self, error: Exception) -> None:
         results, self._results = self._results, []
@@ -212,7 +228,7 @@ class LearnerTaskQueue:
 
     def _has_current_worker_group(self) -> bool:
         if self._is_complete and self._started_from != self._checkpoint:
-            self._begin_worker_group()
+            self._begin_worker_group("it had started from an older checkpoint")
             self._changed.notify_all()
         return self._is_complete
 
@@ -230,7 +246,7 @@ class LearnerTaskQueue:
             if self._failure:
                 raise self._failure
             if self._driver_attempt != self.attempt:
-                raise WorkerGroupRestartedError("the learner was restarted")
+                raise WorkerGroupRestartedError(self._restart_reason)
             self._tasks.append(task)
             self._results.append(result)
             self._changed.notify_all()

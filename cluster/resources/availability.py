@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import ray
+from ray._private.state import available_resources_per_node
 from rich.console import Console
 
 from actors.errors import InvalidInputError
@@ -65,6 +67,57 @@ def missing_resources(plan: Plan, free: Mapping[str, float]) -> str:
         if round(amount * UNITS) > round(free.get(name, 0.0) * UNITS)
     ]
     return " and ".join(missing)
+
+
+class Node(NamedTuple):
+    """A living node's free resources by Ray's names, and its labels."""
+
+    free: Mapping[str, float]
+    labels: Mapping[str, str]
+
+
+def nodes() -> list[Node]:
+    """Return the living nodes of the cluster that this process is connected to."""
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return [
+        Node(free.get(node["NodeID"], {}), node["Labels"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
+def missing_for_worker(
+    wanted: Mapping[str, float], labels: Mapping[str, str], on: Sequence[Node]
+) -> str:
+    """Return what a worker waits for, and what is free; "" if a node has room for it.
+
+    Args:
+        wanted: amounts by Ray's names.
+        labels: labels that its node must have.
+    """
+    allowed = [node for node in on if labels.items() <= node.labels.items()]
+    amounts = {name: amount for name, amount in wanted.items() if amount > 0.0}
+    for node in allowed:
+        if all(
+            round(amount * UNITS) <= round(node.free.get(name, 0.0) * UNITS)
+            for name, amount in amounts.items()
+        ):
+            return ""
+    text = " and ".join(f"{amount:g} {name}" for name, amount in amounts.items())
+    place = ", ".join(f"{name}={value}" for name, value in labels.items())
+    if place and not allowed:
+        return f"a node with the label {place}; no living node has it"
+    place = f" with the label {place}" if place else ""
+    return f"{text} on one node{place}; free on one node are at most {most_free(amounts, allowed)}"
+
+
+def most_free(wanted: Mapping[str, float], on: Sequence[Node]) -> str:
+    """Return the largest free amount on one node of each resource that is wanted."""
+    return " and ".join(
+        f"{max((node.free.get(name, 0.0) for node in on), default=0.0):g} {name}"
+        for name, amount in wanted.items()
+        if amount > 0.0
+    )
 
 
 def wait_for_resources(

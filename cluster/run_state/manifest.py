@@ -100,6 +100,8 @@ class Manifest(Position):
     phases_sampled: list[str] = []
     """Phases that are complete in samples.jsonl."""
     events: list[Event] = []
+    start_s: dict[str, float] = {}
+    """Seconds that each part of the newest start took."""
     ending: Ending | None = None
     """None while a driver has the run, and after a crash of that driver."""
     best: Best | None = None

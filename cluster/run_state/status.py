@@ -17,7 +17,14 @@ class WorkerStatus(NamedTuple):
     version: str
     num_served: int
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not started yet."""
+        return self.state in ("waiting", "starting")
 
+
+STARTING = "starting workers"
+"""Phase until all learner ranks have a process."""
 Stage = Literal["starting", "sft", "discriminator_warm_up", "on_policy", "finished", "stopped"]
 
 
@@ -36,7 +43,7 @@ class Progress:
     """The stage, the phase and the iteration of a run."""
 
     stage: Stage = "starting"
-    phase: str = "starting workers"
+    phase: str = STARTING
     phase_began: float = 0.0
     """Start of the phase on the monotonic clock."""
     iteration: int = 0
@@ -69,6 +76,10 @@ class Status(NamedTuple):
     """Metrics of the newest step; empty before the first."""
     events: Sequence[str]
     """The newest events of the run, each with its time, the newest last."""
+    num_events: int = 0
+    """Number of events of the run so far."""
+    start_s: Mapping[str, float] = {}
+    """Seconds that each part of the newest start took, so far."""
 
     @classmethod
     def starting(cls, phase: str) -> "Status":

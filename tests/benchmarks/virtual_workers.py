@@ -77,6 +77,6 @@ def start_hosts(num_workers, mean_s):
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
     host = ray.remote(WorkerHost).options(**options)
     return [
-        RayHandle(host.remote(f"host-{n}", functools.partial(VirtualWorkers, mean_s, n)))
+        RayHandle(host.remote(f"host-{n}", functools.partial(VirtualWorkers, mean_s, n)), {}, {})
         for n in range(NUM_HOSTS)
     ]

@@ -59,6 +59,9 @@ class CountingDriver:
     async def learner_progress(self):
         return self._task_queue.num_steps
 
+    async def learner_lost(self, failure, pause_s):
+        return True
+
     async def learner_failed(self, reason):
         self._failure = reason
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cluster.fleet.fleet import Fleet
+from cluster.fleet.fleet import Fleet, Reports
 
 
 class Doubler:
@@ -33,7 +33,7 @@ class Doubler:
         self.version = version
 
 
-def make_fleet(factory, size, *, timeout_s=5.0, events=None, pauses=None, keeps=False):
+def make_fleet(factory, size, *, timeout_s=5.0, events=None, pauses=None, keeps=False, **settings):
     async def sync(handle, version):
         await handle.call("load", version)
 
@@ -41,13 +41,14 @@ def make_fleet(factory, size, *, timeout_s=5.0, events=None, pauses=None, keeps=
         if pauses is not None:
             pauses.append(seconds)
 
+    reports = Reports((events if events is not None else []).append)._replace(**settings)
     fleet = Fleet(
         "doubler",
         factory,
         timeout_s=timeout_s,
         sync=sync,
         syncs_while_serving=keeps,
-        on_event=(events if events is not None else []).append,
+        reports=reports,
         pause=pause,
     )
     fleet.scale(size)

@@ -17,11 +17,15 @@ class LocalHandle:
         self.is_placed = asyncio.Event()
         self.is_placed.set()
         self.calls = []
+        self.waits_for = []
 
     async def wait_until_placed(self):
         await self.is_placed.wait()
         if not self.is_alive:
             raise WorkerLostError("the process is gone")
+
+    def missing(self):
+        return self.waits_for.pop(0) if self.waits_for else ""
 
     async def call(self, method, *args):
         if not self.is_alive:
@@ -57,4 +61,5 @@ class WorkerFactory:
         handle = self.handles[name] = LocalHandle(self._build(next(self._numbers)))
         if not self.has_resources:
             handle.is_placed.clear()
+            handle.waits_for = ["", "1 GPU", "1 GPU"]
         return handle

@@ -11,7 +11,7 @@ from cluster.driver.checkpoints import RunRecord
 from cluster.driver.driver import Driver, RunWorkers
 from cluster.driver.preference_batches import PreferenceBatches
 from cluster.driver.scorer import Scorer
-from cluster.fleet.fleet import Fleet
+from cluster.fleet.fleet import Fleet, Reports
 from cluster.fleet.score_requests import RewardFleet, Scorers
 from cluster.learner.task_queue import LearnerTaskQueue
 from cluster.run_state.manifest import load_manifest
@@ -124,7 +124,7 @@ class World:
             timeout_s=60.0,
             sync=sync,
             syncs_while_serving=syncs_while_serving,
-            on_event=self.events.append,
+            reports=Reports(self.events.append),
             pause=no_pause,
         )
 

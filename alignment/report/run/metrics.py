@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from alignment.data.samples import Sample
 from alignment.report.formats import format_duration
+from alignment.report.run.recovery import Ending, ending
 from alignment.report.run.text_metrics import (
     MAX_ORDER,
     MatchCount,
@@ -54,6 +55,8 @@ class RunSummary(NamedTuple):
     planned_steps: int | None
     is_finished: bool
     """Whether the manifest says so, or all planned steps were taken."""
+    ending: Ending | None
+    """How it ended, if it stopped or failed."""
     total_time_s: float | None
     held_out_nll: dict[str, Measurement]
     """Values on the evaluation set, in nats per token, by phase: before, after_sft and after."""
@@ -82,6 +85,7 @@ def summarize(run: Run) -> RunSummary:
         planned_steps=planned_steps,
         is_finished=bool(run.manifest.get("is_finished"))
         or (planned_steps is not None and last_step >= planned_steps),
+        ending=ending(run),
         total_time_s=max((row.time_s for row in run.rows), default=None),
         held_out_nll=_held_out_nll(run),
         texts=_text_metrics(run),
@@ -134,7 +138,8 @@ def _progress(summary: RunSummary) -> str:
     time = "" if summary.total_time_s is None else f" in {format_duration(summary.total_time_s)}"
     if summary.is_finished:
         return f"Finished: {summary.last_step} steps{time}."
-    return f"Not finished: {summary.last_step}{planned} steps{time}."
+    state = summary.ending.how.capitalize() if summary.ending else "Not finished"
+    return f"{state}: {summary.last_step}{planned} steps{time}."
 
 
 def _nll_sentence(summary: RunSummary) -> str:

@@ -20,7 +20,7 @@ from alignment.report.reward_model.page import write_reward_model_report
 from alignment.report.run.health import health_notes
 from alignment.report.run.metrics import FINAL_VALUES, RunSummary, TextMetrics, headline, summarize
 from alignment.report.run.plots import write_plots
-from alignment.report.run.recovery import prompt_account, recoveries
+from alignment.report.run.recovery import ending, prompt_account, recoveries, start_times
 from alignment.report.run.response_metric import metric_table
 from alignment.report.run.setup import setup_rows
 from alignment.report.run.text_metrics import MatchCount
@@ -110,6 +110,10 @@ def render_page(run: Run, summary: RunSummary, plots: dict[str, Plot]) -> str:
         speed=_speed(summary),
         events=_events(run, is_finished=summary.is_finished),
         account=prompt_account(run),
+        ending=ending(run),
+        start_times=[
+            f"{what} {format_duration(seconds)}" for what, seconds in start_times(run).items()
+        ],
         configuration=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
 

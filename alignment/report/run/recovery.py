@@ -75,6 +75,47 @@ def recoveries(run: Run) -> list[Recovery]:
     return result
 
 
+class Ending(NamedTuple):
+    """How a run ended before its last step."""
+
+    how: str
+    """stopped or failed."""
+    step: int
+    """Steps done."""
+    error: str
+    metrics: dict[str, float]
+    """Metrics that were measured in the step in which the run failed."""
+
+    def __str__(self) -> str:
+        """Return a sentence without its full stop."""
+        return f"The run {self.how} after step {self.step}" + (self.error and f": {self.error}")
+
+
+def ending(run: Run) -> Ending | None:
+    """Read how the run ended; None for a run that finished, goes on, or crashed."""
+    try:
+        said = run.manifest["ending"]
+        found = Ending(
+            str(said["how"]),
+            int(said["iteration"]),
+            str(said.get("error") or ""),
+            {str(name): float(value) for name, value in said.get("metrics", {}).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return found if found.how in ("stopped", "failed") else None
+
+
+def start_times(run: Run) -> dict[str, float]:
+    """Read the seconds that each part of the newest start took."""
+    times = run.manifest.get("start_s")
+    return {
+        str(name): float(seconds)
+        for name, seconds in (times.items() if isinstance(times, dict) else ())
+        if isinstance(seconds, int | float)
+    }
+
+
 def prompt_account(run: Run) -> PromptAccount | None:
     """Read the counts of prompts; None if the manifest lacks them, or none was drawn."""
     try:

@@ -46,7 +46,10 @@ def test_a_status_has_progress_workers_metrics_and_events():
 
 
 def test_a_run_that_is_starting_or_has_failed_can_be_printed_too():
-    begun = Status("starting", "loading the data", 0.0, 0, 0, [], False, None, {}, ())
+    begun = Status("starting", "loading the data", 5.0, 0, 9, [], False, None, {}, ())
+    assert printed(begun)[0] == "runs/a | starting | loading the data, 5 s"
+    started = begun._replace(start_s={"data": 3.0, "rollout": 41.25})
+    assert printed(started)[-1] == "the start took: data 3.0 s, rollout 41.2 s"
     assert printed(begun)[2] == "none"
     assert printed(begun._replace(error="no [room]"))[-1] == "no [room]"
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from actors.messages import Canary, Published
 from alignment.mdp.trajectories import PolicyVersion
@@ -42,3 +43,26 @@ async def test_groups_are_as_many_responses_to_fewer_prompts_of_the_sample():
 def test_a_held_out_set_smaller_than_num_prompts_is_taken_whole():
     evaluator, data = make_evaluator(20, num_held_out=3)
     np.testing.assert_array_equal(evaluator.demonstrations().prompt_ids, data.held_out_rows)
+
+
+@pytest.mark.parametrize(("num_workers", "sizes"), [(1, [6]), (2, [3, 3]), (4, [2, 2, 2])])
+async def test_the_prompts_are_spread_over_the_workers(num_workers, sizes):
+    requests = []
+
+    class Worker(FakeRolloutWorker):
+        def __init__(self):
+            super().__init__()
+            self.version = PolicyVersion(0, 0)
+
+        async def rollout(self, request):
+            requests.append(request)
+            return await super().rollout(request)
+
+    fleet = Fleet("rollout", WorkerFactory(lambda _: Worker()), timeout_s=5.0)
+    fleet.scale(num_workers)
+    evaluator = Evaluator(fleet, FakeData(num_held_out=100), 6, max_sequences=8)
+    responses = await evaluator.responses()
+    assert [len(request.prompts) for request in requests] == sizes
+    rows = evaluator.demonstrations().prompt_ids
+    np.testing.assert_array_equal(responses.prompt_ids, rows)
+    await fleet.close()

@@ -5,11 +5,13 @@ from cluster.fleet.failure_policy import (
     MAX_CONSECUTIVE_LOSSES,
     MAX_FAILED_CHECKPOINTS,
     Decision,
+    RepeatedErrors,
     after_failed_checkpoint,
     after_failed_request,
     after_failed_rewards,
     after_lost_worker,
     reaches_power_of_ten,
+    same_text,
 )
 
 
@@ -53,3 +55,30 @@ def test_a_growing_count_is_reported_at_powers_of_ten():
     assert reaches_power_of_ten(0, 3)
     assert not reaches_power_of_ten(3, 3)
     assert not reaches_power_of_ten(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_same"),
+    [
+        ("at 0x7f1c", "at 0x7f2d", True),
+        ("pid 12 of 10.0.0.1:80", "pid 7 of 10.0.0.22:8081", True),
+        ("2026-01-02 03:04:05,678 bad", "2026-01-02 03:09:05,001 bad", True),
+        ("no /tmp/ray/session_1/x", "no /tmp/ray/session_2/y", True),
+        ("head size 16", "head size 32", False),
+        ("prompt 3 has no reward", "prompt 4 has no reward", False),
+    ],
+)
+def test_two_errors_are_the_same_but_for_addresses_processes_times_and_temporary_files(
+    first, second, are_same
+):
+    assert (same_text(first) == same_text(second)) == are_same
+
+
+def test_an_error_is_repeated_by_a_worker_that_started_after_its_first_occurrence():
+    errors = RepeatedErrors()
+    assert not errors.is_repeated("E", 0, 3)
+    assert not errors.is_repeated("E", 2, 4)  # started before the first one failed
+    assert not errors.is_repeated("F", 3, 4)
+    assert errors.is_repeated("E", 3, 4)
+    errors.clear()
+    assert not errors.is_repeated("E", 4, 5)

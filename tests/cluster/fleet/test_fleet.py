@@ -7,6 +7,7 @@ import pytest
 from actors.errors import RetryableError
 from cluster.fleet import failure_policy
 from cluster.fleet.fleet import FleetFailedError
+from cluster.fleet.members import WorkerExitedError, WorkerLostError
 from tests.fakes.doubler import Doubler, make_fleet, turns
 from tests.fakes.handle import WorkerFactory
 
@@ -89,22 +90,122 @@ async def test_only_the_leading_worker_takes_a_lead_only_request():
     await fleet.close()
 
 
-async def test_a_crash_loop_ends_with_the_last_error():
-    def unable(number):
-        raise_on_start = Doubler(number)
-        raise_on_start.load = lambda version: (_ for _ in ()).throw(OSError("no such model"))
-        return raise_on_start
+def unable(*errors):
+    """Return a factory of workers that fail to load with these errors, one after the other."""
+    left = list(errors)
 
-    factory, pauses = WorkerFactory(unable), []
+    def build(number):
+        worker = Doubler(number)
+
+        def load(version):
+            if left:
+                raise left.pop(0)
+            worker.version = version
+            return asyncio.sleep(0)
+
+        worker.load = load
+        return worker
+
+    return WorkerFactory(build)
+
+
+async def test_a_crash_loop_of_different_errors_ends_with_the_last_error():
+    factory, pauses = unable(*(OSError(f"disk {n}") for n in range(9))), []
     fleet = make_fleet(factory, 1, pauses=pauses)
     fleet.announce("v1")
-    expected = "5 doubler workers in a row .* the last error: no such model"
+    expected = "5 doubler workers in a row .* the last error: OSError: disk 4"
     with pytest.raises(FleetFailedError, match=expected):
         await fleet.request("double", 1)
     with pytest.raises(FleetFailedError, match=expected):
         await fleet.request("double", 1)
     assert len(factory.handles) == failure_policy.MAX_CONSECUTIVE_LOSSES
     assert pauses == [0.5, 1.0, 2.0, 4.0]
+    await fleet.close()
+
+
+async def test_an_error_that_a_replacement_repeats_ends_the_fleet_at_the_second_time():
+    events = []
+    factory = unable(*(OSError(f"no model at 0x{n}ff (pid {n})") for n in range(9)))
+    fleet = make_fleet(factory, 1, events=events)
+    fleet.announce("v1")
+    expected = "a doubler worker and its replacement failed with the same error: OSError: no model"
+    with pytest.raises(FleetFailedError, match=expected):
+        await fleet.request("double", 1)
+    assert list(factory.handles) == ["doubler-0", "doubler-1"]
+    # The error is told at the first loss.
+    assert events == [
+        "doubler-0 was lost (OSError: no model at 0x0ff (pid 0)); a replacement starts in 0.5 s"
+    ]
+    assert "no model" in str(await fleet.failure())
+    await fleet.close()
+
+
+async def test_one_error_of_all_workers_at_once_counts_once_and_of_a_replacement_twice():
+    factory = unable(*[OSError("the file system is away")] * 4)
+    fleet = make_fleet(factory, 4)
+    fleet.announce("v1")
+    assert await fleet.request("double", 1) == 2
+    assert len(factory.handles) == 8
+    await fleet.close()
+
+
+async def test_an_error_counts_anew_once_a_request_was_served():
+    failing = []
+
+    def build(number):
+        worker = Doubler(number)
+
+        def load(version):
+            if failing:
+                raise failing.pop()
+            worker.version = version
+            return asyncio.sleep(0)
+
+        worker.load = load
+        return worker
+
+    factory = WorkerFactory(build)
+    fleet = make_fleet(factory, 1)
+    for version in range(4):
+        failing.append(OSError("a moment"))
+        fleet.announce(version)
+        assert await fleet.request("double", version) == 2 * version
+    assert len(factory.handles) == 5
+    await fleet.close()
+
+
+@pytest.mark.parametrize("error", [WorkerLostError("killed"), TimeoutError()])
+async def test_kills_and_timeouts_are_no_errors_that_repeat(error):
+    factory = unable(*[error] * 9)
+    fleet = make_fleet(factory, 1)
+    fleet.announce("v1")
+    with pytest.raises(FleetFailedError, match="5 doubler workers in a row"):
+        await fleet.request("double", 1)
+    assert len(factory.handles) == 5
+    await fleet.close()
+
+
+async def test_a_program_that_ends_its_process_twice_with_one_exit_code_is_an_error_that_repeats():
+    class Exiting(Doubler):
+        async def double(self, value):
+            raise WorkerExitedError("Worker exits with an exit code 3")
+
+    factory = WorkerFactory(Exiting)
+    fleet = make_fleet(factory, 1)
+    with pytest.raises(FleetFailedError, match="same error: Worker exits with an exit code 3"):
+        await fleet.request("double", 1)
+    assert len(factory.handles) == 2
+    await fleet.close()
+
+
+async def test_a_worker_that_has_started_is_reported_with_its_seconds():
+    started = []
+    fleet = make_fleet(
+        WorkerFactory(Doubler), 2, started=lambda name, seconds: started.append((name, seconds))
+    )
+    await turns()
+    assert [name for name, _ in started] == ["doubler-0", "doubler-1"]
+    assert all(0.0 <= seconds < 1.0 for _, seconds in started)
     await fleet.close()
 
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cluster.fleet import failure_policy
-from cluster.fleet.fleet import Fleet, FleetFailedError
+from cluster.fleet.fleet import Fleet, FleetFailedError, Reports
 from tests.fakes.doubler import Doubler, make_fleet, turns
 from tests.fakes.handle import WorkerFactory
 
@@ -102,7 +102,7 @@ async def test_a_worker_lost_while_its_fleet_shrinks_below_it_is_not_replaced():
         await resume.wait()
 
     factory = WorkerFactory(Doubler)
-    fleet = Fleet("doubler", factory, timeout_s=5.0, pause=pause, on_event=pauses.append)
+    fleet = Fleet("doubler", factory, timeout_s=5.0, pause=pause, reports=Reports(pauses.append))
     fleet.scale(2)
     await turns()
     factory.handles["doubler-1"].kill()
@@ -124,7 +124,7 @@ async def test_growing_while_a_replacement_waits_does_not_make_one_too_many():
         await resume.wait()
 
     factory = WorkerFactory(Doubler)
-    fleet = Fleet("doubler", factory, timeout_s=5.0, pause=pause, on_event=lambda _: None)
+    fleet = Fleet("doubler", factory, timeout_s=5.0, pause=pause, reports=Reports(lambda _: None))
     fleet.scale(1)
     await turns()
     factory.handles["doubler-0"].kill()
@@ -162,7 +162,7 @@ async def test_losses_before_a_pause_do_not_count_after_it():
     def unable(number):
         worker = Doubler(number)
         if number < failure_policy.MAX_CONSECUTIVE_LOSSES:
-            worker.load = lambda version: (_ for _ in ()).throw(OSError("no such model"))
+            worker.load = lambda version: (_ for _ in ()).throw(OSError(f"{number} fails"))
         return worker
 
     pauses, resume = [], asyncio.Event()
@@ -177,7 +177,7 @@ async def test_losses_before_a_pause_do_not_count_after_it():
 
     factory = WorkerFactory(unable)
     fleet = Fleet(
-        "doubler", factory, timeout_s=5.0, sync=sync, pause=pause, on_event=lambda _: None
+        "doubler", factory, timeout_s=5.0, sync=sync, pause=pause, reports=Reports(lambda _: None)
     )
     fleet.announce("v1")
     fleet.scale(1)
@@ -215,16 +215,17 @@ async def test_closing_ends_every_request_even_one_that_a_worker_never_finishes(
 async def test_a_worker_waits_for_resources_without_a_deadline_and_reports_it_once():
     events = []
     factory = WorkerFactory(Doubler)
-    fleet = make_fleet(factory, 0, timeout_s=0.05, events=events)
+    fleet = make_fleet(factory, 0, timeout_s=0.05, events=events, notice_s=0.02)
     factory.has_resources = False
     fleet.scale(1)
     request = asyncio.ensure_future(fleet.request("double", 4))
     await asyncio.sleep(0.15)  # longer than a worker may take for anything
     assert [m.state for m in fleet.status()] == ["waiting"]
     assert not fleet.has_target_size
-    assert events == ["doubler-0 is waiting for a node with enough free resources"]
+    assert events == ["doubler-0 is waiting for 1 GPU"]
     factory.handles["doubler-0"].is_placed.set()
     assert await request == 8
+    assert events[1:] == ["doubler-0 has its resources after 0 s"]
     assert list(factory.handles) == ["doubler-0"]
     await fleet.close()
 

@@ -154,12 +154,11 @@ async def test_a_pause_and_its_end_are_reported():
         ]
 
 
-async def test_a_paused_run_that_is_to_stop_gets_one_worker_and_resumes_with_the_size_of_its_job():
+async def test_a_paused_run_that_stops_resumes_with_the_size_of_its_job():
     async with Run(requested={"discriminator": 1, "rollout": 0}, rollout=0) as run:
-        run.scaler.resume_to_stop()
-        assert run.rollout.target_size == 1
+        run.scaler.end_pause()
         assert [sizes for _, sizes in run.notes] == [{"discriminator": 1}]
-        run.scaler.resume_to_stop()  # now there is one
+        run.scaler.end_pause()
         assert len(run.notes) == 1
 
 

@@ -22,7 +22,7 @@ from alignment.mdp.trajectories import PolicyVersion
 from cluster.config.namespaces import DRIVER, namespace
 from cluster.config.run_config import RunConfig
 from cluster.driver.sampler import Draws, Sampler
-from cluster.fleet.fleet import Fleet
+from cluster.fleet.fleet import Fleet, Reports
 from cluster.fleet.ray_worker import start_worker
 from cluster.jobs.control import leave_address
 from tests.fakes.demonstrations import FakeData
@@ -122,7 +122,7 @@ async def test_1_to_4_to_2_workers_under_load_lose_nothing_and_leave_nobody_behi
 
     events = []
     start_here = functools.partial(start, tmp_path)
-    fleet = Fleet("rollout", start_here, timeout_s=240.0, sync=sync, on_event=events.append)
+    fleet = Fleet("rollout", start_here, timeout_s=240.0, sync=sync, reports=Reports(events.append))
     fleet.announce(NEWEST)
     load = Load(fleet)
     first_s = await scaled_under_load(fleet, load, 1)

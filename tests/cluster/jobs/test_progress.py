@@ -68,3 +68,34 @@ def test_a_log_gets_lines_of_counted_items():
         update(4, "[scoring]")
     printed = console.file.getvalue().splitlines()
     assert printed == ["sampling: 3 of 10 responses", "[scoring]: 4 of 10 responses"]
+
+
+def test_what_is_new_is_printed_once_and_the_start_shows_its_phase():
+    console = Console(file=io.StringIO(), width=40)
+    lines = Lines(console, num_events=2)
+    begun = status("starting", 0, "starting workers", 7.0)
+    first = begun._replace(num_events=3, events=["1 s: a", "2 s: b", "3 s: c"], start_s={"data": 2})
+    for each in (first, first, first._replace(start_s={"data": 2, "rollout": 40.25})):
+        lines.update(each)
+    lines.update(status()._replace(num_events=9, events=["8 s: y", "9 s: z"]))
+    printed = [line.partition(" | ")[2] for line in console.file.getvalue().splitlines()]
+    assert printed == [
+        "started: data, 2.0 s",
+        "3 s: c",
+        "starting | starting workers 7 s",
+        "started: rollout, 40.2 s",
+        "4 earlier events are in manifest.json",
+        "8 s: y",
+        "9 s: z",
+        "2/2 on-policy | step 3 of 10 | learning",
+    ]
+
+
+def test_events_are_printed_above_the_bar():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    bar = display(console)
+    bar.update(status()._replace(num_events=1, events=["8 s: rollout-0 was lost"]))
+    bar.say("stopping")
+    bar.close()
+    assert "8 s: rollout-0 was lost" in console.file.getvalue()
+    assert "stopping" in console.file.getvalue()

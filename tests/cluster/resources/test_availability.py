@@ -5,7 +5,13 @@ from rich.console import Console
 
 from actors.errors import InvalidInputError
 from cluster.config.run_config import RunConfig
-from cluster.resources.availability import GRACE_S, missing_resources, wait_for_resources
+from cluster.resources.availability import (
+    GRACE_S,
+    Node,
+    missing_for_worker,
+    missing_resources,
+    wait_for_resources,
+)
 from cluster.resources.placement import Plan, WorkerPlan
 
 
@@ -69,3 +75,26 @@ def test_a_run_that_may_not_wait_gives_a_run_that_just_ended_time_to_release_its
     assert wait("fail", looks=3) == (6.0, "")
     with pytest.raises(InvalidInputError, match=r"needs 10 CPUs .* set placement.when_full=wait"):
         wait("fail", looks=int(GRACE_S))
+
+
+BUSY = Node({"CPU": 1.0, "GPU": 0.0}, {"pool": "a"})
+FREE = Node({"CPU": 4.0, "GPU": 1.0}, {"pool": "b"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "missing"),
+    [
+        ({"CPU": 1.0, "GPU": 1.0}, {}, ""),
+        ({"CPU": 1.0, "GPU": 0.0}, {"pool": "a"}, ""),
+        (
+            {"CPU": 1.0, "GPU": 1.0},
+            {"pool": "a"},
+            "1 CPU and 1 GPU on one node with the label pool=a; free on one node are at most "
+            "1 CPU and 0 GPU",
+        ),
+        ({"CPU": 5.0}, {}, "5 CPU on one node; free on one node are at most 4 CPU"),
+        ({"CPU": 1.0}, {"pool": "c"}, "a node with the label pool=c; no living node has it"),
+    ],
+)
+def test_a_worker_misses_what_no_single_node_has(wanted, labels, missing):
+    assert missing_for_worker(wanted, labels, [BUSY, FREE]) == missing

@@ -141,6 +141,29 @@ def test_the_contents_of_the_manifest_are_shown(write_run):
     ]
 
 
+def test_a_failed_run_shows_its_error_and_what_was_measured_of_the_step_that_died(write_run):
+    ending = {
+        "how": "failed",
+        "iteration": 4,
+        "error": "RewardError: prompt 3 <has none>",
+        "metrics": {"rollout/tokens_per_s": 123.456, "reward/rank": 0.25},
+    }
+    manifest = {"ending": ending, "start_s": {"rollout": 41.2, "data": 3.0}}
+    text = Tags(report(write_run(metrics=METRICS[:5], manifest=manifest))).text
+    assert "Failed: 4 of 6 steps in 20 s." in text
+    assert "The run failed after step 4: RewardError: prompt 3 <has none>." in text
+    assert "rollout/tokens_per_s123.5" in text
+    assert "reward/rank0.25" in text
+    assert "The newest start took: rollout 41.2 s, data 3 s." in text
+
+
+def test_a_stopped_run_says_so(write_run):
+    manifest = {"ending": {"how": "stopped", "iteration": 4, "error": None, "metrics": {}}}
+    text = Tags(report(write_run(metrics=METRICS[:5], manifest=manifest))).text
+    assert "Stopped: 4 of 6 steps in 20 s." in text
+    assert "The run stopped after step 4." in text
+
+
 def test_an_event_after_the_last_step_so_far_waits_for_the_next(write_run):
     manifest = {"events": [{"time_s": 21.0, "what": "a worker was lost"}]}
     page = report(write_run(metrics=METRICS[:5], manifest=manifest))
