@@ -78,10 +78,13 @@ class Train:
             self._known.setdefault(child.pid, child)
 
     def interrupt(self, number=signal.SIGINT):
-        """Send a signal to the whole process group, as a terminal does; return the time."""
+        """Send SIGINT to the process group, as a terminal does, or SIGTERM; return the time."""
         self._note_children()
         self._interrupted_at = at = time.monotonic()
-        os.killpg(self.process.pid, number)
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         return at
 
     def end(self):
