@@ -9,14 +9,19 @@ from transformers import LlamaForCausalLM
 
 from actors.config.objective import ObjectiveConfig, ReferenceConfig
 from actors.learner.learner import Learner
+from actors.messages import Publish
 from alignment.mdp.trajectories import PolicyVersion, Trajectories
 from tests.actors.learner.test_learner import (
     CPU,
+    ListPort,
+    comparable,
     model_folder,
     on_policy,
     plain_nll,
+    run,
     settings_for,
     weights_now,
+    with_two_ranks,
 )
 
 __all__ = ["model_folder"]  # a fixture
@@ -151,3 +156,23 @@ def test_the_newest_versions_are_kept(model_folder):
         learner.publish(attempt=0)
         learner.perform(sampled_by(on_policy(step), (0, step)))
     assert list(learner._snapshots._copies) == [PolicyVersion(0, 2), PolicyVersion(0, 3)]
+
+
+@pytest.mark.processes
+def test_two_ranks_correct_as_one_does(tmp_path, model_folder):
+    """Also where one rank has no token of an older version, which it scores all the same."""
+    settings = settings_for(model_folder, max_tokens=40)._replace(
+        objective=objective_for(staleness=2)
+    )
+    tasks = [
+        Publish(),
+        sampled_by(on_policy(0, publish=True), (0, 0)),
+        sampled_by(on_policy(1, publish=True), (0, 0), (0, 1)),
+        sampled_by(on_policy(2, publish=True), *[(0, 2)] * 40, (0, 0)),
+        sampled_by(on_policy(3, publish=True), (0, 1), (0, 2), (0, 3)),
+    ]
+    one = run(ListPort(tasks), settings).metrics
+    (two,) = with_two_ranks([(settings, tasks, None)], tmp_path / "processes")
+    for mine, theirs in zip(comparable(one), comparable(two), strict=True):
+        assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5)
+    assert all(each["learner/staleness_unknown_fraction"] == 0.0 for each in two)
