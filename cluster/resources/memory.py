@@ -111,6 +111,9 @@ def learner_memory(
     activations  of max_tokens_per_microbatch tokens, see activation_bytes
     logits       one chunk
 
+    With several microbatches a step a rank on a CPU takes more, twice its activations for example:
+    they differ in size, and the C allocator keeps freed blocks (tests/benchmarks/bench_memory.py).
+
     Args:
         num_copies: copies of the policy's weights: the reference, and RunConfig.num_snapshots.
     """

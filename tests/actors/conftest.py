@@ -15,8 +15,8 @@ def tied_engine(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def untied_engine(tmp_path_factory):
-    """Samples at temperature 1."""
-    engine = EngineProcess(tmp_path_factory.mktemp("untied"), tied=False, temperature=1.0)
+    """Samples at temperature 1.5."""
+    engine = EngineProcess(tmp_path_factory.mktemp("untied"), tied=False, temperature=1.5)
     yield engine
     engine.stop()
 
