@@ -10,7 +10,7 @@ from rich.table import Table
 
 from alignment.report.formats import format_duration
 from cluster.jobs.progress import status_line
-from cluster.jobs.remote_runs import Run
+from cluster.jobs.remote_runs import RESUMES, Run
 from cluster.run_state.status import Status
 
 METRICS = {
@@ -69,8 +69,7 @@ def print_remote_status(run: Run, lines: Sequence[str], now: float, console: Con
         console.print(f"  {line}", markup=False, highlight=False)
     if run.state in ("stopped", "failed"):
         console.print(
-            f"`irlign logs {run.job_id}` prints its output; `irlign submit` with the same job "
-            "resumes it from its newest checkpoint, or joins it if it continues",
+            f"`irlign logs {run.job_id}` prints its output; {RESUMES}",
             highlight=False,
             markup=False,
             soft_wrap=True,

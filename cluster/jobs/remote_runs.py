@@ -23,6 +23,10 @@ STATUS, REPLIES = "irlign_status", "irlign_replies"
 SCALE, END_NOW = "scale", "end_now"
 """Keys of a request: the new numbers of workers, and whether to end at once."""
 OVER = ("STOPPED", "SUCCEEDED", "FAILED")
+RESUMES = (
+    "`irlign submit` with the same job resumes it from its newest checkpoint, or joins it if it "
+    "continues without its job process"
+)
 REPLY_S = 120.0
 """Timeout of a request. A run replies within a second, unless it adds a discriminator worker, which
 waits for the weights of the first worker."""
@@ -162,15 +166,17 @@ def refuse_if_over(run: Run) -> None:
     if run.is_over:
         step = f" at step {run.step}" if run.step else ""
         raise InvalidInputError(
-            f"{run.job_id} is over: {run.state}{step}. `irlign logs {run.job_id}` prints its "
-            "output; `irlign submit` with the same job resumes it from its newest checkpoint, or "
-            "joins it if it continues without its job process"
+            f"{run.job_id} is over: {run.state}{step}. `irlign logs {run.job_id}` prints its output"
+            + ("" if run.state == "succeeded" else f"; {RESUMES}")
         )
 
 
 def request_prefix(job_id: str) -> str:
-    """Return what the names of the packages begin with that are requests to a job."""
-    return f"irlign-request-{job_id}--"
+    """Return what the names of the packages begin with that are requests to a job.
+
+    No id of a job contains an equals sign, so no prefix begins with that of another job.
+    """
+    return f"irlign-request={job_id}="
 
 
 def _send(dashboard: Dashboard, run: Run, request: Mapping[str, object]) -> str:

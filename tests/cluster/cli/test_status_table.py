@@ -124,7 +124,7 @@ def test_a_run_that_is_over_says_how_and_at_which_step():
         "Job entrypoint command failed with exit code 137: the run may continue without its job "
         "process"
     )
-    assert remedy.endswith("or joins it if it continues")
+    assert remedy.endswith("or joins it if it continues without its job process")
     stopped = printed_remote(a_run("STOPPED", STATUS))
     assert stopped[0].startswith("/runs/a | a-2 | stopped | step 20 of 50")
     assert stopped[-1].startswith(resumes)

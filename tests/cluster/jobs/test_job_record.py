@@ -46,7 +46,7 @@ def done(*lines):
 
 
 def ask(store, number):
-    store.packages[f"irlign-request-a-1--{number}.zip"] = b"{}"
+    store.packages[f"irlign-request=a-1={number}.zip"] = b"{}"
 
 
 def test_other_fields_are_kept_and_a_finished_job_is_not_changed(store):
@@ -98,7 +98,7 @@ def test_a_request_that_takes_long_does_not_hold_up_the_next(store):
 
 
 def test_a_package_that_is_no_request_is_an_error_of_its_sender(store):
-    store.packages["irlign-request-a-1--1.zip"] = b"PK"
+    store.packages["irlign-request=a-1=1.zip"] = b"PK"
     record = record_of(store)
     record.serve(lambda _request: done())
     record.show(STATUS)

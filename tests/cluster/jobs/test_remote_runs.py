@@ -13,6 +13,7 @@ from cluster.jobs.remote_runs import (
     RUN,
     RUN_DIR,
     find_run,
+    request_prefix,
     run_logs,
     runs,
     scale_run,
@@ -157,7 +158,19 @@ def test_what_has_not_begun_or_is_over_is_not_scaled(server, dashboard):
         scale_run(dashboard, run, {"rollout": 2})
     with pytest.raises(InvalidInputError, match="is over"):
         stop_run(dashboard, find_run(dashboard, "a"), now=False)
+    server.jobs["a-1"]["status"] = "SUCCEEDED"
+    server.jobs["a-1"]["metadata"]["irlign_stage"] = "finished"
+    with pytest.raises(InvalidInputError, match=r"succeeded at step 20 of 50.*prints its output$"):
+        stop_run(dashboard, find_run(dashboard, "a"), now=False)
     assert server.stopped == []
+
+
+def test_requests_to_one_job_do_not_reach_a_job_with_a_longer_name(server, dashboard):
+    for job_id in ("a-1", "a-1--b-1", "a-1.b-1", "a-1_b-1"):
+        server.add(job_id, metadata={RUN: job_id, RUN_DIR: "~/a"})
+        stop_run(dashboard, find_run(dashboard, job_id), now=True)
+    assert len(server.packages) == 4
+    assert len(server.take_packages(request_prefix("a-1"))) == 1
 
 
 def test_a_stop_goes_through_ray_and_now_to_the_run_too(server, dashboard):
