@@ -1,17 +1,15 @@
-"""Seconds of each command about a run on a cluster: list, status, logs, scale, stop.
+"""Seconds of each command about a run on a cluster: list, status, logs, scale.
 
-    python -m tests.benchmarks.bench_service [--root OTHER_CHECKOUT]
+    python -m tests.benchmarks.bench_service [--other CHECKOUT]
 
-A local head with a token and a run of a tiny model. The commands alternate, so that a change of
-load meets all of them. --root measures the code of another checkout, on a head and a run of its own
-in the same session, alternating with this one.
+A local head with a token, and a paused run of a tiny model. --other names a second checkout, whose
+commands are measured on the same run. Commands and checkouts alternate, so that a change of load
+meets all of them.
 """
 
 import argparse
-import contextlib
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,58 +17,45 @@ from pathlib import Path
 from tests.scenarios.service_cluster import ROOT, ServiceSite
 from tests.scenarios.test_service import steps, write_job
 
-ROUNDS = 5
-COMMANDS = {
-    "list": ("list",),
-    "status": ("status", "tiny"),
-    "logs": ("logs", "tiny"),
-    "scale": ("scale", "tiny", "rollout=0"),
-}
+COMMANDS = (
+    ("list",),
+    ("status", "tiny"),
+    ("logs", "tiny"),
+    ("scale", "tiny", "rollout=0"),
+)
 
 
-def seconds_of(site, *command):
+def seconds_of(site, command, root):
     began = time.monotonic()
-    site.irlign(*command)
-    seconds = time.monotonic() - began
-    print(f"{site.environment['PYTHONPATH']}: {' '.join(command)}: {seconds:.2f}", file=sys.stderr)
-    return seconds
+    site.irlign(*command, PYTHONPATH=str(root))
+    return time.monotonic() - began
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, help="checkout that is measured too")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--other", type=Path, help="checkout that is measured too")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    roots = [ROOT, *([options.root.resolve()] if options.root else [])]
-    measured = {}
-    with contextlib.ExitStack() as stack:
-        sites = {}
-        for number, root in enumerate(roots):
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="irlign-bench-")))
-            write_job(place)
-            ray_dir = f"/tmp/irlign-bench-{os.getpid()}-{number}"
-            sites[root] = stack.enter_context(ServiceSite(place, root=root, ray_dir=ray_dir))
-        for root, site in sites.items():
-            measured[root, "submit"] = [seconds_of(site, "submit", "job.yaml")]
-            site.wait_until(lambda site=site: steps(site)[5:], "five steps")
-            # Paused, a run leaves the processor to the commands.
-            measured[root, "scale, the run under load"] = [
-                seconds_of(site, "scale", "tiny", "rollout=0")
-            ]
-        for _ in range(options.rounds):
-            for name, command in COMMANDS.items():
-                for root, site in sites.items():
-                    seconds = seconds_of(site, *command)
-                    measured.setdefault((root, name), []).append(seconds)
-        for root, site in sites.items():
-            measured[root, "stop"] = [seconds_of(site, "stop", "tiny")]
-    print("command, checkout: median of the seconds (lowest to highest), number")
-    for (root, name), seconds in sorted(measured.items(), key=lambda item: item[0][1]):
+    roots = [ROOT, *([options.other.resolve()] if options.other else [])]
+    measured = {(command, root): [] for command in COMMANDS for root in roots}
+    with tempfile.TemporaryDirectory(prefix="irlign-") as place:
+        write_job(Path(place))
+        with ServiceSite(Path(place)) as site:
+            print(f"submit: {seconds_of(site, ('submit', 'job.yaml'), ROOT):.2f} s", flush=True)
+            site.wait_until(lambda: steps(site)[5:], "five steps")
+            scaled_s = seconds_of(site, COMMANDS[-1], ROOT)
+            print(f"scale, while the run has all cores: {scaled_s:.2f} s", flush=True)
+            for _ in range(options.rounds):
+                for (command, root), seconds in measured.items():
+                    seconds.append(seconds_of(site, command, root))
+                    told = f"{seconds[-1]:.2f} s at a load of {os.getloadavg()[0]:.0f}"
+                    print(f"{' '.join(command)}, {root}: {told}", flush=True)
+            print(f"stop: {seconds_of(site, ('stop', 'tiny'), ROOT):.2f} s")
+    for (command, root), seconds in measured.items():
         spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-        print(f"{name:28} {root}: {statistics.median(seconds):.2f} ({spread}), {len(seconds)}")
-    print(f"load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        print(f"{' '.join(command)}, {root}: {statistics.median(seconds):.2f} s ({spread})")
 
 
 if __name__ == "__main__":

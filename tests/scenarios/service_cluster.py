@@ -30,16 +30,10 @@ def free_port():
 
 
 class ServiceSite:
-    """Owns the processes. Use it as a context manager.
+    """Owns the processes. Use it as a context manager."""
 
-    Args:
-        root: checkout whose code runs.
-        ray_dir: folder of Ray's sockets, which need a short path.
-    """
-
-    def __init__(self, place, *, root=ROOT, ray_dir=None):
+    def __init__(self, place):
         self.place = place
-        self.ray_dir = Path(ray_dir or f"/tmp/irlign-test-{os.getpid()}")
         self.address = f"http://127.0.0.1:{free_port()}"
         self.prometheus = f"http://127.0.0.1:{free_port()}"
         self.panels = f"http://127.0.0.1:{free_port()}"
@@ -49,22 +43,26 @@ class ServiceSite:
             **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "HOME": str(place),
-            "PYTHONPATH": str(root),
+            "PYTHONPATH": str(ROOT),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(place / "token"),
             "RAY_API_SERVER_ADDRESS": self.address,
             "RAY_GRAFANA_HOST": self.panels,
             "RAY_PROMETHEUS_HOST": self.prometheus,
             "RAY_metrics_report_interval_ms": "2000",
+            "RAY_raylet_start_wait_time_s": "120",
             "COLUMNS": "200",
         }
         self._processes = []
 
     def __enter__(self):
+        # Ray's sockets need a short path.
+        self.ray_dir = Path(f"/tmp/irlign-test-{os.getpid()}")
         _, _, dashboard_port = self.address.rpartition(":")
         self._start(
             *(BIN / "ray", "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2"),
             *(f"--dashboard-port={dashboard_port}", f"--temp-dir={self.ray_dir}"),
+            f"--dashboard-agent-listen-port={free_port()}",  # another head has the default one
             "--object-store-memory=100000000",
         )
         self.wait_until(lambda: requests.get(self.address, timeout=5).ok, "the dashboard")
