@@ -261,20 +261,20 @@ class Driver:
         """
         warm_up = self._warm_up
         while warm_up.end is None and not self._stop.is_set():
-            verdict = warm_up.verdict(self._iteration)
-            if verdict is None:
+            decision = warm_up.decision(self._iteration)
+            if decision is None:
                 self.progress.enter("discriminator_warm_up", "sampling")
                 metrics = await pipeline.warm_up_step(self._iteration - self._config.sft.steps)
                 warm_up.measure(metrics)
                 await self._end_iteration("discriminator_warm_up", metrics, ends_stage=False)
                 continue
-            if not verdict.is_ready and self._config.discriminator.not_ready == "stop":
+            if not decision.is_ready and self._config.discriminator.not_ready == "stop":
                 while not self.record.is_at(self._iteration):
                     await self._checkpoint()
-                raise DiscriminatorNotReadyError(verdict.sentence)
+                raise DiscriminatorNotReadyError(decision.sentence)
             warm_up.end = self._iteration
             self.progress.num_iterations = self._num_iterations
-            self.event(verdict.sentence)
+            self.event(decision.sentence)
 
     def _new_sampler(self) -> Sampler:
         return Sampler(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from actors.config.scorers import AUC_STEPS, DiscriminatorConfig
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """Whether the discriminator is ready at the end of its warm-up, in a word and in a sentence."""
 
     is_ready: bool
@@ -50,8 +50,8 @@ class WarmUp:
                 self.aucs = [*self.aucs, metrics[name]][-AUC_STEPS:]
                 return
 
-    def verdict(self, iteration: int) -> Verdict | None:
-        """Return the verdict if the warm-up ends at this iteration, else None."""
+    def decision(self, iteration: int) -> Decision | None:
+        """Return the decision if the warm-up ends at this iteration, else None."""
         auc = fmean(self.aucs) if self.aucs else None
         is_measured = len(self.aucs) == AUC_STEPS
         is_ready = is_measured and auc is not None and auc >= self._config.ready_auc
@@ -65,9 +65,9 @@ class WarmUp:
         )
         if is_ready:
             begins = f"stage 2 begins after {done} of {limit} warm-up steps of the discriminator"
-            return Verdict(True, f"{begins}: {measured}")
+            return Decision(True, f"{begins}: {measured}")
         begins = "begins although" if self._config.not_ready == "continue" else "does not begin:"
-        return Verdict(
+        return Decision(
             False,
             f"stage 2 {begins} the discriminator is not ready after {done} warm-up steps: "
             f"{measured}; much of its reward is noise. Raise discriminator.warm_up_steps, "

@@ -79,7 +79,7 @@ class StatusRequests:
         self.newest = Status.starting(DRIVER_STARTS)
         """The newest status; its phase says so while the driver does not reply for SLOW_S."""
         self._replied_at = self._asked_at = time.monotonic()
-        self._reply = driver.status.remote()
+        self._reply: Any = None
 
     def poll(self) -> Status | None:
         """Wait for POLL_S, and return the newest status if the driver replied or is slow.
@@ -87,6 +87,8 @@ class StatusRequests:
         Raises:
             RunFailedError: if it does not reply for MAX_SILENCE_S, or was killed.
         """
+        if self._reply is None:
+            self._reply, self._asked_at = self._driver.status.remote(), time.monotonic()
         is_answered = bool(ray.wait([self._reply], timeout=POLL_S)[0])
         now = time.monotonic()
         if not is_answered and now - self._asked_at < SLOW_S:
@@ -100,7 +102,8 @@ class StatusRequests:
             is_first = self.newest.phase == DRIVER_STARTS
             phase = DRIVER_STARTS if is_first else DRIVER_RESTARTS
             self.newest = self.newest._replace(phase=phase, phase_s=silence_s)
-        self._reply, self._asked_at = self._driver.status.remote(), now
+        # Not requested before it is wanted: Ray reports a request that an ended driver left.
+        self._reply = None
         return self.newest
 
     def _status(self) -> Status | None:

@@ -18,9 +18,9 @@ def warm_up_with(*aucs, end=None, **settings):
 
 
 def test_it_ends_when_the_mean_of_three_aucs_reaches_the_limit():
-    assert warm_up_with(0.9, 0.9).verdict(102) is None  # two say too little
-    assert warm_up_with(0.5, 0.7, 0.74).verdict(103) is None
-    ready = warm_up_with(0.5, 0.6, 0.7, 0.65).verdict(104)
+    assert warm_up_with(0.9, 0.9).decision(102) is None  # two say too little
+    assert warm_up_with(0.5, 0.7, 0.74).decision(103) is None
+    ready = warm_up_with(0.5, 0.6, 0.7, 0.65).decision(104)
     assert ready.is_ready
     assert ready.sentence == (
         "stage 2 begins after 4 of 5 warm-up steps of the discriminator: its AUC on new samples is "
@@ -29,15 +29,15 @@ def test_it_ends_when_the_mean_of_three_aucs_reaches_the_limit():
 
 
 def test_at_the_last_step_it_ends_in_any_case():
-    verdict = warm_up_with(0.5, 0.5, 0.5, 0.5, 0.56).verdict(105)
-    assert not verdict.is_ready
-    assert verdict.sentence.startswith(
+    decision = warm_up_with(0.5, 0.5, 0.5, 0.5, 0.56).decision(105)
+    assert not decision.is_ready
+    assert decision.sentence.startswith(
         "stage 2 begins although the discriminator is not ready after 5 warm-up steps: its AUC on "
         "new samples is 0.520 (mean of the last 3 warm-up steps), and discriminator.ready_auc = "
         "0.65; much of its reward is noise. Raise discriminator.warm_up_steps"
     )
-    assert "its AUC on new samples was never measured" in warm_up_with().verdict(105).sentence
-    stopped = warm_up_with(0.5, not_ready="stop").verdict(105).sentence
+    assert "its AUC on new samples was never measured" in warm_up_with().decision(105).sentence
+    stopped = warm_up_with(0.5, not_ready="stop").decision(105).sentence
     assert stopped.startswith("stage 2 does not begin: the discriminator is not ready")
 
 
