@@ -7,9 +7,9 @@ One rank on the CPU: SFT, on-policy steps with a reference, publication and chec
 second process that resumes from it. Peaks are of resident memory, as the kernel counts it.
 
 With one microbatch a step (--prompts 5 --repeats 1) SmolLM2-135M takes 4.3 GiB where 4.6 are
-expected. Several microbatches a step take more than expected: their blocks have other sizes, and
-the C allocator keeps freed ones. Activations of a model of 32 million parameters take twice their
-expected size then.
+expected. Several microbatches a step take more than expected: activations of a model of 32 million
+parameters take twice their expected size then. A likely cause is that their blocks have other sizes
+and the C allocator keeps freed ones.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A stand-in of an inference engine whose weights can be wrong in known ways.
 
-It is transformers at the engine's precision, whose rounding resembles that of vLLM's kernels.
+It is transformers at the engine's precision. Its rounding is not that of vLLM's kernels.
 """
 
 import torch

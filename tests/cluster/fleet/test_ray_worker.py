@@ -1,8 +1,11 @@
+import asyncio
+
 import pytest
+import ray
 from ray.exceptions import RayActorError
 
 from cluster.fleet.members import WorkerExitedError, WorkerLostError
-from cluster.fleet.ray_worker import _lost, cause_of
+from cluster.fleet.ray_worker import _lost, cause_of, start_worker
 
 KILLED = """The actor died unexpectedly before finishing this task.
 \tclass_name: WorkerHost
@@ -47,3 +50,28 @@ EXITED = (
 )
 def test_only_a_program_that_ends_its_process_with_a_code_has_exited(text, kind):
     assert type(_lost(RayActorError(error_msg=text))) is kind
+
+
+class Sleeper:
+    """A worker without methods."""
+
+
+@pytest.fixture
+def one_cpu():
+    ray.init("local", num_cpus=1, include_dashboard=False, namespace="irlign-x")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+async def test_a_worker_without_a_node_says_what_it_waits_for(one_cpu):
+    settings = {"gpus": 0.0, "shares_cpus": False, "environment": {}}
+    placed = start_worker("a-0", Sleeper, cpus=1.0, **settings)
+    await placed.wait_until_placed()
+    assert placed.missing() == ""
+    waiting = start_worker("a-1", Sleeper, cpus=1.0, **settings)
+    await asyncio.sleep(1.0)
+    assert waiting.missing() == "1 CPU on one node; free on one node are at most 0 CPU"
+    placed.kill()
+    await waiting.wait_until_placed()
+    assert waiting.missing() == ""
