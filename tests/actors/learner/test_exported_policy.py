@@ -43,7 +43,7 @@ def test_vllm_serves_what_was_exported(tmp_path):
         "TORCHDYNAMO_DISABLE": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, str(folder), json.dumps(CANARY)],
+        [sys.executable, "-c", SERVE, str(folder), json.dumps(CANARY[0])],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -52,7 +52,7 @@ def test_vllm_serves_what_was_exported(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found["logprobs"] == pytest.approx(token_logprobs(model, CANARY), abs=1e-4)
+    assert found["logprobs"] == pytest.approx(token_logprobs(model, CANARY[0]), abs=1e-4)
     assert (found["temperature"], found["top_p"]) == (0.7, 1.0)
     assert found["top_k"] in {0, -1}  # both are off
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == (
