@@ -72,6 +72,7 @@ class EngineProcess:
     """The worker, reached by sending it coroutine functions of it; and what a learner would do."""
 
     def __init__(self, folder: Path, *, tied: bool, temperature: float):
+        self.temperature = temperature
         self.tied = tied
         self.config = RolloutConfig(
             temperature=temperature, dtype="float32", kv_cache_gib=0.03, max_sequences=96

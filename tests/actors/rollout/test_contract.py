@@ -26,6 +26,8 @@ PROMPTS = ((1, 5, 9), (7,), tuple(range(4, 4 + MAX_PROMPT_TOKENS)))
 class FakeProcess:
     """The fake behind what an EngineProcess offers."""
 
+    temperature = 1.0
+
     def __init__(self, folder):
         self._store = WeightStore(folder, keep=100)
         self._step = 0
@@ -214,4 +216,5 @@ def test_temperature_0_takes_the_likeliest_tokens_whatever_the_seed(synced):
     assert [len(set(greedy[0][row : row + 4])) for row in (0, 4, 8)] == [1, 1, 1]
     own = responses(process.run(sample, request_of(seed=3)))
     assert own != greedy[0]
-    assert responses(process.run(sample, request_of(seed=3)._replace(temperature=1.0))) == own
+    named = request_of(seed=3)._replace(temperature=process.temperature)
+    assert responses(process.run(sample, named)) == own
