@@ -4,7 +4,8 @@ An engine computes in another order and precision than the learner, so healthy w
 rounding too. The learner measures how much of it bfloat16 makes on the same texts, and two
 statistics are compared with that: the distance of the engine from the learner; and the part of the
 change since the version before that the engine has made, a projection in which the rounding of the
-tokens averages out. Their error rates: python -m tests.benchmarks.canary_errors.
+tokens averages out, and what is the same before and after cancels. A change that rounding may hide
+is not judged. Their error rates: python -m tests.benchmarks.canary_errors.
 """
 
 import statistics
@@ -20,13 +21,17 @@ ROUNDING_FACTOR = 4.0
 """Multiple of the learner's bfloat16 rounding by which a healthy engine may differ."""
 FLOAT32_BOUND_NATS = 1e-3
 """Bound for engines in float32, of which healthy ones differ by about 1e-5."""
+FLOAT32_ROUNDING_NATS = 5e-5
+"""Rounding that is assumed of an engine in float32."""
 LARGEST_BOUND_NATS = 1.0
 """No bound is larger: another model's weights differ by more than this."""
 NEAR = 0.75
 """Part of the bound above which a difference is reported."""
-SHARE_ROUNDING_FACTOR = 20.0
-"""Bound of the missing share, in units of the rounding over the length of the change: five standard
-deviations, of which one is four times the mean absolute rounding of the learner."""
+SHARE_DEVIATIONS = 5.0
+"""Standard deviations of rounding along the change, by which an engine may miss some of it."""
+DEVIATION_FACTOR = 4.0
+"""Standard deviation of an engine's rounding of a token, in mean absolute roundings of the learner:
+the smallest that is assumed. Of tokens that are hard for bfloat16 it is larger."""
 SMALLEST_MISSING_SHARE = 0.05
 """A smaller missing share is never held against the engine."""
 CLEAR_CHANGE = 0.1
@@ -92,16 +97,23 @@ def canary_bound(dtype: Literal["bfloat16", "float32"], rounding_nats: float) ->
 def _staleness(canary: Canary, scores: Scores, before: Canary, scores_before: Scores) -> str | None:
     """Return in which respect the engine has not made the change since the version before."""
     expected, measured = _flat(canary.logprobs), _flat(scores)
-    change = expected - _flat(before.logprobs)
+    expected_before, measured_before = _flat(before.logprobs), _flat(scores_before)
+    change = expected - expected_before
     length = float(np.linalg.norm(change))
     size = f"{float(np.abs(change).mean()):.2g} nats a token"
-    rounding = max(canary.rounding_nats, FLOAT32_BOUND_NATS / SHARE_ROUNDING_FACTOR)
+    rounding = max(canary.rounding_nats, FLOAT32_ROUNDING_NATS)
     is_clear = length > CLEAR_CHANGE * rounding * len(change) ** 0.5
-    if is_clear and np.array_equal(measured, _flat(scores_before)):
+    if is_clear and np.array_equal(measured, measured_before):
         return f"no log-probability changed, and the learner's did by {size}"
-    missing = float((expected - measured) @ change) / length**2 if length else 0.0
-    limit = max(SHARE_ROUNDING_FACTOR * rounding / max(length, 1e-12), SMALLEST_MISSING_SHARE)
-    if missing <= limit:
+    if not length:
+        return None
+    missing = 1.0 - float((measured - measured_before) @ change) / length**2
+    # Hard tokens move most, so the rounding of each counts by its share of the change.
+    residual = np.abs(measured_before - expected_before)
+    deviations = np.maximum(DEVIATION_FACTOR * rounding, 2.0**0.5 * residual)
+    deviation = float(np.linalg.norm(deviations * change)) / length**2
+    limit = max(SHARE_DEVIATIONS * deviation, SMALLEST_MISSING_SHARE)
+    if limit >= 1.0 or missing <= limit:  # rounding could hide the whole change
         return None
     return (
         f"{min(missing, 1.0):.0%} of the change since the version before ({size}) is missing, more "

@@ -117,6 +117,21 @@ async def test_a_missing_part_of_a_change_is_caught_where_the_difference_is_acce
     assert await world.sync(scores(-3.0), scores(-3.17))  # too much of a change is not stale
 
 
+def with_first(value, first):
+    """Scores whose first token of each text has another value."""
+    return tuple((first, *text[1:]) for text in scores(value))
+
+
+@pytest.mark.parametrize("made", [0.02, -0.3])
+async def test_a_small_change_of_a_token_that_is_hard_for_bfloat16_is_no_sign_of_old_weights(
+    tmp_path, made
+):
+    """The learner moves one token by 0.02 nats, of which the engine is 0.9 off before and after."""
+    world = World(tmp_path)
+    await world.sync(with_first(-1.0, -2.0), with_first(-1.0, -2.9))
+    assert await world.sync(with_first(-1.0, -1.98), with_first(-1.0, -2.9 + made))
+
+
 async def test_a_canary_near_its_bound_is_told_once_and_the_weights_are_served(tmp_path):
     world, told = World(tmp_path), []
 
