@@ -11,6 +11,7 @@ from ray.core.generated.gcs_pb2 import ActorTableData
 from actors.errors import InvalidInputError
 from cluster.config.job_file import load_job
 from cluster.config.run_config import RunConfig
+from cluster.fleet.fleet import Reports
 from cluster.fleet.members import READY
 from cluster.fleet.ray_worker import start_worker
 from cluster.fleet.run_fleets import start_fleets
@@ -63,7 +64,7 @@ def labels_of_actors():
 
 async def labels_of_fleets(config, place):
     """Start the fleets of a run, return the labels that their workers require, and close them."""
-    fleets = start_fleets(RunConfig.model_validate(config), place, lambda _: None, on_damage=None)
+    fleets = start_fleets(RunConfig.model_validate(config), place, Reports(), on_damage=None)
     asked = labels_of_actors()
     for fleet in fleets.all():
         await fleet.close(patience_s=0.1)
