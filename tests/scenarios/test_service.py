@@ -170,7 +170,7 @@ def test_the_paused_run_ends_gracefully_and_leaves_no_process(site):
     manifest = json.loads((run_dir(site) / "manifest.json").read_text())
     assert manifest["iteration"] == steps(site)[-1]
     step = manifest["iteration"]
-    assert f"Stopped at step {step};" in site.irlign("logs", "tiny", "--follow")
+    assert f"Stopped at step {step} of 100003;" in site.irlign("logs", "tiny", "--follow")
     assert f"tiny-1 | stopped | step {step} of 100003" in site.irlign("status", "tiny")
     assert re.search(rf"tiny-1 +stopped +{step} of 100003 ", site.irlign("list"))
     assert "tiny-1 is over: stopped" in site.irlign("scale", "tiny", "rollout=1", ok=False)
