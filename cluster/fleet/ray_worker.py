@@ -94,7 +94,7 @@ class RayHandle:
     def missing(self) -> str:
         """Return which resources the worker waits for; "" once it has a node."""
         actor = actors(self._actor._actor_id.hex())
-        if actor.get("Address", {}).get("NodeID"):
+        if actor.get("Address", {}).get("IPAddress"):  # of its process; a NodeID may be of a queue
             return ""
         return missing_for_worker(self._wanted, self._labels, nodes())
 
