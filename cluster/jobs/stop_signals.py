@@ -12,7 +12,7 @@ class StopSignals:
 
         with StopSignals() as signals:
             ray.init()              # a signal raises KeyboardInterrupt here
-        signals.install()       # since Ray has installed a handler of SIGTERM
+            signals.install()       # again: Ray has installed a handler of SIGTERM
             signals.are_held = True
             start_run()
             while not over():       # a signal is counted here

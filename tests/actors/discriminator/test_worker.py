@@ -46,7 +46,10 @@ def test_responses_that_are_all_alike_are_learned_from(folder, response, loss, l
         metrics = worker.update(alike, demonstrations, demonstrations)
         assert all(map(math.isfinite, metrics.values())), metrics
     assert metrics["discriminator/auc_fresh"] == pytest.approx(0.5)
-    assert np.isfinite(worker.score(alike)).all()
+    scores = worker.score(alike).reshape(len(prompts), -1)
+    assert np.isfinite(scores).all()
+    for first in range(0, len(prompts), 3):  # equal responses to one prompt have equal scores
+        assert scores[first + 1 : first + 3] == pytest.approx(scores[[first, first]], abs=1e-6)
 
 
 def test_exchanging_the_classes_flips_the_logit(folder):
